@@ -1,0 +1,115 @@
+# Bare `make` prints help. Everything is installed into .venv and .venv-oracle; nothing else on the machine is touched.
+
+PYTHON      ?= python3
+GGML_OPENMP ?= ON
+VENV        := .venv
+BIN         := $(VENV)/bin
+PY          := $(BIN)/python
+PIP         := $(PY) -m pip --disable-pip-version-check -qq install
+PYTEST      := $(PY) -m pytest -n auto --maxprocesses 4
+LOCK        := $(if $(shell command -v flock),flock $(VENV)/.lock)
+DEMO        := .build/demo
+
+# The variant of ggml: source, wheel, cuda, vulkan or metal. The one that is installed stays until another is asked for.
+GGML        ?= $(or $(patsubst $(VENV)/.ggml-%,%,$(firstword $(wildcard $(VENV)/.ggml-*))),source)
+C_FILES     := $(wildcard native/src/*.[ch] native/src/kernels/*.[ch] native/include/*.h)
+# An editable installation knows the packages there were when it was made.
+PACKAGES    := $(shell find commandr_gguf convert -name __init__.py)
+EDITABLE    := --no-build-isolation -C build-dir=$(VENV)/build \
+               -C cmake.define.COMMANDR_NATIVE=$(if $(filter wheel,$(GGML)),OFF,ON) --editable
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test check format test-data test-oracle test-large bench clean \
+        ggml-cuda ggml-vulkan ggml-metal
+
+help: ## print this help
+	@echo "usage: make TARGET [GGML=source|wheel] [GGML_OPENMP=ON|OFF] [PYTHON=python3]"
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+# ---- what to run ----------------------------------------------------------------------------------------------------
+
+demo: setup ## convert a small checkpoint, look at the result, generate from it
+	@rm -rf $(DEMO)
+	$(PY) tests/shapes.py $(DEMO)/checkpoint --shape cohere2 --layers 12
+	$(PY) -m convert $(DEMO)/checkpoint -o $(DEMO)/demo.gguf --type Q4_K_M
+	$(BIN)/commandr info $(DEMO)/demo.gguf
+	$(BIN)/commandr generate $(DEMO)/demo.gguf "Hello" --max-tokens 32
+	$(BIN)/commandr bench $(DEMO)/demo.gguf --prompt 512 --generate 64
+
+test: setup ## the tests that need nothing but this folder
+	$(PYTEST) tests
+
+check: setup $(VENV)/.dev ## lint, types, formatting, C warnings, import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(C_FILES) native/amx_probe.cpp tests/native/test_header.c
+	$(BIN)/mypy
+	@$(BIN)/cmake -S native -B $(VENV)/check -G Ninja --log-level=ERROR -DCMAKE_BUILD_TYPE=Release -DCOMMANDR_WERROR=ON \
+		-DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DPython_EXECUTABLE=$(abspath $(PY)) \
+		-DCMAKE_PREFIX_PATH=$$($(PY) -c 'import libggml; print(libggml.__path__[0])')
+	$(BIN)/cmake --build $(VENV)/check --target commandr
+	$(PYTEST) tests/test_layers.py tests/test_exports.py tests/test_contract.py
+
+format: setup $(VENV)/.dev ## put the Python and C files into their format
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(C_FILES) native/amx_probe.cpp tests/native/test_header.c
+
+test-data: setup ## fetch the real tokenizer for the tests
+	$(PY) tests/data.py
+
+test-oracle: setup test-data ## compare with transformers and llama.cpp, installed into .venv-oracle (minutes)
+	$(PY) tests/oracle/setup.py
+	$(PYTEST) tests -m oracle
+
+test-large: setup ## tensors of more than 2^31 elements (needs about 20 GB of memory and disk)
+	$(PY) -m pytest tests -m large
+
+bench: setup ## compare speed and memory with llama.cpp
+	$(PY) tests/oracle/setup.py
+	$(PY) tests/bench/compare_llama_cpp.py
+
+ggml-cuda: ## rebuild with the CUDA backend (long: about 36 core-minutes an architecture)
+	@$(MAKE) setup GGML=cuda
+ggml-vulkan: ## rebuild with the Vulkan backend
+	@$(MAKE) setup GGML=vulkan
+ggml-metal: ## rebuild with the Metal backend
+	@$(MAKE) setup GGML=metal
+
+clean: ## remove all that make has made
+	rm -rf $(VENV) .venv-oracle .build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---- set-up ---------------------------------------------------------------------------------------------------------
+
+setup: build ## create .venv with ggml, our extension and the test tools (all other targets do it, too)
+
+$(VENV)/.base:
+	@echo "creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) 'scikit-build-core>=1.0,<2' 'cffi>=1.17' 'cmake>=3.26' 'ninja>=1.11'
+	@touch $@
+
+$(VENV)/.ggml-$(GGML): | $(VENV)/.base
+	@echo "installing ggml ($(GGML))"
+	@$(LOCK) $(PY) native/ggml_build.py $(GGML) --openmp $(GGML_OPENMP)
+	@rm -rf $(VENV)/.ggml-* $(VENV)/build $(VENV)/check
+	@touch $@
+
+$(VENV)/.deps: pyproject.toml $(VENV)/.ggml-$(GGML)
+	@echo "installing the Python packages and building the extension"
+	@PATH="$(abspath $(BIN)):$$PATH" $(LOCK) $(PIP) $(EDITABLE) '.[test]'
+	@touch $@ $(VENV)/.built
+
+build: $(VENV)/.built ## compile the extension, if a C file changed
+
+$(VENV)/.built: $(C_FILES) $(PACKAGES) native/CMakeLists.txt native/cffi_build.py $(VENV)/.deps
+	@echo "building the extension"
+	@PATH="$(abspath $(BIN)):$$PATH" $(LOCK) $(PIP) --no-deps $(EDITABLE) .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.deps
+	@echo "installing the tools for checking"
+	@$(PIP) $$($(PY) -c 'import re; print(*re.findall(r"\"(.+?)\"", \
+		re.search(r"^dev = (.+)$$", open("pyproject.toml").read(), re.M)[1]))')
+	@touch $@

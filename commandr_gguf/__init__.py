@@ -1,0 +1,84 @@
+"""Cohere Command-R models from GGUF files: chat, text and embeddings on ggml.
+
+    from commandr_gguf import CommandR
+
+    with CommandR("command-r.gguf") as model:
+        for piece in model.chat([{"role": "user", "content": "Hello"}], stream=True):
+            print(piece.text, end="", flush=True)
+
+`Model` and `Session` are the two native handles behind it; `errors` draws the exception tree.
+"""
+
+from commandr_gguf.chat.conversation import Conversation
+from commandr_gguf.chat.messages import Message
+from commandr_gguf.chat.prompt import ChatTemplate
+from commandr_gguf.chat.tokens import Prompt
+from commandr_gguf.command_r import CommandR
+from commandr_gguf.devices import Device, MemoryUse, default_n_threads, devices, read_bandwidth
+from commandr_gguf.errors import (
+    ArgumentError,
+    BackendError,
+    CancelledError,
+    ClosedError,
+    CommandRError,
+    ContextFullError,
+    FileError,
+    FormatError,
+    OutOfMemoryError,
+    UnsupportedError,
+)
+from commandr_gguf.generate import Generation, GenerationStream, Piece, Timings, Usage, generate
+from commandr_gguf.gguf_file import GGUFFile, TensorInfo
+from commandr_gguf.log import enable_native_log
+from commandr_gguf.memory import CacheShape
+from commandr_gguf.model import HParams, Model
+from commandr_gguf.quantize import dequantize_rows, quantize_rows
+from commandr_gguf.sampling import Logprobs, Sampler, SamplingParams, allowed_mask, logprobs
+from commandr_gguf.session import EvalItem, Session
+from commandr_gguf.tokenizer import Detokenizer, Tokenizer
+
+__all__ = [
+    "ArgumentError",
+    "BackendError",
+    "CacheShape",
+    "CancelledError",
+    "ChatTemplate",
+    "ClosedError",
+    "CommandR",
+    "CommandRError",
+    "ContextFullError",
+    "Conversation",
+    "Detokenizer",
+    "Device",
+    "EvalItem",
+    "FileError",
+    "FormatError",
+    "GGUFFile",
+    "Generation",
+    "GenerationStream",
+    "HParams",
+    "Logprobs",
+    "MemoryUse",
+    "Message",
+    "Model",
+    "OutOfMemoryError",
+    "Piece",
+    "Prompt",
+    "Sampler",
+    "SamplingParams",
+    "Session",
+    "TensorInfo",
+    "Timings",
+    "Tokenizer",
+    "UnsupportedError",
+    "Usage",
+    "allowed_mask",
+    "default_n_threads",
+    "dequantize_rows",
+    "devices",
+    "enable_native_log",
+    "generate",
+    "logprobs",
+    "quantize_rows",
+    "read_bandwidth",
+]

@@ -1,0 +1,81 @@
+"""A conversation of several turns with one model."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+from commandr_gguf.chat.messages import Message, normalize
+from commandr_gguf.command_r import CommandR
+from commandr_gguf.errors import FileError, FormatError
+from commandr_gguf.generate import Generation, Piece
+
+
+class Conversation:
+    """Keeps the messages of a chat and asks the model for the next one.
+
+    A reply that is cut short, by leaving the loop or by an interrupt, is kept as far as it came: the user has seen it.
+    """
+
+    def __init__(self, model: CommandR, system: str | None = None, **options: Any) -> None:
+        """`options` go to `CommandR.chat`: max_tokens, temperature, seed and so on."""
+        self._model = model
+        self.options = options
+        self.system = system
+        """The system message, or None."""
+        self.turns: list[Message] = []
+        """User and assistant messages, alternating."""
+        self.last: Generation | None = None
+        """The last reply with its usage and timings."""
+
+    @property
+    def messages(self) -> list[Message]:
+        """All messages, the system's first."""
+        head = [Message(role="system", content=self.system)] if self.system else []
+        return head + self.turns
+
+    def ask(self, text: str) -> Generator[Piece, None, None]:
+        """Add a user message and stream the reply. When it fails before its first piece, the message is taken back."""
+        self.turns.append(Message(role="user", content=text))
+        stream = None
+        try:
+            stream = self._model.chat(self.messages, stream=True, **self.options)
+            yield from stream
+        finally:
+            if stream is not None:
+                stream.close()
+                self.last = stream.result
+            if stream is not None and (stream.result.text or stream.result.finish_reason == "stop"):
+                self.turns.append(Message(role="assistant", content=stream.result.text))
+            else:
+                self.turns.pop()
+
+    def reset(self) -> None:
+        """Forget all messages but the system's."""
+        self.turns = []
+        self.last = None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the messages to a JSON file. Raises FileError when it cannot be written."""
+        target = Path(path)
+        partial = target.with_name(target.name + ".partial")
+        try:
+            partial.write_text(json.dumps(self.messages, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+            partial.replace(target)
+        except OSError as error:
+            raise FileError(f"{path}: the conversation cannot be saved: {error.strerror}") from error
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Go on with the messages that `save` wrote. On failure the conversation stays as it was."""
+        try:
+            messages = normalize(json.loads(Path(path).read_text(encoding="utf-8")))
+        except OSError as error:
+            raise FileError(f"{path}: the conversation cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise FormatError(f"{path}: this is no saved conversation: {error}") from error
+        self.system = messages[0]["content"] if messages[0]["role"] == "system" else None
+        self.turns = messages[1:] if messages[0]["role"] == "system" else messages
+        self.last = None

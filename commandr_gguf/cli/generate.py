@@ -1,0 +1,118 @@
+"""The command `commandr generate`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from commandr_gguf.cli import options
+from commandr_gguf.cli.loading import load, set_verbose
+from commandr_gguf.command_r import CommandR
+from commandr_gguf.errors import ArgumentError
+from commandr_gguf.generate import Generation, GenerationStream
+
+
+def generate(
+    model: options.ModelPath,
+    prompt: Annotated[
+        str | None, typer.Argument(help="The text to continue; without it, or with -, standard input.")
+    ] = None,
+    special: Annotated[
+        bool, typer.Option("--special", help="Take control tokens that the prompt spells for what they are.")
+    ] = False,
+    max_tokens: options.MaxTokens = None,
+    stop: options.Stop = None,
+    top_logprobs: Annotated[
+        int | None, typer.Option("--logprobs", help="With --json: log-probabilities of this many top tokens.")
+    ] = None,
+    as_json: options.AsJson = False,
+    temperature: options.Temperature = 0.3,
+    top_k: options.TopK = 0,
+    top_p: options.TopP = 1.0,
+    min_p: options.MinP = 0.0,
+    repeat_penalty: options.RepeatPenalty = 1.0,
+    seed: options.Seed = None,
+    n_ctx: options.Ctx = None,
+    n_gpu_layers: options.GpuLayers = 0,
+    n_threads: options.Threads = 0,
+    type_k: options.TypeK = "f16",
+    type_v: options.TypeV = "f16",
+    verbose: options.Verbose = False,
+) -> None:
+    """Continue a text. Standard output carries the continuation and nothing else.
+
+    For example:
+
+    `commandr generate command-r.gguf "The capital of Ontario is" -n 16`
+
+    `commandr generate command-r.gguf --json < prompt.txt | jq .usage`
+    """
+    set_verbose(verbose)
+    text = _read_prompt(prompt)
+    with load(
+        model, n_ctx=n_ctx, n_gpu_layers=n_gpu_layers, n_threads=n_threads, type_k=type_k, type_v=type_v
+    ) as opened:
+        stream = opened.generate(
+            opened.tokenize(text, add_special=True, parse_special=special),
+            max_tokens=max_tokens,
+            stop=stop or (),
+            top_logprobs=top_logprobs,
+            stream=True,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repeat_penalty=repeat_penalty,
+            seed=seed,
+        )
+        if as_json:
+            print(json.dumps(_as_json(opened, stream.finish()), ensure_ascii=False))
+        else:
+            _print(stream)
+
+
+def _read_prompt(prompt: str | None) -> str:
+    if prompt is not None and prompt != "-":
+        return prompt
+    if sys.stdin.isatty():
+        raise ArgumentError("there is no prompt: give one as an argument or on standard input")
+    text = sys.stdin.buffer.read().decode("utf-8", "replace")
+    return text.removesuffix("\n")
+
+
+def _print(stream: GenerationStream) -> None:
+    try:
+        for piece in stream:
+            sys.stdout.write(piece.text)
+            sys.stdout.flush()
+    finally:
+        sys.stdout.write("\n")
+
+
+def _as_json(model: CommandR, result: Generation) -> dict[str, Any]:
+    value: dict[str, Any] = {
+        "text": result.text,
+        "tokens": result.tokens,
+        "finish_reason": result.finish_reason,
+        "usage": asdict(result.usage),
+        "timings": asdict(result.timings)
+        | {
+            "prefill_tokens_per_second": result.timings.prefill_tokens_per_second,
+            "decode_tokens_per_second": result.timings.decode_tokens_per_second,
+        },
+    }
+    if result.logprobs:
+        value["logprobs"] = [
+            {
+                "token": entry.token,
+                "text": model.detokenize([entry.token]),
+                "logprob": entry.logprob,
+                "top": [{"token": t, "text": model.detokenize([t]), "logprob": p} for t, p in entry.top],
+            }
+            for entry in result.logprobs
+        ]
+    return value

@@ -1,0 +1,90 @@
+"""The command `commandr info`."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from commandr_gguf.cli import options
+from commandr_gguf.cli.format import shorten, size
+from commandr_gguf.errors import UnsupportedError
+from commandr_gguf.gguf_file import GGUFFile
+from commandr_gguf.memory import CacheShape
+
+_CACHE_TYPES = ("f32", "f16", "q8_0", "q4_0")
+_LONG_ARRAY = 16
+
+
+def info(
+    model: options.ModelPath,
+    n_ctx: Annotated[
+        int | None, typer.Option("--ctx", "-c", help="Context whose memory to state; the model's without it.")
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Print a file's metadata, its tensors by type and the memory it needs. The weights are not loaded.
+
+    For example:
+
+    `commandr info command-r.gguf --ctx 32768`
+
+    `commandr info command-r.gguf --json | jq .memory`
+    """
+    with GGUFFile(model) as file:
+        report = describe(file, n_ctx)
+    if as_json:
+        print(json.dumps(report, ensure_ascii=False, indent=1))
+    else:
+        _print(report)
+
+
+def describe(file: GGUFFile, n_ctx: int | None) -> dict[str, Any]:
+    """What `--json` prints. Long arrays are stated by their length; sizes are bytes."""
+    tensors: dict[str, dict[str, int]] = defaultdict(lambda: {"count": 0, "bytes": 0})
+    for tensor in file.tensors:
+        tensors[tensor.type]["count"] += 1
+        tensors[tensor.type]["bytes"] += tensor.size
+    report: dict[str, Any] = {
+        "path": file.path,
+        "metadata": {key: _value(file, key) for key in file},
+        "tensors": dict(sorted(tensors.items(), key=lambda item: -item[1]["bytes"])),
+    }
+    try:
+        shape = CacheShape.from_gguf(file)
+    except UnsupportedError:
+        return report
+    n_ctx = shape.n_ctx_train if n_ctx is None else n_ctx
+    report["memory"] = {
+        "n_ctx": n_ctx,
+        "weights": sum(entry["bytes"] for entry in tensors.values()),
+        "kv_cache": {name: shape.cache_bytes(n_ctx, type_k=name, type_v=name) for name in _CACHE_TYPES},
+    }
+    return report
+
+
+def _value(file: GGUFFile, key: str) -> Any:
+    length = file.array_length(key)
+    return f"[{length} elements]" if length is not None and length > _LONG_ARRAY else file[key]
+
+
+def _print(report: dict[str, Any]) -> None:
+    console = Console()
+    width = max(map(len, report["metadata"]), default=0)
+    for key, value in report["metadata"].items():
+        shown = f"{value:.6g}" if isinstance(value, float) else str(value)
+        line = f"{key:{width}}  {shorten(shown, max(20, console.width - width - 2))}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print()
+    tensors = Table("type", "tensors", "size", box=None)
+    for name, entry in report["tensors"].items():
+        tensors.add_row(name, str(entry["count"]), size(entry["bytes"]))
+    console.print(tensors)
+    if memory := report.get("memory"):
+        console.print(f"weights {size(memory['weights'])}; KV cache of {memory['n_ctx']} tokens:")
+        for name, n_bytes in memory["kv_cache"].items():
+            console.print(f"  {name:5} {size(n_bytes)}")

@@ -1,0 +1,57 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_MODEL, _SAMPLING = "Model", "Sampling"
+
+ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A GGUF file.", show_default=False)]
+
+Ctx = Annotated[
+    int | None,
+    typer.Option(
+        "--ctx",
+        "-c",
+        rich_help_panel=_MODEL,
+        help="Tokens that prompt and replies may have; 0 = as many as the model was trained for. "
+        "Without it as many as a KV cache of 2 GiB holds, but 4096 to 32768.",
+        show_default=False,
+    ),
+]
+GpuLayers = Annotated[
+    int, typer.Option("--gpu-layers", "-g", rich_help_panel=_MODEL, help="Layers placed on GPUs; -1 = all.")
+]
+Threads = Annotated[
+    int, typer.Option("--threads", "-t", rich_help_panel=_MODEL, help="CPU threads; 0 = one per physical core.")
+]
+TypeK = Annotated[
+    str, typer.Option("--type-k", rich_help_panel=_MODEL, help="Type of the K cache: f32, f16, bf16, q8_0 or q4_0.")
+]
+TypeV = Annotated[str, typer.Option("--type-v", rich_help_panel=_MODEL, help="Type of the V cache, as above.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", rich_help_panel=_MODEL, help="Print ggml's messages.")]
+
+MaxTokens = Annotated[
+    int | None,
+    typer.Option("--max-tokens", "-n", help="Most tokens of a reply. Without it up to the context's end."),
+]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option("--stop", help="A text that ends the reply and is not part of it; may be given several times."),
+]
+TopK = Annotated[int, typer.Option("--top-k", rich_help_panel=_SAMPLING, help="Of the k most likely; 0 = all.")]
+TopP = Annotated[float, typer.Option("--top-p", rich_help_panel=_SAMPLING, help="Nucleus sampling; 1 = off.")]
+MinP = Annotated[
+    float, typer.Option("--min-p", rich_help_panel=_SAMPLING, help="Least share of the top probability; 0 = off.")
+]
+RepeatPenalty = Annotated[
+    float, typer.Option("--repeat-penalty", rich_help_panel=_SAMPLING, help="Divides logits of tokens seen; 1 = off.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", rich_help_panel=_SAMPLING, help="Makes a reply repeatable.")]
+Temperature = Annotated[
+    float, typer.Option("--temperature", rich_help_panel=_SAMPLING, help="0 = always the most likely token.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

@@ -1,0 +1,317 @@
+"""CommandR: one model, one session, its tokenizer and its chat template behind a few methods."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
+from functools import cached_property
+from typing import Any, Literal, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from commandr_gguf.chat import messages as chat_messages
+from commandr_gguf.chat.prompt import ChatTemplate
+from commandr_gguf.chat.tokens import Prompt, encode_prompt
+from commandr_gguf.errors import ArgumentError
+from commandr_gguf.generate import Generation, GenerationStream, generate
+from commandr_gguf.memory import CacheShape
+from commandr_gguf.model import Model
+from commandr_gguf.sampling import SamplingParams
+from commandr_gguf.session import Progress, Session, Tokens
+from commandr_gguf.tokenizer import Tokenizer
+
+Messages = Iterable[Mapping[str, Any]]
+
+CHAT_TEMPERATURE = 0.3
+"""The temperature at which Cohere's model cards run Command-R."""
+
+_SAMPLING_NAMES = frozenset(field.name for field in fields(SamplingParams))
+
+
+class CommandR:
+    """A model ready to talk.
+
+    It holds one sequence: a prompt that begins like the last one, such as the next turn of a chat, is computed only
+    from where they differ. Close it, or use it in a `with` statement. Calls from several threads must take turns.
+
+    Args:
+        path: a GGUF file.
+        n_ctx: tokens that prompt and reply together may have. None takes as many as a KV cache of 2 GiB holds, but 4096
+            to 32768 and at most the model's context length; 0 takes the model's context length.
+        n_gpu_layers, main_device, tensor_split, use_mmap, repack: see `Model`.
+        n_batch, n_ubatch, n_threads, type_k, type_v, flash_attn: see `Session`.
+        progress: called with the fraction of the load that is done; returning False cancels it.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        n_ctx: int | None = None,
+        n_gpu_layers: int = 0,
+        main_device: int = -1,
+        tensor_split: Sequence[float] | None = None,
+        use_mmap: bool = True,
+        repack: bool = True,
+        n_batch: int = 2048,
+        n_ubatch: int = 512,
+        n_threads: int = 0,
+        type_k: str = "f16",
+        type_v: str = "f16",
+        flash_attn: bool | None = None,
+        progress: Callable[[float], object] | None = None,
+    ) -> None:
+        self.model = Model(
+            path,
+            n_gpu_layers=n_gpu_layers,
+            main_device=main_device,
+            tensor_split=tensor_split,
+            use_mmap=use_mmap,
+            repack=repack,
+            n_threads=n_threads,
+            progress=progress,
+        )
+        try:
+            if n_ctx is None:
+                n_ctx = CacheShape.from_gguf(self.model.gguf).default_n_ctx(type_k=type_k, type_v=type_v)
+            self.tokenizer = Tokenizer.from_gguf(self.model.gguf)
+            self.session = Session(
+                self.model,
+                n_ctx=n_ctx,
+                n_batch=n_batch,
+                n_ubatch=n_ubatch,
+                n_threads=n_threads,
+                type_k=type_k,
+                type_v=type_v,
+                flash_attn=flash_attn,
+            )
+        except BaseException:
+            self.model.close()
+            raise
+        self.n_ctx = self.session.n_ctx
+        self._n_batch = n_batch
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The file's default chat template. Raises UnsupportedError when it has none."""
+        return ChatTemplate.from_gguf(self.model.gguf)
+
+    # ---- text
+
+    @overload
+    def generate(
+        self,
+        prompt: str | Tokens,
+        *,
+        max_tokens: int | None = ...,
+        temperature: float = ...,
+        stop: str | Sequence[str] = ...,
+        top_logprobs: int | None = ...,
+        progress: Progress | None = ...,
+        stream: Literal[False] = ...,
+        **sampling: Any,
+    ) -> Generation: ...
+    @overload
+    def generate(
+        self,
+        prompt: str | Tokens,
+        *,
+        max_tokens: int | None = ...,
+        temperature: float = ...,
+        stop: str | Sequence[str] = ...,
+        top_logprobs: int | None = ...,
+        progress: Progress | None = ...,
+        stream: Literal[True],
+        **sampling: Any,
+    ) -> GenerationStream: ...
+    def generate(
+        self,
+        prompt: str | Tokens,
+        *,
+        max_tokens: int | None = None,
+        temperature: float = 1.0,
+        stop: str | Sequence[str] = (),
+        top_logprobs: int | None = None,
+        progress: Progress | None = None,
+        stream: bool = False,
+        **sampling: Any,
+    ) -> Generation | GenerationStream:
+        """Continue a text or tokens.
+
+        Args:
+            prompt: token ids, or plain text, which gets the begin token and whose control tokens stay plain text.
+            max_tokens: None has no limit but the context.
+            temperature: 0 takes the most likely token each time.
+            stop: strings that end the reply and are not part of it.
+            top_logprobs: log-probabilities of each token and of this many most likely ones; None = none.
+            progress: called during each evaluation, see `Session.eval`.
+            stream: return a `GenerationStream` to iterate over.
+            sampling: further fields of `SamplingParams`, such as top_p, seed or repeat_penalty.
+        """
+        pieces = generate(
+            self.session,
+            self.tokenizer,
+            prompt,
+            max_tokens=max_tokens,
+            sampling=_sampling_params(temperature, sampling),
+            stop=stop,
+            top_logprobs=top_logprobs,
+            progress=progress,
+            stream=True,
+        )
+        return pieces if stream else pieces.finish()
+
+    @overload
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        max_tokens: int | None = ...,
+        temperature: float = ...,
+        stop: str | Sequence[str] = ...,
+        top_logprobs: int | None = ...,
+        progress: Progress | None = ...,
+        stream: Literal[False] = ...,
+        **sampling: Any,
+    ) -> Generation: ...
+    @overload
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        max_tokens: int | None = ...,
+        temperature: float = ...,
+        stop: str | Sequence[str] = ...,
+        top_logprobs: int | None = ...,
+        progress: Progress | None = ...,
+        stream: Literal[True],
+        **sampling: Any,
+    ) -> GenerationStream: ...
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        max_tokens: int | None = None,
+        temperature: float = CHAT_TEMPERATURE,
+        stop: str | Sequence[str] = (),
+        top_logprobs: int | None = None,
+        progress: Progress | None = None,
+        stream: bool = False,
+        **sampling: Any,
+    ) -> Generation | GenerationStream:
+        """Reply to a conversation of `{"role": "system" | "user" | "assistant", "content": ...}`.
+
+        What messages spell never becomes a control token. The other arguments are those of `generate`.
+        """
+        return self.generate(  # type: ignore[call-overload,no-any-return]  # stream is not a literal here
+            self.prompt(messages).tokens,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            stop=stop,
+            top_logprobs=top_logprobs,
+            progress=progress,
+            stream=stream,
+            **sampling,
+        )
+
+    def prompt(self, messages: Messages, *, add_generation_prompt: bool = True) -> Prompt:
+        """The prompt of a conversation as text and as the token ids that `chat` evaluates."""
+
+        def render(data: Any) -> str:
+            return self.template.render(
+                data,
+                add_generation_prompt=add_generation_prompt,
+                bos_token=self._text_of(self.tokenizer.bos_id),
+                eos_token=self._text_of(self.tokenizer.eos_id),
+            )
+
+        return encode_prompt(self.tokenizer, render, chat_messages.normalize(messages))
+
+    def render(self, messages: Messages, add_generation_prompt: bool = True) -> str:
+        """The prompt text of a conversation."""
+        return self.prompt(messages, add_generation_prompt=add_generation_prompt).text
+
+    def _text_of(self, token: int | None) -> str:
+        return "" if token is None else self.tokenizer.decode([token])
+
+    # ---- tokens and numbers
+
+    def tokenize(self, text: str, add_special: bool = False, parse_special: bool = False) -> list[int]:
+        """Token ids of a text, see `Tokenizer.encode`."""
+        return self.tokenizer.encode(text, add_special, parse_special)
+
+    def detokenize(self, tokens: Iterable[int], skip_special: bool = False) -> str:
+        """Text of token ids, see `Tokenizer.decode`."""
+        return self.tokenizer.decode(tokens, skip_special)
+
+    def logits(self, tokens: Tokens) -> npt.NDArray[np.float32]:
+        """Logits at every position, [n_tokens, n_vocab]; row i is for the token that follows tokens[i]."""
+        result = np.empty((len(tokens), self.model.hparams.n_vocab), dtype=np.float32)
+        for start in range(0, len(tokens), self._n_batch):
+            end = min(start + self._n_batch, len(tokens))
+            self.session.eval(tokens[:end], n_outputs=end - start)
+            result[start:end] = self.session.logits()
+        return result
+
+    @overload
+    def embed(self, texts: str, pooling: Literal["mean", "last"] = ...) -> npt.NDArray[np.float32]: ...
+    @overload
+    def embed(self, texts: Sequence[str], pooling: Literal["mean", "last"] = ...) -> npt.NDArray[np.float32]: ...
+    def embed(self, texts: str | Sequence[str], pooling: Literal["mean", "last"] = "mean") -> npt.NDArray[np.float32]:
+        """Embeddings of length 1 from the final hidden states: [n_embd] of one text, [n_texts, n_embd] of several.
+
+        Args:
+            texts: plain text; each gets the begin token.
+            pooling: the mean over all tokens, or the last token's state.
+        """
+        if pooling not in ("mean", "last"):
+            raise ArgumentError(f"pooling must be 'mean' or 'last', not {pooling!r}")
+        if isinstance(texts, str):
+            return self._embed(texts, pooling)
+        rows = [self._embed(text, pooling) for text in texts]
+        return np.stack(rows) if rows else np.empty((0, self.model.hparams.n_embd), dtype=np.float32)
+
+    def _embed(self, text: str, pooling: str) -> npt.NDArray[np.float32]:
+        tokens = self.tokenizer.encode(text, add_special=True)
+        if not tokens:
+            raise ArgumentError("an empty text has no embedding")
+        total = np.zeros(self.model.hparams.n_embd, dtype=np.float64)
+        if pooling == "last":
+            self.session.eval(tokens, logits=False, hidden=True)
+            total += self.session.hidden()[0]
+        else:
+            for start in range(0, len(tokens), self._n_batch):
+                end = min(start + self._n_batch, len(tokens))
+                self.session.eval(tokens[:end], n_outputs=end - start, logits=False, hidden=True)
+                total += self.session.hidden().sum(axis=0, dtype=np.float64)
+        norm = float(np.linalg.norm(total))
+        return (total / norm if norm > 0 else total).astype(np.float32)
+
+    # ---- life
+
+    def cancel(self) -> None:
+        """Stop a generation that runs in another thread; it ends with the finish reason "cancelled"."""
+        self.session.cancel()
+
+    def close(self) -> None:
+        """Free the session and the model. Calling it again does nothing."""
+        self.session.close()
+        self.model.close()
+
+    def __enter__(self) -> CommandR:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"CommandR({self.model.path!r}, n_ctx={self.n_ctx})"
+
+
+def _sampling_params(temperature: float, others: Mapping[str, Any]) -> SamplingParams:
+    unknown = sorted(others.keys() - _SAMPLING_NAMES)
+    if unknown:
+        raise ArgumentError(f"unknown argument {unknown[0]!r}; sampling takes {', '.join(sorted(_SAMPLING_NAMES))}")
+    return SamplingParams(temperature=temperature, **others)

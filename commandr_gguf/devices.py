@@ -1,0 +1,87 @@
+"""What the machine has: devices of ggml's backends, cores and memory bandwidth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from commandr_gguf._native import ffi, lib
+from commandr_gguf.errors import check
+
+_TYPES = {
+    lib.COMMANDR_DEVICE_CPU: "cpu",
+    lib.COMMANDR_DEVICE_GPU: "gpu",
+    lib.COMMANDR_DEVICE_IGPU: "igpu",
+    lib.COMMANDR_DEVICE_ACCEL: "accel",
+}
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that a ggml backend offers."""
+
+    name: str
+    """As ggml names it, such as "CPU" or "CUDA0"."""
+    description: str
+    features: str
+    """Of its backend, such as "AVX2 OPENMP"; "" when it names none."""
+    type: str
+    """cpu, gpu (with memory of its own), igpu (in the host's memory) or accel (beside the CPU)."""
+    memory_free: int
+    """Bytes."""
+    memory_total: int
+    """Bytes."""
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Memory that a model or session holds in one place for one purpose."""
+
+    device: str
+    what: str
+    """mapped, repacked, weights, kv, compute or output."""
+    size: int
+    """Bytes."""
+
+
+def devices() -> list[Device]:
+    """All devices, the same as `commandr devices` prints."""
+    info = ffi.new("commandr_device_info *")
+    found = []
+    for index in range(lib.commandr_device_count()):
+        check(lib.commandr_device_get(index, info))
+        found.append(
+            Device(
+                name=_text(info.name),
+                description=_text(info.description),
+                features=_text(info.features),
+                type=_TYPES.get(info.type, "unknown"),
+                memory_free=info.memory_free,
+                memory_total=info.memory_total,
+            )
+        )
+    return found
+
+
+def default_n_threads() -> int:
+    """Physical cores that this process may use, cgroup limits respected; at least 1."""
+    return int(lib.commandr_default_n_threads())
+
+
+def read_bandwidth(n_threads: int = 0, n_bytes: int = 1 << 30) -> float:
+    """Bytes per second that `n_threads` (0 = the default) together read from memory; 0 when it cannot be measured."""
+    return float(lib.commandr_read_bandwidth(n_threads or default_n_threads(), n_bytes))
+
+
+def memory_uses(function: Any, pointer: Any) -> list[MemoryUse]:
+    """All lines of commandr_model_memory or commandr_session_memory."""
+    info = ffi.new("commandr_memory_info *")
+    uses: list[MemoryUse] = []
+    while function(pointer, len(uses), info) == lib.COMMANDR_OK:
+        uses.append(MemoryUse(_text(info.device), _text(info.what), info.size))
+    return uses
+
+
+def _text(pointer: Any) -> str:
+    text: bytes = ffi.string(pointer)
+    return text.decode("utf-8", "replace")

@@ -1,0 +1,143 @@
+"""The weights of a model: immutable once loaded, shared by any number of sessions."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from commandr_gguf._native import ffi, lib
+from commandr_gguf.callbacks import Callback
+from commandr_gguf.devices import MemoryUse, memory_uses
+from commandr_gguf.errors import ArgumentError, ClosedError, check
+from commandr_gguf.gguf_file import GGUFFile, encode_path
+
+
+@dataclass(frozen=True)
+class HParams:
+    """A model's hyper-parameters."""
+
+    architecture: str
+    """command-r or cohere2."""
+    n_vocab: int
+    n_ctx_train: int
+    n_embd: int
+    n_ff: int
+    n_layer: int
+    n_head: int
+    n_head_kv: int
+    head_dim: int
+    n_rot: int
+    n_swa: int
+    """Sliding window in positions, the token itself included; 0 = none."""
+    swa_period: int
+    """Every swa_period-th layer has no window; 0 = no windows."""
+    rope_freq_base: float
+    norm_eps: float
+    logit_scale: float
+    has_qk_norm: bool
+
+
+class Model:
+    """A model loaded from a GGUF file.
+
+    Close it, or use it in a `with` statement; its sessions go on after that, and the weights are freed with the last
+    of them. Sessions of one model may run in several threads at once.
+
+    Args:
+        path: a GGUF file of the architecture command-r or cohere2.
+        n_gpu_layers: layers placed on GPUs, from the last; -1 = all. Ignored when no GPU is present.
+        main_device: which GPU takes the head, and everything without tensor_split; -1 = spread by free memory.
+        tensor_split: share of the offloaded layers per GPU, on any scale.
+        use_mmap: use CPU weights in place, mapped from the file.
+        repack: copy CPU weights into the layouts that ggml computes faster, where it has one.
+        n_threads: for repacking; 0 = the physical cores that this process may use.
+        progress: called with the fraction of the work done, 0 to 1; returning False cancels with CancelledError, and an
+            exception in it ends the load and is raised.
+
+    Raises:
+        FileError, FormatError, UnsupportedError, OutOfMemoryError, ArgumentError: the text names the key or tensor.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        n_gpu_layers: int = 0,
+        main_device: int = -1,
+        tensor_split: Sequence[float] | None = None,
+        use_mmap: bool = True,
+        repack: bool = True,
+        n_threads: int = 0,
+        progress: Callable[[float], object] | None = None,
+    ) -> None:
+        self.path = os.fspath(path)
+        callback = Callback(progress)
+        handle = ffi.new_handle(callback)
+        params = lib.commandr_model_default_params()
+        params.n_gpu_layers = int32("n_gpu_layers", n_gpu_layers)
+        params.main_device = int32("main_device", main_device)
+        split = None if tensor_split is None else ffi.new("float[]", list(tensor_split))
+        if split is not None:
+            params.tensor_split = split
+            params.n_tensor_split = len(split)
+        params.use_mmap = use_mmap
+        params.repack = repack
+        params.n_threads = int32("n_threads", n_threads)
+        params.progress = lib.commandr_py_on_load
+        params.progress_user_data = handle
+        out = ffi.new("commandr_model **")
+        status = lib.commandr_model_load(encode_path(self.path), params, out)
+        self._pointer: Any = out[0]
+        self._finalizer = weakref.finalize(self, lib.commandr_model_free, out[0])
+        callback.reraise()
+        check(status)
+
+    @property
+    def pointer(self) -> Any:
+        """The native handle, for other modules of this package. Raises ClosedError after close()."""
+        if not self._pointer:
+            raise ClosedError(f"{self.path}: the model was closed")
+        return self._pointer
+
+    @cached_property
+    def hparams(self) -> HParams:
+        """The hyper-parameters that the file states."""
+        c = lib.commandr_model_hparams(self.pointer)[0]
+        fields = {name: getattr(c, name) for name in HParams.__dataclass_fields__ if name != "architecture"}
+        return HParams(architecture=ffi.string(c.architecture).decode(), **fields)
+
+    @cached_property
+    def gguf(self) -> GGUFFile:
+        """The file's header; usable until the model is closed."""
+        return GGUFFile.borrow(lib.commandr_model_gguf(self.pointer), self.path, self)
+
+    def memory(self) -> list[MemoryUse]:
+        """Bytes of weights by place."""
+        return memory_uses(lib.commandr_model_memory, self.pointer)
+
+    def close(self) -> None:
+        """Give the weights up. Calling it again does nothing."""
+        self._pointer = None
+        if "gguf" in self.__dict__:
+            self.gguf.close()
+        self._finalizer()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Model({self.path!r}{'' if self._pointer else ', closed'})"
+
+
+def int32(name: str, value: int) -> int:
+    """`value`, when a 32-bit integer holds it. Raises ArgumentError when not."""
+    if not isinstance(value, int) or not -(2**31) <= value < 2**31:
+        raise ArgumentError(f"{name} must be an integer of 32 bits, not {value!r}")
+    return value

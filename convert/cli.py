@@ -1,0 +1,129 @@
+"""The command line, ``python -m convert``: flags only."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from convert.checkpoint import Checkpoint
+from convert.errors import ConvertError, OutputError
+from convert.pipeline import check_output, checkpoint_name, make_plan, write_plan
+from convert.progress import show_progress
+from convert.recipe import FILE_TYPES, file_type
+from convert.report import describe_tensors, describe_totals
+
+_EXAMPLES = """\
+examples:
+  python -m convert ./c4ai-command-r-08-2024                      # writes c4ai-command-r-08-2024-Q4_K_M.gguf here
+  python -m convert ./c4ai-command-r7b-12-2024 --type Q8_0 -o r7b.gguf
+  python -m convert ./c4ai-command-r-plus --type IQ4_XS --dry-run # what would be written, tensor by tensor
+
+exit status: 0 done; 1 the file could not be written; 2 the checkpoint or an argument is at fault; 130 or 143 stopped by
+a signal. The file appears under its name only when it is whole.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see --help\n")
+
+
+class _Stopped(KeyboardInterrupt):
+    """A signal other than Ctrl-C asked to stop."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert a checkpoint; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _stop)
+    try:
+        _run(arguments)
+    except OutputError as error:
+        _complain(error)
+        return 1
+    except ConvertError as error:
+        _complain(error)
+        return 2
+    except BrokenPipeError:  # whoever reads the plan, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt as stop:
+        sys.stderr.write("stopped before the file was whole: nothing was written\n")
+        return 128 + (stop.number if isinstance(stop, _Stopped) else signal.SIGINT)
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    recipe = file_type(arguments.type)
+    with Checkpoint(arguments.checkpoint) as checkpoint:
+        name = f"{checkpoint_name(arguments.checkpoint)[0]}-{recipe.name}.gguf"
+        output = arguments.output or Path(name)
+        if output.is_dir():
+            output /= name
+        if not arguments.dry_run:
+            check_output(checkpoint, output, overwrite=arguments.force)
+        plan = make_plan(checkpoint, recipe, context_length=arguments.context_length)
+        if arguments.dry_run:
+            sys.stdout.writelines(f"{line}\n" for line in (*describe_tensors(plan), describe_totals(plan)))
+            sys.stdout.flush()
+            _say(plan.notes, quiet=arguments.quiet)
+            return
+        _say([*plan.notes, describe_totals(plan)], quiet=arguments.quiet)
+        with show_progress(plan.n_bytes, quiet=arguments.quiet) as progress:
+            write_plan(
+                checkpoint, plan, output, n_threads=arguments.threads, overwrite=arguments.force, progress=progress
+            )
+        _say([f"wrote {output}"], quiet=arguments.quiet)
+
+
+def _say(lines: Sequence[str], *, quiet: bool) -> None:
+    if not quiet:
+        sys.stderr.writelines(f"{line}\n" for line in lines)
+
+
+def _complain(error: ConvertError) -> None:
+    sys.stderr.write(f"error: {error}\n")
+
+
+def _stop(number: int, _frame: FrameType | None) -> NoReturn:
+    raise _Stopped(number)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m convert",
+        description="Convert a Hugging Face checkpoint of Cohere Command-R to a GGUF file, quantized on the way.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("checkpoint", type=Path, help="folder with config.json, tokenizer.json and *.safetensors")
+    add("-o", "--output", type=Path, help="file to write, or a folder for it; default: NAME-TYPE.gguf right here")
+    add("-t", "--type", default="Q4_K_M", metavar="TYPE", help=f"{', '.join(FILE_TYPES)}; default: Q4_K_M")
+    add("--threads", type=_thread_count, default=0, metavar="N", help="for quantizing; default: all physical cores")
+    add("--context-length", type=int, metavar="N", help="positions the model was trained for, if the config is wrong")
+    add("-f", "--force", action="store_true", help="replace an existing output file")
+    add("--dry-run", action="store_true", help="print every tensor with its type and size, and write nothing")
+    add("-q", "--quiet", action="store_true", help="print nothing but errors")
+    return parser
+
+
+def _thread_count(text: str) -> int:
+    try:
+        n = int(text)
+    except ValueError:
+        n = -1
+    if not 0 <= n <= 4096:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of threads")
+    return n

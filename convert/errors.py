@@ -1,0 +1,28 @@
+"""What can go wrong in a conversion, each with one sentence that names the file, key, tensor or argument.
+
+ConvertError
+├── ArgumentError       an argument is outside its range
+├── CheckpointError     the checkpoint is incomplete or damaged
+├── UnsupportedError    a sound checkpoint that is not a Command-R model as this converter knows it
+└── OutputError         the GGUF file cannot be written
+"""
+
+
+class ConvertError(Exception):
+    """Base of all errors of this package."""
+
+
+class ArgumentError(ConvertError):
+    """An argument is outside its range."""
+
+
+class CheckpointError(ConvertError):
+    """The checkpoint is incomplete or damaged."""
+
+
+class UnsupportedError(ConvertError):
+    """The checkpoint is sound, but it is not a model that this converter knows."""
+
+
+class OutputError(ConvertError):
+    """The GGUF file cannot be written."""

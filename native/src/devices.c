@@ -1,0 +1,102 @@
+#include "devices.h"
+
+#include "error.h"
+#include "ggml-cpu.h"
+#include "log.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+#define MAX_DEVICES 64
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static char           features[MAX_DEVICES][512];
+
+/* "AVX2 AVX512 OPENMP": the names of what a backend says it has. */
+static void write_features(ggml_backend_dev_t dev, char * text, size_t size) {
+    ggml_backend_reg_t          reg = ggml_backend_dev_backend_reg(dev);
+    ggml_backend_get_features_t get =
+        (ggml_backend_get_features_t) ggml_backend_reg_get_proc_address(reg, "ggml_backend_get_features");
+    text[0] = '\0';
+    for (const struct ggml_backend_feature * f = get ? get(reg) : NULL; f && f->name; f++) {
+        if (strcmp(f->value, "0") == 0) {
+            continue;
+        }
+        const size_t used   = strlen(text);
+        const bool   is_one = strcmp(f->value, "1") == 0;
+        snprintf(text + used, size - used, "%s%s%s%s", used ? " " : "", f->name, is_one ? "" : "=",
+                 is_one ? "" : f->value);
+    }
+}
+
+static void init_once(void) {
+    commandr_log_init();
+    ggml_backend_load_all();
+    for (size_t i = 0; i < ggml_backend_dev_count() && i < MAX_DEVICES; i++) {
+        write_features(ggml_backend_dev_get(i), features[i], sizeof(features[i]));
+    }
+}
+
+void commandr_devices_init(void) {
+    pthread_once(&once, init_once);
+}
+
+ggml_backend_dev_t commandr_device_cpu(void) {
+    return ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+}
+
+int32_t commandr_device_gpus(ggml_backend_dev_t * devs, int32_t capacity) {
+    static const enum ggml_backend_dev_type types[] = { GGML_BACKEND_DEVICE_TYPE_GPU, GGML_BACKEND_DEVICE_TYPE_IGPU };
+    int32_t                                 n       = 0;
+    for (size_t t = 0; t < sizeof(types) / sizeof(types[0]); t++) {
+        for (size_t i = 0; i < ggml_backend_dev_count(); i++) {
+            ggml_backend_dev_t dev = ggml_backend_dev_get(i);
+            if (ggml_backend_dev_type(dev) != types[t]) {
+                continue;
+            }
+            if (devs && n < capacity) {
+                devs[n] = dev;
+            }
+            n++;
+        }
+    }
+    return devs && n > capacity ? capacity : n;
+}
+
+ggml_backend_buffer_type_t * commandr_device_extra_bufts(void) {
+    ggml_backend_dev_t                 cpu = commandr_device_cpu();
+    ggml_backend_dev_get_extra_bufts_t get =
+        (ggml_backend_dev_get_extra_bufts_t) ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(cpu),
+                                                                               "ggml_backend_dev_get_extra_bufts");
+    return get ? get(cpu) : NULL;
+}
+
+int64_t commandr_device_count(void) {
+    commandr_devices_init();
+    return (int64_t) ggml_backend_dev_count();
+}
+
+commandr_status commandr_device_get(int64_t index, commandr_device_info * info) {
+    const int64_t n = commandr_device_count();
+    if (index < 0 || index >= n || index >= MAX_DEVICES || !info) {
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "there is no device number %lld: there are %lld",
+                             (long long) index, (long long) n);
+    }
+    ggml_backend_dev_t dev   = ggml_backend_dev_get((size_t) index);
+    size_t             free  = 0;
+    size_t             total = 0;
+    ggml_backend_dev_memory(dev, &free, &total);
+    info->name         = ggml_backend_dev_name(dev);
+    info->description  = ggml_backend_dev_description(dev);
+    info->features     = features[index];
+    info->memory_free  = (int64_t) free;
+    info->memory_total = (int64_t) total;
+    switch (ggml_backend_dev_type(dev)) {
+        case GGML_BACKEND_DEVICE_TYPE_CPU: info->type = COMMANDR_DEVICE_CPU; break;
+        case GGML_BACKEND_DEVICE_TYPE_IGPU: info->type = COMMANDR_DEVICE_IGPU; break;
+        case GGML_BACKEND_DEVICE_TYPE_ACCEL: info->type = COMMANDR_DEVICE_ACCEL; break;
+        default: info->type = COMMANDR_DEVICE_GPU; break;
+    }
+    return COMMANDR_OK;
+}

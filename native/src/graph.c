@@ -1,0 +1,182 @@
+#include "graph.h"
+
+#include <math.h>
+
+/* What every part of the graph needs. */
+typedef struct builder {
+    struct ggml_context *        ctx;
+    const commandr_model *       model;
+    const commandr_hparams *     hp;
+    const commandr_kv_cache *    caches;
+    const commandr_graph_shape * shape;
+    bool                         flash_attn;
+    commandr_graph               graph;
+} builder;
+
+size_t commandr_graph_max_nodes(const commandr_model * model) {
+    return 256 + 48 * (size_t) model->hparams.n_layer;
+}
+
+/* LayerNorm without bias: (x - mean) / sqrt(variance + eps) * w, over the first dimension. */
+static struct ggml_tensor * norm(builder * b, struct ggml_tensor * x, struct ggml_tensor * w) {
+    return ggml_mul(b->ctx, ggml_norm(b->ctx, x, b->hp->norm_eps), w);
+}
+
+/* Rotates pairs of neighbouring dimensions (2i, 2i+1) of each head by pos * freq_base^(-2i / n_rot). */
+static struct ggml_tensor * rope(builder * b, struct ggml_tensor * x) {
+    return ggml_rope_ext(b->ctx, x, b->graph.pos, NULL, (int) b->hp->n_rot, GGML_ROPE_TYPE_NORMAL, 0,
+                         b->hp->rope_freq_base, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f);
+}
+
+/* W x as heads: [head_dim, n, n_tokens] */
+static struct ggml_tensor * heads(builder * b, struct ggml_tensor * w, struct ggml_tensor * x, int64_t n) {
+    return ggml_reshape_3d(b->ctx, ggml_mul_mat(b->ctx, w, x), b->hp->head_dim, n, b->shape->n_tokens);
+}
+
+/* The first n_kv cells of a cache tensor by head: [head_dim, n_kv, n_head_kv] */
+static struct ggml_tensor * cached(builder * b, struct ggml_tensor * cache, int64_t n_kv) {
+    return ggml_view_3d(b->ctx, cache, b->hp->head_dim, n_kv, b->hp->n_head_kv, cache->nb[1],
+                        ggml_row_size(cache->type, b->hp->head_dim), 0);
+}
+
+/* softmax(q k^T / sqrt(head_dim) + mask) v, accumulated in float32: half precision overflows on this family.
+ * q: [head_dim, n_head, n_tokens]; result: [n_head * head_dim, n_tokens] */
+static struct ggml_tensor * attend(builder * b, int64_t il, int which, struct ggml_tensor * q) {
+    struct ggml_context *     ctx   = b->ctx;
+    const commandr_kv_cache * cache = &b->caches[which];
+    struct ggml_tensor *      mask  = b->graph.mask[which];
+    struct ggml_tensor *      k     = cached(b, cache->k[il], b->shape->n_kv[which]);
+    struct ggml_tensor *      v     = cached(b, cache->v[il], b->shape->n_kv[which]);
+    const float               scale = 1.0f / sqrtf((float) b->hp->head_dim);
+    const int64_t             n_out = b->hp->n_head * b->hp->head_dim;
+
+    q = ggml_permute(ctx, q, 0, 2, 1, 3); /* [head_dim, n_tokens, n_head] */
+    if (b->flash_attn) {
+        struct ggml_tensor * out = ggml_flash_attn_ext(ctx, q, k, v, mask, scale, 0.0f, 0.0f);
+        ggml_flash_attn_ext_set_prec(out, GGML_PREC_F32);
+        return ggml_reshape_2d(ctx, out, n_out, b->shape->n_tokens);
+    }
+    struct ggml_tensor * kq = ggml_mul_mat(ctx, k, q); /* [n_kv, n_tokens, n_head] */
+    ggml_mul_mat_set_prec(kq, GGML_PREC_F32);
+    kq                       = ggml_soft_max_ext(ctx, kq, mask, scale, 0.0f);
+    struct ggml_tensor * vt  = ggml_cont(ctx, ggml_transpose(ctx, v)); /* [n_kv, head_dim, n_head_kv] */
+    struct ggml_tensor * kqv = ggml_mul_mat(ctx, vt, kq);              /* [head_dim, n_tokens, n_head] */
+    ggml_mul_mat_set_prec(kqv, GGML_PREC_F32);
+    return ggml_cont_2d(ctx, ggml_permute(ctx, kqv, 0, 2, 1, 3), n_out, b->shape->n_tokens);
+}
+
+/* Puts the tokens' keys and values into their cells. k, v: [head_dim, n_head_kv, n_tokens] */
+static void store(builder * b, int64_t il, int which, struct ggml_tensor * k, struct ggml_tensor * v) {
+    const commandr_kv_cache * cache = &b->caches[which];
+    const int64_t             n     = b->hp->head_dim * b->hp->n_head_kv;
+    k = ggml_reshape_2d(b->ctx, k, n, b->shape->n_tokens);
+    v = ggml_reshape_2d(b->ctx, v, n, b->shape->n_tokens);
+    ggml_build_forward_expand(b->graph.cgraph, ggml_set_rows(b->ctx, cache->k[il], k, b->graph.cells[which]));
+    ggml_build_forward_expand(b->graph.cgraph, ggml_set_rows(b->ctx, cache->v[il], v, b->graph.cells[which]));
+}
+
+/* The rows of x: [n, n_tokens] whose outputs are wanted */
+static struct ggml_tensor * wanted(builder * b, struct ggml_tensor * x) {
+    return b->graph.rows ? ggml_get_rows(b->ctx, x, b->graph.rows) : x;
+}
+
+/* One parallel block: attention and FFN read the same normalized vector and both add to x. x: [n_embd, n_tokens].
+ * NULL after the last layer when no outputs are wanted: its keys and values are all that is left to compute. */
+static struct ggml_tensor * block(builder * b, int64_t il, struct ggml_tensor * x) {
+    struct ggml_context *    ctx   = b->ctx;
+    const commandr_hparams * hp    = b->hp;
+    const commandr_layer *   layer = &b->model->layers[il];
+    const int                which = layer->has_window ? COMMANDR_CACHE_WINDOW : COMMANDR_CACHE_FULL;
+    const bool               last  = il == hp->n_layer - 1;
+
+    struct ggml_tensor * h = norm(b, x, layer->attn_norm);
+
+    struct ggml_tensor * q = heads(b, layer->attn_q, h, hp->n_head);
+    struct ggml_tensor * k = heads(b, layer->attn_k, h, hp->n_head_kv);
+    struct ggml_tensor * v = heads(b, layer->attn_v, h, hp->n_head_kv);
+    if (layer->attn_q_norm) {
+        q = norm(b, q, layer->attn_q_norm);
+        k = norm(b, k, layer->attn_k_norm);
+    }
+    if (layer->has_rope) {
+        q = rope(b, q);
+        k = rope(b, k);
+    }
+    store(b, il, which, k, v);
+    if (last && b->shape->n_outputs == 0) {
+        return NULL;
+    }
+    struct ggml_tensor * a = attend(b, il, which, q);
+    if (last) {
+        a = wanted(b, a);
+        h = wanted(b, h);
+        x = wanted(b, x);
+    }
+    a = ggml_mul_mat(ctx, layer->attn_output, a);
+
+    struct ggml_tensor * gate = ggml_mul_mat(ctx, layer->ffn_gate, h);
+    struct ggml_tensor * up   = ggml_mul_mat(ctx, layer->ffn_up, h);
+    struct ggml_tensor * f    = ggml_mul_mat(ctx, layer->ffn_down, ggml_swiglu_split(ctx, gate, up));
+
+    return ggml_add(ctx, ggml_add(ctx, f, x), a);
+}
+
+static struct ggml_tensor * input(builder * b, enum ggml_type type, int64_t ne0, int64_t ne1, const char * name) {
+    struct ggml_tensor * t = ggml_new_tensor_2d(b->ctx, type, ne0, ne1);
+    ggml_set_name(t, name);
+    ggml_set_input(t);
+    return t;
+}
+
+static void add_inputs(builder * b) {
+    const commandr_graph_shape * s = b->shape;
+    b->graph.tokens                = input(b, GGML_TYPE_I32, s->n_tokens, 1, "tokens");
+    b->graph.pos                   = input(b, GGML_TYPE_I32, s->n_tokens, 1, "pos");
+    for (int which = 0; which < 2; which++) {
+        if (s->n_kv[which] > 0) {
+            b->graph.cells[which] = input(b, GGML_TYPE_I64, s->n_tokens, 1, which ? "cells_window" : "cells");
+            b->graph.mask[which]  = input(b, GGML_TYPE_F16, s->n_kv[which], s->n_tokens, which ? "mask_window" : "mask");
+        }
+    }
+    if (s->n_outputs > 0 && s->n_outputs < s->n_tokens) {
+        b->graph.rows = input(b, GGML_TYPE_I32, s->n_outputs, 1, "rows");
+    }
+}
+
+static void add_output(builder * b, struct ggml_tensor * t, const char * name) {
+    ggml_set_name(t, name);
+    ggml_set_output(t);
+    ggml_build_forward_expand(b->graph.cgraph, t);
+}
+
+commandr_graph commandr_graph_build(struct ggml_context * ctx, const commandr_model * model,
+                                    const commandr_kv_cache * caches, const commandr_graph_shape * shape,
+                                    bool flash_attn) {
+    builder b = {
+        .ctx        = ctx,
+        .model      = model,
+        .hp         = &model->hparams,
+        .caches     = caches,
+        .shape      = shape,
+        .flash_attn = flash_attn,
+    };
+    b.graph.cgraph = ggml_new_graph_custom(ctx, commandr_graph_max_nodes(model), false);
+    add_inputs(&b);
+
+    struct ggml_tensor * x = ggml_get_rows(ctx, model->token_embd, b.graph.tokens);
+    for (int64_t il = 0; il < b.hp->n_layer; il++) {
+        x = block(&b, il, x);
+    }
+    if (shape->n_outputs > 0) {
+        x = norm(&b, x, model->output_norm);
+        if (shape->outputs & COMMANDR_OUTPUT_HIDDEN) {
+            b.graph.hidden = x;
+            add_output(&b, x, "hidden");
+        }
+        if (shape->outputs & COMMANDR_OUTPUT_LOGITS) {
+            b.graph.logits = ggml_scale(ctx, ggml_mul_mat(ctx, model->head, x), b.hp->logit_scale);
+            add_output(&b, b.graph.logits, "logits");
+        }
+    }
+    return b.graph;
+}

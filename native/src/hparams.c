@@ -1,0 +1,190 @@
+#include "error.h"
+#include "model.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Larger than any model's, small enough that products of two of them stay far from 2^63. */
+#define MAX_DIM ((int64_t) 1 << 30)
+
+/* "command-r" + "block_count" -> "command-r.block_count". Valid until the next call on this thread. */
+static const char * key_of(const commandr_hparams * hp, const char * name) {
+    static _Thread_local char key[128];
+    snprintf(key, sizeof(key), "%s.%s", hp->architecture, name);
+    return key;
+}
+
+static bool has(const commandr_gguf * gguf, const char * key) {
+    return commandr_gguf_find(gguf, key) >= 0;
+}
+
+static commandr_status read_sizes(const commandr_gguf * gguf, commandr_hparams * hp) {
+    const struct {
+        const char * name;
+        int64_t *    out;
+        int64_t      max;
+    } sizes[] = {
+        { "block_count",          &hp->n_layer,     4096    },
+        { "context_length",       &hp->n_ctx_train, MAX_DIM },
+        { "embedding_length",     &hp->n_embd,      MAX_DIM },
+        { "feed_forward_length",  &hp->n_ff,        MAX_DIM },
+        { "attention.head_count", &hp->n_head,      MAX_DIM },
+    };
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        const commandr_status status = commandr_gguf_int(gguf, key_of(hp, sizes[i].name), 1, sizes[i].max, sizes[i].out);
+        if (status != COMMANDR_OK) {
+            return status;
+        }
+    }
+    /* What a file may leave out: llama.cpp writes them always, older files do not. */
+    const struct {
+        const char * name;
+        int64_t *    out;
+        int64_t      value;
+    } optional[] = {
+        { "attention.head_count_kv", &hp->n_head_kv, hp->n_head              },
+        { "attention.key_length",    &hp->head_dim,  hp->n_embd / hp->n_head },
+        { "rope.dimension_count",    &hp->n_rot,     0                       },
+    };
+    for (size_t i = 0; i < sizeof(optional) / sizeof(optional[0]); i++) {
+        *optional[i].out = optional[i].value;
+        const char * key = key_of(hp, optional[i].name);
+        if (has(gguf, key)) {
+            const commandr_status status = commandr_gguf_int(gguf, key, 1, MAX_DIM, optional[i].out);
+            if (status != COMMANDR_OK) {
+                return status;
+            }
+        }
+    }
+    if (hp->n_rot == 0) {
+        hp->n_rot = hp->head_dim;
+    }
+    if (hp->n_head % hp->n_head_kv != 0) {
+        return commandr_fail(COMMANDR_ERROR_FORMAT,
+                             "%s: attention.head_count %" PRId64 " is not a multiple of attention.head_count_kv %" PRId64,
+                             gguf->path, hp->n_head, hp->n_head_kv);
+    }
+    if (hp->n_rot > hp->head_dim || hp->n_rot % 2 != 0) {
+        return commandr_fail(COMMANDR_ERROR_FORMAT,
+                             "%s: rope.dimension_count %" PRId64 " does not fit heads of %" PRId64 " dimensions", gguf->path,
+                             hp->n_rot, hp->head_dim);
+    }
+    const char * value_length = key_of(hp, "attention.value_length");
+    if (has(gguf, value_length)) {
+        int64_t               length = 0;
+        const commandr_status status = commandr_gguf_int(gguf, value_length, 1, MAX_DIM, &length);
+        if (status != COMMANDR_OK) {
+            return status;
+        }
+        if (length != hp->head_dim) {
+            return commandr_fail(COMMANDR_ERROR_UNSUPPORTED,
+                                 "%s: attention.value_length %" PRId64 " differs from attention.key_length %" PRId64,
+                                 gguf->path, length, hp->head_dim);
+        }
+    }
+    return COMMANDR_OK;
+}
+
+static commandr_status read_floats(const commandr_gguf * gguf, commandr_hparams * hp) {
+    commandr_status status = commandr_gguf_float(gguf, key_of(hp, "attention.layer_norm_epsilon"), &hp->norm_eps);
+    if (status == COMMANDR_OK) {
+        status = commandr_gguf_float(gguf, key_of(hp, "logit_scale"), &hp->logit_scale);
+    }
+    hp->rope_freq_base = 10000.0f;
+    if (status == COMMANDR_OK && has(gguf, key_of(hp, "rope.freq_base"))) {
+        status = commandr_gguf_float(gguf, key_of(hp, "rope.freq_base"), &hp->rope_freq_base);
+    }
+    if (status != COMMANDR_OK) {
+        return status;
+    }
+    if (!(hp->norm_eps >= 0.0f) || !(hp->rope_freq_base > 0.0f) || hp->logit_scale - hp->logit_scale != 0.0f) {
+        return commandr_fail(COMMANDR_ERROR_FORMAT,
+                             "%s: layer_norm_epsilon %g, rope.freq_base %g or logit_scale %g makes no sense", gguf->path,
+                             (double) hp->norm_eps, (double) hp->rope_freq_base, (double) hp->logit_scale);
+    }
+    const char * scaling_key = key_of(hp, "rope.scaling.type");
+    if (has(gguf, scaling_key)) {
+        const char * scaling = "";
+        status               = commandr_gguf_string(gguf, scaling_key, &scaling);
+        if (status == COMMANDR_OK && strcmp(scaling, "none") != 0) {
+            status = commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "%s: %s is \"%s\", and only \"none\" is known", gguf->path,
+                                   scaling_key, scaling);
+        }
+    }
+    return status;
+}
+
+/* attention.sliding_window_pattern is a period, or one bool a layer: true where there is a window. */
+static commandr_status read_window_pattern(const commandr_gguf * gguf, commandr_hparams * hp) {
+    const char *  key   = key_of(hp, "attention.sliding_window_pattern");
+    const int64_t index = commandr_gguf_find(gguf, key);
+    hp->swa_period      = 4; /* of every published cohere2 model; their files have no key for it */
+    if (index < 0) {
+        return COMMANDR_OK;
+    }
+    commandr_gguf_value value;
+    commandr_status     status = commandr_gguf_get(gguf, index, &value);
+    if (status != COMMANDR_OK || value.n < 0) {
+        return status != COMMANDR_OK ? status : commandr_gguf_int(gguf, key, 1, MAX_DIM, &hp->swa_period);
+    }
+    if ((value.kind != COMMANDR_KIND_BOOL && value.kind != COMMANDR_KIND_INT) || value.n < hp->n_layer) {
+        return commandr_fail(COMMANDR_ERROR_FORMAT, "%s: %s must be a period or one bool for each of the %" PRId64 " layers",
+                             gguf->path, key, hp->n_layer);
+    }
+    int64_t * has_window = malloc((size_t) value.n * sizeof(*has_window));
+    if (!has_window) {
+        return commandr_fail(COMMANDR_ERROR_MEMORY, "%s: out of memory", gguf->path);
+    }
+    status = commandr_gguf_get_array(gguf, index, has_window, NULL);
+    if (status == COMMANDR_OK) {
+        hp->swa_period = hp->n_layer + 1; /* windows everywhere, unless a layer without one is found */
+        for (int64_t i = 0; i < hp->n_layer; i++) {
+            if (!has_window[i]) {
+                hp->swa_period = i + 1;
+                break;
+            }
+        }
+        for (int64_t i = 0; i < hp->n_layer; i++) {
+            if ((has_window[i] != 0) != ((i + 1) % hp->swa_period != 0)) {
+                status = commandr_fail(COMMANDR_ERROR_UNSUPPORTED,
+                                       "%s: %s does not repeat: layer %" PRId64 " breaks the period of %" PRId64, gguf->path,
+                                       key, i, hp->swa_period);
+                break;
+            }
+        }
+    }
+    free(has_window);
+    return status;
+}
+
+commandr_status commandr_hparams_read(const commandr_gguf * gguf, commandr_hparams * hparams) {
+    const char *    architecture = NULL;
+    commandr_status status       = commandr_gguf_string(gguf, "general.architecture", &architecture);
+    if (status != COMMANDR_OK) {
+        return status;
+    }
+    if (strcmp(architecture, "command-r") != 0 && strcmp(architecture, "cohere2") != 0) {
+        return commandr_fail(COMMANDR_ERROR_UNSUPPORTED,
+                             "%s: architecture \"%s\" is not of the Command-R family (command-r or cohere2)", gguf->path,
+                             architecture);
+    }
+    commandr_hparams hp;
+    memset(&hp, 0, sizeof(hp));
+    strcpy(hp.architecture, architecture);
+    status = read_sizes(gguf, &hp);
+    if (status == COMMANDR_OK) {
+        status = read_floats(gguf, &hp);
+    }
+    if (status == COMMANDR_OK && strcmp(hp.architecture, "cohere2") == 0) {
+        status = commandr_gguf_int(gguf, key_of(&hp, "attention.sliding_window"), 1, MAX_DIM, &hp.n_swa);
+        if (status == COMMANDR_OK) {
+            status = read_window_pattern(gguf, &hp);
+        }
+    }
+    if (status == COMMANDR_OK) {
+        *hparams = hp; /* n_vocab and has_qk_norm are read off the tensors by weights.c */
+    }
+    return status;
+}

@@ -1,0 +1,212 @@
+#include "kv-cache.h"
+
+#include "error.h"
+#include "log.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define PAD 256
+
+int64_t commandr_kv_pad(int64_t n_cells) {
+    return (n_cells + PAD - 1) / PAD * PAD;
+}
+
+int64_t commandr_kv_window_size(int64_t n_swa, int64_t n_seq_max, int64_t n_ubatch) {
+    return commandr_kv_pad(n_seq_max * (n_swa + COMMANDR_WINDOW_SLACK) + n_ubatch);
+}
+
+/* The context of the device that layer's rows go to, opened when it is not there yet. NULL when out of memory. */
+static struct ggml_context * device_ctx(commandr_kv_cache * cache, ggml_backend_dev_t * devs, ggml_backend_dev_t dev) {
+    for (int32_t i = 0; i < cache->n_buffers; i++) {
+        if (devs[i] == dev) {
+            return cache->ctxs[i];
+        }
+    }
+    const size_t          size = 2 * (size_t) cache->n_layer * ggml_tensor_overhead();
+    struct ggml_context * ctx  = ggml_init((struct ggml_init_params){ size, NULL, true });
+    if (ctx) {
+        devs[cache->n_buffers]          = dev;
+        cache->ctxs[cache->n_buffers++] = ctx;
+    }
+    return ctx;
+}
+
+static commandr_status allocate(commandr_kv_cache * cache, const commandr_model * model, bool window,
+                                enum ggml_type type_k, enum ggml_type type_v, ggml_backend_dev_t * devs) {
+    const commandr_hparams * hp        = &model->hparams;
+    const int64_t            n_embd_kv = hp->n_head_kv * hp->head_dim;
+    for (int64_t il = 0; il < hp->n_layer; il++) {
+        if (model->layers[il].has_window != window) {
+            continue;
+        }
+        struct ggml_context * ctx = device_ctx(cache, devs, model->layers[il].dev);
+        if (!ctx) {
+            return commandr_fail(COMMANDR_ERROR_MEMORY, "out of memory for the KV cache");
+        }
+        cache->k[il] = ggml_new_tensor_2d(ctx, type_k, n_embd_kv, cache->size);
+        cache->v[il] = ggml_new_tensor_2d(ctx, type_v, n_embd_kv, cache->size);
+        ggml_format_name(cache->k[il], "cache_k.%lld", (long long) il);
+        ggml_format_name(cache->v[il], "cache_v.%lld", (long long) il);
+    }
+    for (int32_t i = 0; i < cache->n_buffers; i++) {
+        commandr_log_clear_error();
+        ggml_backend_buffer_type_t buft = ggml_backend_dev_buffer_type(devs[i]);
+        const size_t               size = ggml_backend_alloc_ctx_tensors_from_buft_size(cache->ctxs[i], buft);
+        cache->buffers[i]               = ggml_backend_alloc_ctx_tensors_from_buft(cache->ctxs[i], buft);
+        if (!cache->buffers[i]) {
+            return commandr_fail(COMMANDR_ERROR_MEMORY,
+                                 "%.2f GiB for the KV cache of %lld cells cannot be allocated on %s: %s",
+                                 (double) size / (1 << 30), (long long) cache->size, ggml_backend_dev_name(devs[i]),
+                                 commandr_log_first_error());
+        }
+        /* Rows nobody has written are multiplied by a weight of 0; they must be numbers for that. */
+        ggml_backend_buffer_clear(cache->buffers[i], 0);
+    }
+    return COMMANDR_OK;
+}
+
+commandr_status commandr_kv_cache_init(commandr_kv_cache * cache, const commandr_model * model, bool window, int64_t size,
+                                       enum ggml_type type_k, enum ggml_type type_v) {
+    memset(cache, 0, sizeof(*cache));
+    const size_t n_layer      = (size_t) model->hparams.n_layer;
+    const size_t max_devs     = (size_t) model->n_devs + 1;
+    cache->size               = size;
+    cache->n_window           = window ? model->hparams.n_swa : 0;
+    cache->n_layer            = model->hparams.n_layer;
+    cache->pos                = malloc((size_t) size * sizeof(*cache->pos));
+    cache->seqs               = calloc((size_t) size, sizeof(*cache->seqs));
+    cache->k                  = calloc(n_layer, sizeof(*cache->k));
+    cache->v                  = calloc(n_layer, sizeof(*cache->v));
+    cache->ctxs               = calloc(max_devs, sizeof(*cache->ctxs));
+    cache->buffers            = calloc(max_devs, sizeof(*cache->buffers));
+    ggml_backend_dev_t * devs = calloc(max_devs, sizeof(*devs));
+
+    commandr_status status = COMMANDR_OK;
+    if (!cache->pos || !cache->seqs || !cache->k || !cache->v || !cache->ctxs || !cache->buffers || !devs) {
+        status = commandr_fail(COMMANDR_ERROR_MEMORY, "out of memory for the KV cache");
+    }
+    if (status == COMMANDR_OK) {
+        for (int64_t c = 0; c < size; c++) {
+            cache->pos[c] = -1;
+        }
+        status = allocate(cache, model, window, type_k, type_v, devs);
+    }
+    free(devs);
+    if (status != COMMANDR_OK) {
+        commandr_kv_cache_free(cache);
+    }
+    return status;
+}
+
+void commandr_kv_cache_free(commandr_kv_cache * cache) {
+    for (int32_t i = 0; i < cache->n_buffers; i++) {
+        ggml_backend_buffer_free(cache->buffers[i]);
+        ggml_free(cache->ctxs[i]);
+    }
+    free(cache->pos);
+    free(cache->seqs);
+    free(cache->k);
+    free(cache->v);
+    free(cache->ctxs);
+    free(cache->buffers);
+    memset(cache, 0, sizeof(*cache));
+}
+
+/* Past seeing: no token to come of any sequence in the cell sees it, not even after a short rollback. */
+static bool expired(const commandr_kv_cache * cache, int64_t cell, const int64_t * next_pos) {
+    const int64_t last = cache->pos[cell] + cache->n_window + COMMANDR_WINDOW_SLACK;
+    for (uint64_t left = cache->seqs[cell]; left; left &= left - 1) {
+        int32_t seq_id = 0;
+        while (!(left >> seq_id & 1)) {
+            seq_id++;
+        }
+        if (last > next_pos[seq_id]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool commandr_kv_cache_find(commandr_kv_cache * cache, const int64_t * next_pos, int64_t n, int64_t * cells) {
+    if (cache->size - cache->n_used >= n) {
+        int64_t found = 0;
+        int64_t cell  = cache->head;
+        for (int64_t i = 0; i < cache->size && found < n; i++, cell++) {
+            cell = cell >= cache->size ? 0 : cell;
+            if (cache->seqs[cell] == 0) {
+                cells[found++] = cell;
+            }
+        }
+        return true;
+    }
+    if (cache->n_window == 0) {
+        return false;
+    }
+    int64_t found = 0;
+    int64_t cell  = cache->head;
+    for (int64_t i = 0; i < cache->size && found < n; i++, cell++) {
+        cell = cell >= cache->size ? 0 : cell;
+        if (cache->seqs[cell] == 0 || expired(cache, cell, next_pos)) {
+            cells[found++] = cell;
+        }
+    }
+    return found == n;
+}
+
+void commandr_kv_cache_take(commandr_kv_cache * cache, int64_t cell, int32_t seq_id, int64_t pos) {
+    cache->n_used += cache->seqs[cell] == 0;
+    cache->seqs[cell] = (uint64_t) 1 << seq_id;
+    cache->pos[cell]  = pos;
+    cache->head       = cell + 1 == cache->size ? 0 : cell + 1;
+    cache->n_seen     = cell + 1 > cache->n_seen ? cell + 1 : cache->n_seen;
+}
+
+void commandr_kv_cache_seq_rm(commandr_kv_cache * cache, int32_t seq_id, int64_t pos) {
+    const uint64_t bit    = (uint64_t) 1 << seq_id;
+    int64_t        n_seen = 0;
+    for (int64_t c = 0; c < cache->n_seen; c++) {
+        if ((cache->seqs[c] & bit) && cache->pos[c] >= pos) {
+            cache->seqs[c] &= ~bit;
+            if (cache->seqs[c] == 0) {
+                cache->pos[c] = -1;
+                cache->n_used--;
+                cache->head = c < cache->head ? c : cache->head; /* fill gaps first: graphs reach up to n_seen */
+            }
+        }
+        n_seen = cache->seqs[c] ? c + 1 : n_seen;
+    }
+    cache->n_seen = n_seen;
+}
+
+void commandr_kv_cache_seq_cp(commandr_kv_cache * cache, int32_t src, int32_t dst) {
+    for (int64_t c = 0; c < cache->n_seen; c++) {
+        cache->seqs[c] |= (cache->seqs[c] >> src & 1) << dst;
+    }
+}
+
+/* Whether the sequence's positions first..end-1 all have cells. */
+static bool holds(const commandr_kv_cache * cache, int32_t seq_id, int64_t first, int64_t end) {
+    int64_t count = 0;
+    for (int64_t c = 0; c < cache->n_seen; c++) {
+        count += (cache->seqs[c] >> seq_id & 1) && cache->pos[c] >= first && cache->pos[c] < end;
+    }
+    return count == end - first;
+}
+
+static int64_t at_least_0(int64_t x) {
+    return x > 0 ? x : 0;
+}
+
+bool commandr_kv_cache_complete(const commandr_kv_cache * cache, int32_t seq_id, int64_t n_keep) {
+    return holds(cache, seq_id, cache->n_window ? at_least_0(n_keep - cache->n_window + 1) : 0, n_keep);
+}
+
+int64_t commandr_kv_cache_first(const commandr_kv_cache * cache, int32_t seq_id, int64_t length) {
+    if (cache->n_window == 0) {
+        return 0;
+    }
+    const int64_t seen  = at_least_0(length - cache->n_window + 1);
+    const int64_t slack = at_least_0(seen - COMMANDR_WINDOW_SLACK);
+    return holds(cache, seq_id, slack, length) ? slack : seen;
+}

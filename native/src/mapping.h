@@ -1,0 +1,19 @@
+/* A file mapped read-only. */
+#ifndef COMMANDR_SRC_MAPPING_H
+#define COMMANDR_SRC_MAPPING_H
+
+#include "commandr.h"
+
+typedef struct commandr_mapping {
+    uint8_t * data;
+    int64_t   size; /* bytes */
+} commandr_mapping;
+
+commandr_status commandr_mapping_open(const char * path, commandr_mapping * mapping);
+void            commandr_mapping_close(commandr_mapping * mapping); /* a zeroed one is allowed */
+
+/* Tells the kernel that a range will be read soon, or that its pages need not stay resident: they can be read again. */
+void commandr_mapping_prefetch(const commandr_mapping * mapping, int64_t offset, int64_t size);
+void commandr_mapping_drop(const commandr_mapping * mapping, int64_t offset, int64_t size);
+
+#endif

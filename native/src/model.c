@@ -1,0 +1,72 @@
+#include "model.h"
+
+#include "devices.h"
+#include "error.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+commandr_model_params commandr_model_default_params(void) {
+    return (commandr_model_params){
+        .n_gpu_layers       = 0,
+        .main_device        = -1,
+        .tensor_split       = NULL,
+        .n_tensor_split     = 0,
+        .n_threads          = 0,
+        .use_mmap           = true,
+        .repack             = true,
+        .progress           = NULL,
+        .progress_user_data = NULL,
+    };
+}
+
+commandr_status commandr_model_load(const char * path, commandr_model_params params, commandr_model ** out) {
+    if (!path || !out) {
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "commandr_model_load: path and out must not be NULL");
+    }
+    commandr_devices_init();
+    commandr_model * model = calloc(1, sizeof(*model));
+    if (!model) {
+        return commandr_fail(COMMANDR_ERROR_MEMORY, "%s: out of memory", path);
+    }
+    atomic_init(&model->n_refs, 1);
+    commandr_status status = commandr_gguf_open(path, &model->gguf);
+    if (status == COMMANDR_OK) {
+        status = commandr_hparams_read(model->gguf, &model->hparams);
+    }
+    if (status == COMMANDR_OK) {
+        status = commandr_weights_load(model, &params);
+    }
+    if (status != COMMANDR_OK) {
+        commandr_model_free(model);
+        return status;
+    }
+    *out = model;
+    return COMMANDR_OK;
+}
+
+void commandr_model_retain(commandr_model * model) {
+    atomic_fetch_add(&model->n_refs, 1);
+}
+
+void commandr_model_free(commandr_model * model) {
+    if (!model || atomic_fetch_sub(&model->n_refs, 1) > 1) {
+        return;
+    }
+    commandr_weights_free(model->weights);
+    commandr_gguf_free(model->gguf);
+    free(model->layers);
+    free(model);
+}
+
+const commandr_hparams * commandr_model_hparams(const commandr_model * model) {
+    return &model->hparams;
+}
+
+const commandr_gguf * commandr_model_gguf(const commandr_model * model) {
+    return model->gguf;
+}
+
+commandr_status commandr_model_memory(const commandr_model * model, int64_t index, commandr_memory_info * info) {
+    return commandr_weights_memory(model->weights, index, info);
+}

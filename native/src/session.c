@@ -1,0 +1,368 @@
+#include "session.h"
+
+#include "devices.h"
+#include "error.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define REPORT_SECONDS 0.05
+
+commandr_session_params commandr_session_default_params(void) {
+    return (commandr_session_params){
+        .n_ctx              = 0,
+        .n_batch            = 2048,
+        .n_ubatch           = 512,
+        .n_outputs          = 0,
+        .n_seq_max          = 1,
+        .n_threads          = 0,
+        .type_k             = GGML_TYPE_F16,
+        .type_v             = GGML_TYPE_F16,
+        .flash_attn         = -1,
+        .progress           = NULL,
+        .progress_user_data = NULL,
+    };
+}
+
+static bool is_cache_type(int32_t type) {
+    return type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_BF16 || type == GGML_TYPE_Q8_0 ||
+           type == GGML_TYPE_Q4_0;
+}
+
+/* Checks the parameters and fills in what the caller left to us. */
+static commandr_status settle_params(const commandr_model * model, commandr_session_params * p) {
+    const commandr_hparams * hp = &model->hparams;
+    if (p->n_ctx < 0 || p->n_batch < 1 || p->n_ubatch < 1 || p->n_outputs < 0 || p->n_threads < 0) {
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "n_ctx, n_outputs and n_threads are 0 or more, n_batch and "
+                                                      "n_ubatch 1 or more");
+    }
+    if (p->n_seq_max < 1 || p->n_seq_max > COMMANDR_MAX_SEQS) {
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "n_seq_max is %d, outside 1..%d", p->n_seq_max, COMMANDR_MAX_SEQS);
+    }
+    if (p->flash_attn < -1 || p->flash_attn > 1) {
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "flash_attn is %d; it is 1, 0 or -1", p->flash_attn);
+    }
+    const struct {
+        const char * name;
+        int32_t      type;
+    } types[] = {
+        { "type_k", p->type_k },
+        { "type_v", p->type_v }
+    };
+    for (size_t i = 0; i < 2; i++) {
+        if (!is_cache_type(types[i].type)) {
+            const char * name = commandr_type_name(types[i].type);
+            return commandr_fail(COMMANDR_ERROR_ARGUMENT, "%s is %s; the KV cache is F32, F16, BF16, Q8_0 or Q4_0",
+                                 types[i].name, name ? name : "no ggml_type");
+        }
+        if (hp->head_dim % ggml_blck_size((enum ggml_type) types[i].type) != 0) {
+            return commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "%s %s needs heads of a multiple of 32 dimensions, not %" PRId64,
+                                 types[i].name, commandr_type_name(types[i].type), hp->head_dim);
+        }
+    }
+    p->n_ctx = p->n_ctx ? p->n_ctx : hp->n_ctx_train;
+    /* 2^31 cells are 2 TiB and more of keys and values; a bound keeps the arithmetic on sizes far from 2^63. */
+    if (p->n_ctx > INT32_MAX) {
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "n_ctx is %" PRId64 ", beyond %d", p->n_ctx, INT32_MAX);
+    }
+    p->n_threads = p->n_threads ? p->n_threads : commandr_default_n_threads();
+    p->n_ubatch  = p->n_ubatch < p->n_ctx ? p->n_ubatch : (int32_t) p->n_ctx;
+    if (p->n_outputs == 0) {
+        p->n_outputs = p->n_seq_max > 64 ? p->n_seq_max : 64;
+    }
+    p->n_outputs = p->n_outputs < p->n_ubatch ? p->n_outputs : p->n_ubatch;
+    return COMMANDR_OK;
+}
+
+/* Whether a device has flash attention for this model's heads and these cache types. */
+static bool has_flash_attn(ggml_backend_dev_t dev, const commandr_hparams * hp, const commandr_session_params * p) {
+    struct ggml_context * ctx = ggml_init((struct ggml_init_params){ 8 * ggml_tensor_overhead(), NULL, true });
+    if (!ctx) {
+        return false;
+    }
+    struct ggml_tensor * q    = ggml_new_tensor_3d(ctx, GGML_TYPE_F32, hp->head_dim, p->n_ubatch, hp->n_head);
+    struct ggml_tensor * k    = ggml_new_tensor_3d(ctx, (enum ggml_type) p->type_k, hp->head_dim, 256, hp->n_head_kv);
+    struct ggml_tensor * v    = ggml_new_tensor_3d(ctx, (enum ggml_type) p->type_v, hp->head_dim, 256, hp->n_head_kv);
+    struct ggml_tensor * mask = ggml_new_tensor_2d(ctx, GGML_TYPE_F16, 256, p->n_ubatch);
+    struct ggml_tensor * op   = ggml_flash_attn_ext(ctx, q, k, v, mask, 1.0f, 0.0f, 0.0f);
+    ggml_flash_attn_ext_set_prec(op, GGML_PREC_F32);
+    const bool supported = ggml_backend_dev_supports_op(dev, op);
+    ggml_free(ctx);
+    return supported;
+}
+
+static commandr_status choose_flash_attn(commandr_session * s) {
+    const commandr_session_params * p    = &s->params;
+    const char *                    lack = NULL;
+    for (int64_t il = 0; il < s->model->hparams.n_layer && !lack; il++) {
+        ggml_backend_dev_t dev = s->model->layers[il].dev;
+        if ((il == 0 || dev != s->model->layers[il - 1].dev) && !has_flash_attn(dev, &s->model->hparams, p)) {
+            lack = ggml_backend_dev_name(dev);
+        }
+    }
+    s->flash_attn = p->flash_attn != 0 && !lack;
+    if (p->flash_attn == 1 && lack) {
+        return commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "flash attention was asked for, and %s does not have it", lack);
+    }
+    if (!s->flash_attn && ggml_is_quantized((enum ggml_type) p->type_v)) {
+        return commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "type_v %s needs flash attention, which %s", commandr_type_name(p->type_v),
+                             lack ? "a device in use does not have" : "is switched off");
+    }
+    return COMMANDR_OK;
+}
+
+static double now_seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double) t.tv_sec + (double) t.tv_nsec * 1e-9;
+}
+
+/* Asked between graph nodes on the evaluating thread. */
+static bool should_stop(void * user_data) {
+    commandr_session * s = user_data;
+    if (s->params.progress) {
+        const double now = now_seconds();
+        if (now - s->last_report >= REPORT_SECONDS) {
+            s->last_report = now;
+            if (!s->params.progress(s->n_done, s->n_total, s->params.progress_user_data)) {
+                return true;
+            }
+        }
+    }
+    return atomic_load_explicit(&s->cancelled, memory_order_relaxed);
+}
+
+static commandr_status allocate(commandr_session * s) {
+    const commandr_session_params * p       = &s->params;
+    const commandr_model *          model   = s->model;
+    const bool                      windows = model->hparams.n_swa > 0 && model->hparams.swa_period > 1;
+
+    /* The full cache counts the cells of the whole session, also when no layer has rows in it. */
+    const int64_t   size        = commandr_kv_pad(p->n_ctx);
+    const int64_t   window_size = commandr_kv_window_size(model->hparams.n_swa, p->n_seq_max, p->n_ubatch);
+    commandr_status status      = commandr_kv_cache_init(&s->caches[COMMANDR_CACHE_FULL], model, false, size,
+                                                         (enum ggml_type) p->type_k, (enum ggml_type) p->type_v);
+    if (status == COMMANDR_OK && windows) {
+        status = commandr_kv_cache_init(&s->caches[COMMANDR_CACHE_WINDOW], model, true,
+                                        window_size < size ? window_size : size, (enum ggml_type) p->type_k,
+                                        (enum ggml_type) p->type_v);
+    }
+    if (status == COMMANDR_OK) {
+        const size_t max_nodes = commandr_graph_max_nodes(model);
+        s->graph_memory_size   = max_nodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(max_nodes, false);
+        status = commandr_backends_init(&s->backends, model, p->n_threads, max_nodes, should_stop, s);
+    }
+    if (status != COMMANDR_OK) {
+        return status;
+    }
+    const size_t n  = (size_t) p->n_ubatch;
+    s->graph_memory = malloc(s->graph_memory_size);
+    s->batch_tokens = calloc(n, sizeof(*s->batch_tokens));
+    s->batch_pos    = calloc(n, sizeof(*s->batch_pos));
+    s->batch_seq    = calloc(n, sizeof(*s->batch_seq));
+    s->batch_rows   = calloc(n, sizeof(*s->batch_rows));
+    for (int which = 0; which < 2; which++) {
+        s->batch_cells[which] = calloc(n, sizeof(*s->batch_cells[which]));
+    }
+    if (!s->graph_memory || !s->batch_tokens || !s->batch_pos || !s->batch_seq || !s->batch_rows ||
+        !s->batch_cells[0] || !s->batch_cells[1]) {
+        return commandr_fail(COMMANDR_ERROR_MEMORY, "out of memory for a session of %" PRId64 " cells", p->n_ctx);
+    }
+    return commandr_eval_reserve(s);
+}
+
+commandr_status commandr_session_init(commandr_model * model, commandr_session_params params, commandr_session ** out) {
+    if (!model || !out) {
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "commandr_session_init: model and out must not be NULL");
+    }
+    commandr_status status = settle_params(model, &params);
+    if (status != COMMANDR_OK) {
+        return status;
+    }
+    commandr_session * s = calloc(1, sizeof(*s));
+    if (!s) {
+        return commandr_fail(COMMANDR_ERROR_MEMORY, "out of memory for a session");
+    }
+    commandr_model_retain(model);
+    s->model  = model;
+    s->params = params;
+    atomic_init(&s->cancelled, false);
+    status = choose_flash_attn(s);
+    if (status == COMMANDR_OK) {
+        status = allocate(s);
+    }
+    if (status != COMMANDR_OK) {
+        commandr_session_free(s);
+        return status;
+    }
+    *out = s;
+    return COMMANDR_OK;
+}
+
+void commandr_session_free(commandr_session * s) {
+    if (!s) {
+        return;
+    }
+    commandr_backends_free(&s->backends);
+    ggml_free(s->graph_ctx);
+    for (int which = 0; which < 2; which++) {
+        commandr_kv_cache_free(&s->caches[which]);
+        free(s->batch_cells[which]);
+    }
+    for (int32_t i = 0; i < COMMANDR_MAX_SEQS; i++) {
+        free(s->seqs[i].tokens);
+    }
+    free(s->graph_memory);
+    free(s->batch_tokens);
+    free(s->batch_pos);
+    free(s->batch_seq);
+    free(s->batch_rows);
+    free(s->logits);
+    free(s->hidden);
+    commandr_model_free(s->model);
+    free(s);
+}
+
+/* ---- sequences ---- */
+
+commandr_status commandr_session_check_seq(const commandr_session * s, int32_t seq_id) {
+    if (seq_id < 0 || seq_id >= s->params.n_seq_max) {
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "seq_id %d is outside 0..%d", seq_id, s->params.n_seq_max - 1);
+    }
+    return COMMANDR_OK;
+}
+
+void commandr_session_drop_outputs(commandr_session * s) {
+    s->n_items = 0;
+}
+
+commandr_status commandr_sequence_reserve(commandr_sequence * seq, int64_t n) {
+    if (n > seq->capacity) {
+        const int64_t capacity = n + n / 2 + 256;
+        int32_t *     tokens   = realloc(seq->tokens, (size_t) capacity * sizeof(*tokens));
+        if (!tokens) {
+            return commandr_fail(COMMANDR_ERROR_MEMORY, "out of memory for %" PRId64 " tokens", n);
+        }
+        seq->tokens   = tokens;
+        seq->capacity = capacity;
+    }
+    return COMMANDR_OK;
+}
+
+int64_t commandr_session_keepable(const commandr_session * s, int32_t seq_id, int64_t n) {
+    const commandr_kv_cache * window = &s->caches[COMMANDR_CACHE_WINDOW];
+    if (n == s->seqs[seq_id].n || window->size == 0 || commandr_kv_cache_complete(window, seq_id, n)) {
+        return n;
+    }
+    return 0; /* what position n would see has made room for newer positions: there is no way but from the start */
+}
+
+void commandr_session_truncate(commandr_session * s, int32_t seq_id, int64_t n_keep) {
+    if (n_keep < s->seqs[seq_id].n) {
+        commandr_kv_cache_seq_rm(&s->caches[COMMANDR_CACHE_FULL], seq_id, n_keep);
+        commandr_kv_cache_seq_rm(&s->caches[COMMANDR_CACHE_WINDOW], seq_id, n_keep);
+        s->seqs[seq_id].n = n_keep;
+    }
+}
+
+commandr_status commandr_session_seq_rm(commandr_session * s, int32_t seq_id, int64_t n_keep) {
+    const commandr_status status = commandr_session_check_seq(s, seq_id);
+    if (status != COMMANDR_OK) {
+        return status;
+    }
+    if (n_keep < 0) {
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "n_keep is %" PRId64 "; it is 0 or more", n_keep);
+    }
+    commandr_session_drop_outputs(s);
+    commandr_session_truncate(s, seq_id, n_keep);
+    return COMMANDR_OK;
+}
+
+commandr_status commandr_session_seq_cp(commandr_session * s, int32_t src, int32_t dst) {
+    commandr_status status = commandr_session_check_seq(s, src);
+    if (status == COMMANDR_OK) {
+        status = commandr_session_check_seq(s, dst);
+    }
+    if (status == COMMANDR_OK && src != dst) {
+        status = commandr_sequence_reserve(&s->seqs[dst], s->seqs[src].n);
+    }
+    if (status != COMMANDR_OK || src == dst) {
+        return status;
+    }
+    commandr_session_drop_outputs(s);
+    commandr_session_truncate(s, dst, 0);
+    for (int which = 0; which < 2; which++) {
+        commandr_kv_cache_seq_cp(&s->caches[which], src, dst);
+    }
+    if (s->seqs[src].n > 0) {
+        memcpy(s->seqs[dst].tokens, s->seqs[src].tokens, (size_t) s->seqs[src].n * sizeof(int32_t));
+    }
+    s->seqs[dst].n = s->seqs[src].n;
+    return COMMANDR_OK;
+}
+
+commandr_status commandr_session_seq_keep(commandr_session * s, int32_t seq_id) {
+    const commandr_status status = commandr_session_check_seq(s, seq_id);
+    if (status != COMMANDR_OK) {
+        return status;
+    }
+    commandr_session_drop_outputs(s);
+    for (int32_t i = 0; i < s->params.n_seq_max; i++) {
+        if (i != seq_id) {
+            commandr_session_truncate(s, i, 0);
+        }
+    }
+    return COMMANDR_OK;
+}
+
+int64_t commandr_session_seq_length(const commandr_session * s, int32_t seq_id) {
+    return seq_id >= 0 && seq_id < s->params.n_seq_max ? s->seqs[seq_id].n : -1;
+}
+
+const int32_t * commandr_session_seq_tokens(const commandr_session * s, int32_t seq_id) {
+    return commandr_session_seq_length(s, seq_id) > 0 ? s->seqs[seq_id].tokens : NULL;
+}
+
+/* ---- facts ---- */
+
+int64_t commandr_session_n_ctx(const commandr_session * s) {
+    return s->params.n_ctx;
+}
+
+int64_t commandr_session_n_free(const commandr_session * s) {
+    return s->params.n_ctx - s->caches[COMMANDR_CACHE_FULL].n_used;
+}
+
+void commandr_session_cancel(commandr_session * s, bool cancelled) {
+    atomic_store(&s->cancelled, cancelled);
+}
+
+commandr_status commandr_session_memory(const commandr_session * s, int64_t index, commandr_memory_info * info) {
+    int64_t i = index;
+    for (int which = 0; which < 2; which++) {
+        const commandr_kv_cache * cache = &s->caches[which];
+        if (i >= 0 && i < cache->n_buffers) {
+            ggml_backend_buffer_t buffer = cache->buffers[i];
+            info->device = ggml_backend_dev_name(ggml_backend_buft_get_device(ggml_backend_buffer_get_type(buffer)));
+            info->what   = "kv";
+            info->size   = (int64_t) ggml_backend_buffer_get_size(buffer);
+            return COMMANDR_OK;
+        }
+        i -= cache->n_buffers;
+    }
+    if (i >= 0 && i < s->backends.n) {
+        info->device = ggml_backend_dev_name(ggml_backend_get_device(s->backends.list[i]));
+        info->what   = "compute";
+        info->size   = (int64_t) ggml_backend_sched_get_buffer_size(s->backends.sched, s->backends.list[i]);
+        return COMMANDR_OK;
+    }
+    if (i == s->backends.n) {
+        info->device = ggml_backend_dev_name(commandr_device_cpu());
+        info->what   = "output";
+        info->size   = (s->logits_capacity + s->hidden_capacity) * (int64_t) sizeof(float);
+        return COMMANDR_OK;
+    }
+    return commandr_fail(COMMANDR_ERROR_ARGUMENT, "there is no memory place number %" PRId64, index);
+}

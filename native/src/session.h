@@ -1,0 +1,85 @@
+/* What a session holds, shared by its parts: session.c (life, sequences), eval.c (computing), state.c (files). */
+#ifndef COMMANDR_SRC_SESSION_H
+#define COMMANDR_SRC_SESSION_H
+
+#include "backends.h"
+#include "graph.h"
+#include "kv-cache.h"
+#include "model.h"
+
+#include <stdatomic.h>
+
+typedef struct commandr_sequence {
+    int32_t * tokens; /* [capacity], the first n held */
+    int64_t   n;
+    int64_t   capacity;
+} commandr_sequence;
+
+/* The outputs of one item: rows first..first+n-1 of the buffers. */
+typedef struct commandr_output_rows {
+    int64_t first;
+    int64_t n;
+    int64_t n_reused;
+} commandr_output_rows;
+
+struct commandr_session {
+    commandr_model *        model;
+    commandr_session_params params; /* with every default filled in */
+    bool                    flash_attn;
+
+    commandr_backends       backends;
+    commandr_kv_cache       caches[2];
+    commandr_sequence       seqs[COMMANDR_MAX_SEQS];
+
+    /* The last graph, kept while batches have the same shape. */
+    void *                  graph_memory;
+    size_t                  graph_memory_size;
+    struct ggml_context *   graph_ctx;
+    commandr_graph          graph;
+    commandr_graph_shape    graph_shape;
+    bool                    graph_ready;
+
+    /* The ubatch being computed, [n_ubatch] each. */
+    int32_t *               batch_tokens;
+    int32_t *               batch_pos;
+    int32_t *               batch_seq;
+    int32_t *               batch_rows;
+    int64_t *               batch_cells[2];
+    int64_t                 n_batch;
+    int64_t                 n_rows;
+
+    /* Outputs of the last evaluation. */
+    float *                 logits;
+    float *                 hidden;
+    int64_t                 logits_capacity; /* floats */
+    int64_t                 hidden_capacity;
+    bool                    has_logits;
+    bool                    has_hidden;
+    int32_t                 n_items;
+    commandr_output_rows    items[COMMANDR_MAX_SEQS];
+
+    atomic_bool             cancelled;
+    int64_t                 n_done; /* of the evaluation in progress */
+    int64_t                 n_total;
+    double                  last_report; /* seconds */
+};
+
+/* Drops the outputs of the last evaluation: the session is about to change. */
+void commandr_session_drop_outputs(commandr_session * session);
+
+/* Checks a sequence's number. */
+commandr_status commandr_session_check_seq(const commandr_session * session, int32_t seq_id);
+
+/* Makes room for n tokens in a sequence's token list. */
+commandr_status commandr_sequence_reserve(commandr_sequence * seq, int64_t n);
+
+/* eval.c: allocates compute buffers for the largest graphs, so that nothing is allocated later. */
+commandr_status commandr_eval_reserve(commandr_session * session);
+
+/* eval.c: how many of the first n tokens a sequence holds can be kept so that computing goes on from there. */
+int64_t commandr_session_keepable(const commandr_session * session, int32_t seq_id, int64_t n);
+
+/* Shortens a sequence in tokens and caches. */
+void commandr_session_truncate(commandr_session * session, int32_t seq_id, int64_t n_keep);
+
+#endif

@@ -1,0 +1,165 @@
+#include "vocab-ops.h"
+
+#include <math.h>
+#include <string.h>
+
+/* One compiled copy for each vector width, chosen when the library is loaded. Sanitizers cannot start before that
+ * choice, which runs earlier than they do. */
+#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && \
+    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#define FOR_EACH_VECTOR_WIDTH __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define FOR_EACH_VECTOR_WIDTH
+#endif
+
+#if defined(__GNUC__)
+#define INLINE static inline __attribute__((always_inline))
+#else
+#define INLINE static inline
+#endif
+
+enum { BLOCK = COMMANDR_VOCAB_BLOCK, LANES = 16 };
+
+static const float LOWEST_EXPONENT = -87.0f; /* e^-87 is just above the smallest normal float */
+
+/* ---- largest ------------------------------------------------------------------------------------------------------ */
+
+/* An integer in the order of the floats: integers have a maximum that compilers vectorize, and NaN, beyond both
+ * infinities in this order, needs no check of its own. */
+INLINE int32_t to_ordered(int32_t bits) {
+    return bits ^ ((bits >> 31) & INT32_MAX);
+}
+
+static const int32_t ORDERED_INF     = 0x7f800000;
+static const int32_t ORDERED_NEG_INF = ~0x7f800000;
+
+INLINE float from_ordered(int32_t ordered) {
+    const int32_t bits = to_ordered(ordered); /* its own inverse */
+    float         x;
+    memcpy(&x, &bits, sizeof(x));
+    return x;
+}
+
+INLINE void block_range(const float * x, int64_t n, int32_t * lowest, int32_t * highest) {
+    int32_t bits[BLOCK];
+    int32_t low = INT32_MAX, high = INT32_MIN;
+    memcpy(bits, x, (size_t) n * sizeof(float));
+    for (int64_t i = 0; i < n; i++) {
+        const int32_t ordered = to_ordered(bits[i]);
+        low                   = ordered < low ? ordered : low;
+        high                  = ordered > high ? ordered : high;
+    }
+    *lowest  = low < *lowest ? low : *lowest;
+    *highest = high;
+}
+
+FOR_EACH_VECTOR_WIDTH
+bool commandr_vocab_max(const float * x, int64_t n, float * block_max, float * max) {
+    const int64_t n_full = n / BLOCK;
+    int32_t       lowest = INT32_MAX, highest = INT32_MIN, high;
+    for (int64_t b = 0; b < n_full; b++) {
+        block_range(x + b * BLOCK, BLOCK, &lowest, &high);
+        block_max[b] = from_ordered(high);
+        highest      = high > highest ? high : highest;
+    }
+    if (n_full * BLOCK < n) {
+        block_range(x + n_full * BLOCK, n - n_full * BLOCK, &lowest, &high);
+        block_max[n_full] = from_ordered(high);
+        highest           = high > highest ? high : highest;
+    }
+    *max = from_ordered(highest);
+    return lowest >= ORDERED_NEG_INF && highest <= ORDERED_INF;
+}
+
+/* ---- exponentials and sums ------------------------------------------------------------------------------------------ */
+
+/* e^t for t <= 0. t = k ln 2 + r with |r| <= ln(2) / 2; e^r is a polynomial fitted to the smallest relative error. */
+INLINE float exp_nonpositive(float t) {
+    const float log2_e   = 0x1.715476p+0f;
+    const float ln2_high = 0x1.62e4p-1f; /* few bits, so that k times it is exact */
+    const float ln2_low  = 0x1.7f7d1cp-20f;
+    const float round    = 0x1.8p+23f; /* adding it leaves an integer in the low bits */
+
+    const float s       = t > LOWEST_EXPONENT ? t : LOWEST_EXPONENT;
+    const float shifted = s * log2_e + round;
+    const float k       = shifted - round;
+    const float r       = (s - k * ln2_high) - k * ln2_low;
+
+    float p = 0x1.6a242cp-10f;
+    p       = p * r + 0x1.1239e4p-7f;
+    p       = p * r + 0x1.5558f2p-5f;
+    p       = p * r + 0x1.555492p-3f;
+    p       = p * r + 0x1.fffffcp-2f;
+    p       = p * r + 1.0f;
+    p       = p * r + 1.0f;
+
+    uint32_t bits; /* their low end is k; with the exponent's bias added and moved into its place they are 2^k */
+    float    power;
+    memcpy(&bits, &shifted, sizeof(bits));
+    bits = (bits + 127) << 23;
+    memcpy(&power, &bits, sizeof(power));
+    return t >= LOWEST_EXPONENT ? p * power : 0.0f;
+}
+
+/* The order of the additions is fixed by the lanes, so every vector width gives the same sum. */
+INLINE double block_sum(const float * w) {
+    double lanes[LANES] = { 0.0 };
+    for (int i = 0; i < BLOCK; i += LANES) {
+        for (int lane = 0; lane < LANES; lane++) {
+            lanes[lane] += (double) w[i + lane];
+        }
+    }
+    for (int half = LANES / 2; half > 0; half /= 2) {
+        for (int lane = 0; lane < half; lane++) {
+            lanes[lane] += lanes[lane + half];
+        }
+    }
+    return lanes[0];
+}
+
+INLINE void block_exp(const float * x, float max, float scale, float * w) {
+    for (int i = 0; i < BLOCK; i++) {
+        w[i] = exp_nonpositive((x[i] - max) * scale);
+    }
+}
+
+FOR_EACH_VECTOR_WIDTH
+double commandr_vocab_exp(const float * x, int64_t n, float max, float scale, float * w, double * block_sums) {
+    const int64_t n_full = n / BLOCK;
+    double        sum    = 0.0;
+    for (int64_t b = 0; b < n_full; b++) {
+        block_exp(x + b * BLOCK, max, scale, w + b * BLOCK);
+        block_sums[b] = block_sum(w + b * BLOCK);
+        sum += block_sums[b];
+    }
+    const int64_t n_rest = n - n_full * BLOCK;
+    if (n_rest > 0) {
+        float rest[BLOCK];
+        for (int i = 0; i < BLOCK; i++) {
+            rest[i] = i < n_rest ? x[n_full * BLOCK + i] : -INFINITY;
+        }
+        block_exp(rest, max, scale, rest);
+        memcpy(w + n_full * BLOCK, rest, (size_t) n_rest * sizeof(float));
+        block_sums[n_full] = block_sum(rest);
+        sum += block_sums[n_full];
+    }
+    return sum;
+}
+
+FOR_EACH_VECTOR_WIDTH
+double commandr_vocab_sum(const float * w, int64_t n, double * block_sums) {
+    const int64_t n_full = n / BLOCK;
+    double        sum    = 0.0;
+    for (int64_t b = 0; b < n_full; b++) {
+        block_sums[b] = block_sum(w + b * BLOCK);
+        sum += block_sums[b];
+    }
+    const int64_t n_rest = n - n_full * BLOCK;
+    if (n_rest > 0) {
+        float rest[BLOCK] = { 0.0f };
+        memcpy(rest, w + n_full * BLOCK, (size_t) n_rest * sizeof(float));
+        block_sums[n_full] = block_sum(rest);
+        sum += block_sums[n_full];
+    }
+    return sum;
+}

@@ -1,0 +1,33 @@
+"""Measures commandr-gguf, for compare_llama_cpp.py; runs in the project's own environment."""
+
+from __future__ import annotations
+
+import array
+from typing import Any
+
+import worker_common
+
+from commandr_gguf.model import Model
+from commandr_gguf.session import Session
+from commandr_gguf.tokenizer import Tokenizer
+
+
+def main() -> None:
+    options = worker_common.arguments(__doc__ or "")
+    state: dict[str, Any] = {}
+
+    def load() -> None:
+        model = Model(options.model, n_threads=options.threads)
+        Tokenizer.from_gguf(model.gguf)
+        n_ctx = max(options.prompts) + options.generate + 8
+        state["session"] = Session(model, n_ctx=n_ctx, n_threads=options.threads)
+
+    def run(tokens: list[int], _n_new: int) -> int:
+        state["session"].eval(array.array("i", tokens))
+        return int(state["session"].logits()[0].argmax())
+
+    worker_common.measure(options, load, lambda: state["session"].seq_rm(0), run)
+
+
+if __name__ == "__main__":
+    main()

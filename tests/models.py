@@ -1,0 +1,70 @@
+"""Converted files of the checkpoints of shapes.py, each made once in a test process, and what they should compute."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import shapes
+from reference import Reference
+
+GOLDEN = Path(__file__).with_name("golden")
+SHAPES = tuple(shapes.SHAPES)
+
+
+@functools.cache
+def _folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="commandr-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def convert(checkpoint: Path, out: Path, file_type: str) -> Path:
+    """`python -m convert` as a user runs it; returns `out`."""
+    command = [sys.executable, "-m", "convert", str(checkpoint), "-o", str(out), "--type", file_type]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@functools.cache
+def checkpoint(shape: str) -> Path:
+    """The checkpoint folder of a shape, the one that the reference logits belong to."""
+    return shapes.write_checkpoint(_folder() / shape, shape)
+
+
+@functools.cache
+def gguf(shape: str, file_type: str = "F32") -> Path:
+    """A converted file of a shape."""
+    return convert(checkpoint(shape), _folder() / f"{shape}-{file_type}.gguf", file_type)
+
+
+@functools.cache
+def golden(shape: str) -> Mapping[str, npt.NDArray[Any]]:
+    """What transformers computes for a shape, see tests/golden/write.py."""
+    return dict(np.load(GOLDEN / f"{shape}.npz"))
+
+
+@functools.cache
+def reference(shape: str) -> Reference:
+    """The numpy model of a shape."""
+    return Reference(checkpoint(shape))
+
+
+@functools.cache
+def _expected(shape: str, tokens: bytes) -> npt.NDArray[np.float64]:
+    return reference(shape).logits(np.frombuffer(tokens, np.int32))
+
+
+def expected_logits(shape: str, tokens: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """[n_tokens, n_vocab] of the numpy model."""
+    return _expected(shape, np.asarray(tokens, np.int32).tobytes())

@@ -1,0 +1,105 @@
+"""Command-R's forward pass in numpy float64: slow, short, and with nothing in common with the code under test.
+
+It stands between transformers and the tests: tests/runtime/test_reference.py holds it to the logits that transformers
+wrote (tests/golden), and other tests can then ask it about any tokens and any checkpoint of tests/shapes.py.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+
+def read_safetensors(path: Path) -> dict[str, Array]:
+    """Every tensor of a file as float64."""
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    tensors = {}
+    for name, entry in json.loads(data[8:start]).items():
+        if name == "__metadata__":
+            continue
+        begin, end = entry["data_offsets"]
+        raw = data[start + begin : start + end]
+        if entry["dtype"] == "BF16":
+            values = (np.frombuffer(raw, "<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
+        else:
+            values = np.frombuffer(raw, {"F32": "<f4", "F16": "<f2"}[entry["dtype"]])
+        tensors[name] = values.astype(np.float64).reshape(entry["shape"])
+    return tensors
+
+
+def _layer_norm(x: Array, weight: Array, eps: float) -> Array:
+    centered = x - x.mean(-1, keepdims=True)
+    result: Array = centered / np.sqrt((centered**2).mean(-1, keepdims=True) + eps) * weight
+    return result
+
+
+def _rope(x: Array, theta: float) -> Array:
+    """Rotate consecutive pairs. x: [n_tokens, n_head, head_dim]."""
+    n, _, dim = x.shape
+    angle = np.arange(n)[:, None, None] * theta ** (-np.arange(0, dim, 2) / dim)
+    turned = (x[..., 0::2] + 1j * x[..., 1::2]) * np.exp(1j * angle)
+    return np.stack([turned.real, turned.imag], -1).reshape(x.shape)
+
+
+class Reference:
+    """One checkpoint, loaded."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        self.weights: dict[str, Array] = {}
+        for file in sorted(folder.glob("*.safetensors")):
+            self.weights |= read_safetensors(file)
+
+    def hidden(self, tokens: npt.ArrayLike) -> Array:
+        """[n_tokens, n_embd]: the normed hidden state at every position."""
+        config, weights = self.config, self.weights
+        x = weights["model.embed_tokens.weight"][np.asarray(tokens)]
+        eps = config["layer_norm_eps"]
+        for i in range(config["num_hidden_layers"]):
+            prefix = f"model.layers.{i}."
+            layer = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
+            h = _layer_norm(x, layer["input_layernorm.weight"], eps)
+            gate = h @ layer["mlp.gate_proj.weight"].T
+            up = h @ layer["mlp.up_proj.weight"].T
+            ffn = (gate / (1 + np.exp(-gate)) * up) @ layer["mlp.down_proj.weight"].T
+            x = x + self._attention(i, layer, h) + ffn
+        return _layer_norm(x, weights["model.norm.weight"], eps)
+
+    def logits(self, tokens: npt.ArrayLike) -> Array:
+        """[n_tokens, n_vocab]."""
+        result: Array = self.hidden(tokens) @ self.weights["model.embed_tokens.weight"].T * self.config["logit_scale"]
+        return result
+
+    def _attention(self, i: int, layer: dict[str, Array], h: Array) -> Array:
+        config, n = self.config, len(h)
+        n_head, n_head_kv = config["num_attention_heads"], config["num_key_value_heads"]
+        q = (h @ layer["self_attn.q_proj.weight"].T).reshape(n, n_head, -1)
+        k = (h @ layer["self_attn.k_proj.weight"].T).reshape(n, n_head_kv, -1)
+        v = (h @ layer["self_attn.v_proj.weight"].T).reshape(n, n_head_kv, -1)
+        if config.get("use_qk_norm"):
+            q = _layer_norm(q, layer["self_attn.q_norm.weight"], config["layer_norm_eps"])
+            k = _layer_norm(k, layer["self_attn.k_norm.weight"], config["layer_norm_eps"])
+        distance = np.arange(n)[:, None] - np.arange(n)
+        seen = distance >= 0
+        windowed = config["model_type"] == "cohere2" and (i + 1) % 4 != 0
+        if windowed:
+            seen &= distance < config["sliding_window"]
+        if windowed or config["model_type"] == "cohere":
+            theta = config.get("rope_theta") or config["rope_parameters"]["rope_theta"]
+            q, k = _rope(q, theta), _rope(k, theta)
+        group = n_head // n_head_kv
+        k, v = k.repeat(group, axis=1), v.repeat(group, axis=1)
+        scores = np.einsum("qhd,khd->hqk", q, k) / np.sqrt(q.shape[-1])
+        scores = np.where(seen, scores, -np.inf)
+        scores = np.exp(scores - scores.max(-1, keepdims=True))
+        scores /= scores.sum(-1, keepdims=True)
+        mixed = np.einsum("hqk,khd->qhd", scores, v).reshape(n, -1)
+        result: Array = mixed @ layer["self_attn.o_proj.weight"].T
+        return result

@@ -1,0 +1,166 @@
+"""Imports go one way. A module may import from lines above its own and from nothing else of these packages.
+
+Every import counts, wherever in the file it stands. A new module fails here until it has been given its place.
+"""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+CONVERT = """
+    convert
+    errors
+    recipe shard window
+    hparams templates
+    checkpoint tensor_names
+    imatrix inventory vocab
+    metadata quantize
+    writer
+    pipeline
+    progress report
+    cli
+    __main__
+"""
+# A line `name.*` holds a package and all below it, which may import each other, but not in a circle.
+RUNTIME = """
+    _native._commandr
+    _native
+    errors
+    callbacks devices gguf_file log quantize stops
+    memory model sampling
+    session tokenizer
+    generate
+    chat
+    chat.actions chat.citations chat.filter chat.messages chat.prompt
+    chat.tokens
+    command_r
+    chat.conversation
+    commandr_gguf
+    cli.* server.*
+    __main__
+"""
+# These run without a model: they reach none of MODEL, through whatever they import.
+CHAT = {"actions", "citations", "filter", "messages", "prompt", "tokens"}
+MODEL = {"model", "session", "sampling", "generate"}
+# The only way from one package into the other.
+ACROSS = {("convert.quantize", "commandr_gguf.quantize"), ("convert.quantize", "commandr_gguf.errors")}
+
+
+def name_of(path: Path, root: Path) -> str:
+    """A file's module name; a package's __init__.py is the package."""
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def modules() -> dict[str, str]:
+    """Every module of both packages -> its source."""
+    return {
+        name_of(path, ROOT): path.read_text(encoding="utf-8")
+        for package in ("commandr_gguf", "convert")
+        for path in sorted((ROOT / package).rglob("*.py"))
+    }
+
+
+def imports(name: str, source: str, known: set[str]) -> Iterator[str]:
+    """The modules of `known` that a module imports, lazily or not, by statement or by importlib."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}: relative imports hide where they lead"
+            found = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            found = [argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant)]
+        else:
+            continue
+        for target in found:
+            module = target if target in known else target.rpartition(".")[0]
+            if module in known and module != name:
+                yield module
+
+
+MODULES = modules()
+GRAPH = {name: set(imports(name, source, set(MODULES))) for name, source in MODULES.items()}
+
+
+def place_of(module: str) -> int | None:
+    """The line of CONVERT or RUNTIME that a module stands on, counted in each from the top; None when on no line."""
+    package, _, rest = module.partition(".")
+    for number, line in enumerate((CONVERT if package == "convert" else RUNTIME).split("\n")):
+        for entry in line.split():
+            if entry.endswith(".*"):
+                if f"{rest}.".startswith(entry[:-1]):
+                    return number
+            elif entry == (rest or package):
+                return number
+    return None
+
+
+def violations(graph: dict[str, set[str]]) -> list[str]:
+    """Each import that goes up, sideways or into the other package, as a sentence."""
+    found = []
+    for module, targets in graph.items():
+        for target in targets:
+            packages = module.partition(".")[0], target.partition(".")[0]
+            if packages[0] != packages[1]:
+                allowed = (module, target) in ACROSS
+            else:
+                here, there = place_of(module), place_of(target)
+                top = module.split(".")[1:2]
+                inside = here == there and top == target.split(".")[1:2] and top in (["cli"], ["server"])
+                allowed = here is not None and there is not None and (there < here or inside)
+            if not allowed:
+                found.append(f"{module} imports {target}")
+    return found
+
+
+def reachable(module: str) -> set[str]:
+    """All that a module imports, directly or through others."""
+    seen: set[str] = set()
+    waiting = [module]
+    while waiting:
+        for target in GRAPH[waiting.pop()] - seen:
+            seen.add(target)
+            waiting.append(target)
+    return seen
+
+
+def test_every_module_has_a_place() -> None:
+    assert [module for module in MODULES if place_of(module) is None] == []
+
+
+def test_imports_go_one_way() -> None:
+    assert violations(GRAPH) == []
+
+
+def test_imports_have_no_circle() -> None:
+    list(graphlib.TopologicalSorter(GRAPH).static_order())
+
+
+@pytest.mark.parametrize("module", sorted(name for name in MODULES if name.partition("commandr_gguf.chat.")[2] in CHAT))
+def test_chat_runs_without_a_model(module: str) -> None:
+    assert reachable(module) & {f"commandr_gguf.{name}" for name in MODEL} == set()
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("commandr_gguf.model", "from commandr_gguf.session import Session"),
+        ("commandr_gguf.errors", "def f():\n    import commandr_gguf.model"),
+        ("commandr_gguf.session", "from commandr_gguf import tokenizer"),
+        ("commandr_gguf.cli", "import importlib\nimportlib.import_module('convert.cli')"),
+        ("convert.recipe", "from commandr_gguf.quantize import row_size"),
+        ("convert.quantize", "from commandr_gguf.model import Model"),
+        ("convert.new", "from convert.errors import ConvertError"),
+    ],
+)
+def test_wrong_imports_are_seen(module: str, source: str) -> None:
+    known = {*MODULES, module}
+    assert violations({module: set(imports(module, source, known))}) != []
