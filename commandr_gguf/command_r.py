@@ -255,10 +255,6 @@ class CommandR:
             result[start:end] = self.session.logits()
         return result
 
-    @overload
-    def embed(self, texts: str, pooling: Literal["mean", "last"] = ...) -> npt.NDArray[np.float32]: ...
-    @overload
-    def embed(self, texts: Sequence[str], pooling: Literal["mean", "last"] = ...) -> npt.NDArray[np.float32]: ...
     def embed(self, texts: str | Sequence[str], pooling: Literal["mean", "last"] = "mean") -> npt.NDArray[np.float32]:
         """Embeddings of length 1 from the final hidden states: [n_embd] of one text, [n_texts, n_embd] of several.
 

@@ -66,6 +66,8 @@ class Tokenizer:
         self._bpe: tokenizers.Tokenizer | None = None
         self.special_ids = _special_ids(tokens, token_types)
         """Ids of the control tokens by their text; none of them ever comes out of `parse_special=False`."""
+        self._control_ids = frozenset(self.special_ids.values())
+        self._fillers = _filler_ids(tokens, token_types)
         self.bos_id = bos_id
         self.eos_id = eos_id
         self.add_bos = add_bos
@@ -113,10 +115,6 @@ class Tokenizer:
         texts = sorted(self.special_ids, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, texts)) if texts else r"(?!)")
 
-    @cached_property
-    def _control_ids(self) -> frozenset[int]:
-        return frozenset(self.special_ids.values())
-
     def encode(self, text: str, add_special: bool = False, parse_special: bool = False) -> list[int]:
         """Token ids of a text.
 
@@ -140,7 +138,7 @@ class Tokenizer:
         return b"".join(self._pieces(ids, skip_special)).decode("utf-8", "replace")
 
     def token_bytes(self, token: int) -> bytes:
-        """What a token stands for; one token may hold a part of a character."""
+        """What a token stands for: a part of a character, several characters, or nothing for ids without a token."""
         try:
             text = self._tokens[token] if token >= 0 else None
         except IndexError:
@@ -149,6 +147,8 @@ class Tokenizer:
             raise ArgumentError(f"token {token} is outside the {len(self)} tokens of {self._source}")
         if token in self._control_ids:
             return text.encode()
+        if token in self._fillers:
+            return b""
         try:
             return bytes([_BYTE_OF[character] for character in text])
         except KeyError:  # a token that stands in the vocabulary as itself
@@ -220,6 +220,12 @@ def _special_ids(tokens: list[str], types: list[int] | None) -> dict[str, int]:
         if (marked and text and not _FILLER.fullmatch(text)) or (text[:1] == "<" and _MARKER.fullmatch(text)):
             special.setdefault(text, i)
     return special
+
+
+def _filler_ids(tokens: list[str], types: list[int] | None) -> frozenset[int]:
+    normal = 1
+    marked = () if types is None else (i for i, kind in enumerate(types) if kind != normal)
+    return frozenset(i for i in marked if _FILLER.fullmatch(tokens[i]))
 
 
 def _optional_id(file: GGUFFile, key: str) -> int | None:

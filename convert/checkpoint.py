@@ -141,7 +141,7 @@ def _read_sharded(folder: Path) -> dict[str, SourceTensor]:
         raise CheckpointError(f"{folder / INDEX}: weight_map is missing or does not map tensors to files")
     tensors: dict[str, SourceTensor] = {}
     for shard in sorted(set(weight_map.values())):
-        if Path(shard).name != shard:
+        if shard in ("", "..") or Path(shard).name != shard:
             raise CheckpointError(f"{folder / INDEX}: {shard!r} is not the name of a file in the folder")
         if not (folder / shard).exists():
             raise CheckpointError(f"{folder / shard} is missing; {INDEX} names it")

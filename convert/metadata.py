@@ -46,8 +46,10 @@ def general_keys(
     try:
         metadata = gguf.Metadata.load(model_path=folder, total_params=n_params)
         if repository is not None:
-            # The folder of a download is named after a commit, which says nothing.
-            metadata.name, metadata.basename = gguf.Metadata.id_to_title(name), None
+            # The folder of a download is named after a commit; the repository's name has the parts that matter.
+            parts = gguf.Metadata.get_model_id_components(repository, n_params)
+            metadata.organization, metadata.basename, metadata.finetune, metadata.version = parts[1:5]
+            metadata.name = gguf.Metadata.id_to_title(name)
         metadata.name = metadata.name or name
         metadata.size_label = metadata.size_label or gguf.size_label(n_params, n_params, 0, 0)
         metadata.set_gguf_meta_model(writer)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import shapes
-from reference import Reference
+from reference import Reference, read_gguf
 
 GOLDEN = Path(__file__).with_name("golden")
 SHAPES = tuple(shapes.SHAPES)
@@ -61,10 +61,13 @@ def reference(shape: str) -> Reference:
 
 
 @functools.cache
-def _expected(shape: str, tokens: bytes) -> npt.NDArray[np.float64]:
-    return reference(shape).logits(np.frombuffer(tokens, np.int32))
+def _expected(shape: str, tokens: bytes, file_type: str | None) -> npt.NDArray[np.float64]:
+    model = reference(shape)
+    if file_type is not None:
+        model = Reference(checkpoint(shape), weights=read_gguf(gguf(shape, file_type)))
+    return model.logits(np.frombuffer(tokens, np.int32))
 
 
-def expected_logits(shape: str, tokens: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """[n_tokens, n_vocab] of the numpy model."""
-    return _expected(shape, np.asarray(tokens, np.int32).tobytes())
+def expected_logits(shape: str, tokens: npt.ArrayLike, file_type: str | None = None) -> npt.NDArray[np.float64]:
+    """[n_tokens, n_vocab] of the numpy model, with the checkpoint's weights or those of a file of ours."""
+    return _expected(shape, np.asarray(tokens, np.int32).tobytes(), file_type)

@@ -1,7 +1,8 @@
 """Command-R's forward pass in numpy float64: slow, short, and with nothing in common with the code under test.
 
 It stands between transformers and the tests: tests/runtime/test_reference.py holds it to the logits that transformers
-wrote (tests/golden), and other tests can then ask it about any tokens and any checkpoint of tests/shapes.py.
+wrote (tests/golden), and other tests can then ask it about any tokens, any checkpoint of tests/shapes.py, and what the
+rounded weights of a GGUF file should give.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gguf
+import gguf.quants
 import numpy as np
 import numpy.typing as npt
 
@@ -34,6 +37,35 @@ def read_safetensors(path: Path) -> dict[str, Array]:
     return tensors
 
 
+_HF_NAMES = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "blk.": "model.layers.",
+    "attn_norm": "input_layernorm",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "ffn_": "mlp.",
+    ".weight": "_proj.weight",
+}
+
+
+def read_gguf(path: Path) -> dict[str, Array]:
+    """Every tensor of a GGUF file as the float64 that its blocks stand for, under the checkpoint's name for it."""
+    tensors = {}
+    for tensor in gguf.GGUFReader(path).tensors:
+        name = tensor.name
+        for ours, theirs in _HF_NAMES.items():
+            if ours != ".weight" or ".ffn_" in tensor.name:
+                name = name.replace(ours, theirs)
+        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        tensors[name] = values.astype(np.float64).reshape([int(n) for n in reversed(tensor.shape)])
+    return tensors
+
+
 def _layer_norm(x: Array, weight: Array, eps: float) -> Array:
     centered = x - x.mean(-1, keepdims=True)
     result: Array = centered / np.sqrt((centered**2).mean(-1, keepdims=True) + eps) * weight
@@ -51,11 +83,13 @@ def _rope(x: Array, theta: float) -> Array:
 class Reference:
     """One checkpoint, loaded."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, weights: dict[str, Array] | None = None) -> None:
+        """weights: instead of those in the folder's files, under the same names."""
         self.config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        self.weights: dict[str, Array] = {}
-        for file in sorted(folder.glob("*.safetensors")):
-            self.weights |= read_safetensors(file)
+        self.weights: dict[str, Array] = weights or {}
+        if not weights:
+            for file in sorted(folder.glob("*.safetensors")):
+                self.weights |= read_safetensors(file)
 
     def hidden(self, tokens: npt.ArrayLike) -> Array:
         """[n_tokens, n_embd]: the normed hidden state at every position."""

@@ -35,13 +35,14 @@ _COMMON: dict[str, Any] = {
     "intermediate_size": 512,
     "layer_norm_eps": 1e-05,
     "max_position_embeddings": 8192,
+    "model_max_length": 131072,
     "num_attention_heads": 4,
     "pad_token_id": 0,
     "tie_word_embeddings": True,
     "use_cache": True,
     "vocab_size": tiny_tokenizer.VOCAB_SIZE,
 }
-_COHERE = _COMMON | {"architectures": ["CohereForCausalLM"], "model_type": "cohere", "model_max_length": 131072}
+_COHERE = _COMMON | {"architectures": ["CohereForCausalLM"], "model_type": "cohere"}
 _COHERE2 = {
     "architectures": ["Cohere2ForCausalLM"],
     "model_type": "cohere2",

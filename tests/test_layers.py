@@ -77,7 +77,7 @@ def imports(name: str, source: str, known: set[str]) -> Iterator[str]:
             assert node.level == 0, f"{name}: relative imports hide where they lead"
             found = [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
-            found = [argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant)]
+            found = [str(argument.value) for argument in node.args[:1] if isinstance(argument, ast.Constant)]
         else:
             continue
         for target in found:

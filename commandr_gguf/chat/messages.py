@@ -26,7 +26,7 @@ def normalize(messages: Iterable[Mapping[str, Any]]) -> list[Message]:
     Raises:
         ArgumentError: there is no message, or one has an unknown role or a content that is not text.
     """
-    if isinstance(messages, (str, bytes, Mapping)):
+    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Iterable):
         raise ArgumentError("messages must be a list of {'role': ..., 'content': ...}")
     result = [_message(i, message) for i, message in enumerate(messages)]
     if not result:

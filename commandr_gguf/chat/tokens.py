@@ -76,7 +76,7 @@ class _Guarded:
 
 def _fragment_pattern(tokenizer: Tokenizer) -> re.Pattern[str]:
     """Matches the brackets, bars and words that control tokens are made of."""
-    fragments = {fragment for text in tokenizer.special_ids for fragment in re.findall(r"\w+|[^\w\s]", text)}
+    fragments = {fragment for text in tokenizer.special_ids for fragment in re.findall(r"[A-Za-z]+|[^\w\s]", text)}
     return re.compile("|".join(map(re.escape, sorted(fragments, key=len, reverse=True))) or r"(?!)")
 
 

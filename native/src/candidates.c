@@ -13,18 +13,19 @@ enum { BLOCK = COMMANDR_VOCAB_BLOCK };
 static const double LOWEST_EXPONENT = -87.0;
 
 commandr_status commandr_candidates_alloc(struct commandr_candidates * c, int64_t n_vocab) {
-    const size_t n        = (size_t) n_vocab;
-    const size_t n_blocks = (size_t) commandr_n_blocks(n_vocab);
-    c->n_vocab            = n_vocab;
-    c->block_max          = malloc(n_blocks * sizeof(*c->block_max));
-    c->id_memory          = malloc(n * sizeof(*c->id_memory));
-    c->logit_memory       = malloc(n * sizeof(*c->logit_memory));
-    c->weight_memory      = malloc(n * sizeof(*c->weight_memory));
-    c->key_memory         = malloc(n * sizeof(*c->key_memory));
-    c->select_memory      = malloc(n * sizeof(*c->select_memory));
-    c->block_sums         = malloc(n_blocks * sizeof(*c->block_sums));
+    const size_t n         = (size_t) n_vocab;
+    const size_t n_blocks  = (size_t) commandr_n_blocks(n_vocab);
+    c->n_vocab             = n_vocab;
+    c->block_max           = malloc(n_blocks * sizeof(*c->block_max));
+    c->id_memory           = malloc(n * sizeof(*c->id_memory));
+    c->logit_memory        = malloc(n * sizeof(*c->logit_memory));
+    c->weight_memory       = malloc(n * sizeof(*c->weight_memory));
+    c->key_memory          = malloc(n * sizeof(*c->key_memory));
+    c->select_memory.items = malloc(n * sizeof(*c->select_memory.items));
+    c->select_memory.bins  = malloc(n * sizeof(*c->select_memory.bins));
+    c->block_sums          = malloc(n_blocks * sizeof(*c->block_sums));
     if (!c->block_max || !c->id_memory || !c->logit_memory || !c->weight_memory || !c->key_memory ||
-        !c->select_memory || !c->block_sums) {
+        !c->select_memory.items || !c->select_memory.bins || !c->block_sums) {
         return commandr_fail(COMMANDR_ERROR_MEMORY, "cannot allocate a sampler for %lld tokens", (long long) n_vocab);
     }
     return COMMANDR_OK;
@@ -36,7 +37,8 @@ void commandr_candidates_free(struct commandr_candidates * c) {
     free(c->logit_memory);
     free(c->weight_memory);
     free(c->key_memory);
-    free(c->select_memory);
+    free(c->select_memory.items);
+    free(c->select_memory.bins);
     free(c->block_sums);
 }
 
@@ -70,26 +72,29 @@ int32_t commandr_candidates_first_max(const struct commandr_candidates * c) {
     return (int32_t) i;
 }
 
-/* ---- from the whole vocabulary to a list ---------------------------------------------------------------------------- */
+/* ---- from the whole vocabulary to a list ------------------------------------------------------------------------- */
 
-/* Lists the tokens with logits of at least bound, with their weights if they are known already. */
-static void list_from(struct commandr_candidates * c, double bound, bool with_weights) {
+/* Lists the tokens with logits of at least bound, and their weights, if they have any yet. */
+static void list_from(struct commandr_candidates * c, double bound) {
     /* A rounded bound may be too high, so the next float below; what is at -infinity never counts. */
     const float lowest = bound > -(double) FLT_MAX ? fmaxf(nextafterf((float) bound, -INFINITY), -FLT_MAX) : -FLT_MAX;
-    int64_t     n      = 0;
+
+    const float * all     = c->logits;
+    int32_t *     ids     = c->id_memory;
+    float *       logits  = c->logit_memory;
+    float *       weights = c->weight_memory;
+    int64_t       n       = 0;
     for (int64_t begin = 0; begin < c->n_vocab; begin += BLOCK) {
         if (c->block_max[begin / BLOCK] < lowest) {
             continue;
         }
         const int64_t end = begin + BLOCK < c->n_vocab ? begin + BLOCK : c->n_vocab;
         for (int64_t i = begin; i < end; i++) {
-            const float logit  = c->logits[i];
-            c->id_memory[n]    = (int32_t) i;
-            c->logit_memory[n] = logit;
-            if (with_weights) {
-                c->weight_memory[n] = c->weight_memory[i]; /* n <= i */
-            }
-            n += logit >= lowest;
+            const float logit = all[i];
+            ids[n]            = (int32_t) i;
+            logits[n]         = logit;
+            weights[n]        = weights[i]; /* n <= i */
+            n += logit >= lowest;           /* without a branch: which way it would go is anyone's guess */
         }
     }
     c->n      = n;
@@ -104,20 +109,20 @@ static double top_k_bound(const struct commandr_candidates * c, int64_t k) {
         return -INFINITY;
     }
     const float spread = 8.0f; /* between the largest maxima of a usual row */
-    return (double) commandr_select(c->block_max, NULL, n_blocks, (double) k, c->max, spread, c->select_memory).key;
+    return (double) commandr_select(c->block_max, NULL, n_blocks, (double) k, c->max, spread, &c->select_memory).key;
 }
 
 static void keep_top_k(struct commandr_candidates * c, int64_t k) {
-    list_from(c, top_k_bound(c, k), false);
+    list_from(c, top_k_bound(c, k));
     if (c->n <= k) {
         return;
     }
-    float lowest = c->max;
-    for (int64_t i = 0; i < c->n; i++) {
+    float lowest = c->max; /* of a sample */
+    for (int64_t i = 0; i < c->n; i += 64) {
         lowest = c->logits[i] < lowest ? c->logits[i] : lowest;
     }
     const struct commandr_cut cut =
-        commandr_select(c->logits, NULL, c->n, (double) k, c->max, c->max - lowest, c->select_memory);
+        commandr_select(c->logits, NULL, c->n, (double) k, c->max, c->max - lowest, &c->select_memory);
     int64_t n = 0;
     for (int64_t i = 0; i < c->n; i++) {
         const bool keep    = commandr_cut_keeps(cut, c->logit_memory[i], i);
@@ -128,51 +133,54 @@ static void keep_top_k(struct commandr_candidates * c, int64_t k) {
     c->n = n;
 }
 
-/* ---- filters that drop by setting weights to 0 ------------------------------------------------------------------------ */
+/* ---- filters that drop by setting weights to 0 ------------------------------------------------------------------- */
 
 static void drop_outside(struct commandr_candidates * c, const float * keys, struct commandr_cut cut) {
-    for (int64_t i = 0; i < c->n; i++) {
-        c->weights[i] = commandr_cut_keeps(cut, keys[i], i) ? c->weights[i] : 0.0f;
+    commandr_vocab_drop(keys, c->n, cut.key, c->weights);
+    for (int64_t i = cut.last_tie + 1; i < c->n; i++) {
+        if (keys[i] == cut.key) {
+            c->weights[i] = 0.0f;
+        }
     }
 }
 
 /* Keeps those whose surprise, -log p, is closest to its mean, the entropy. With log p = (logit - max) / temperature -
  * log total, the difference of the two is that of the scaled logit and its mean: no logarithm is needed. */
 static void keep_typical(struct commandr_candidates * c, float typical_p, double temperature, double total) {
-    double mean = 0.0;
-    for (int64_t i = 0; i < c->n; i++) {
-        if (c->weights[i] > 0.0f) {
-            mean += (double) c->weights[i] * ((double) c->logits[i] - (double) c->max);
-        }
-    }
-    mean = mean / total + (double) c->max; /* of the logits */
-    for (int64_t i = 0; i < c->n; i++) {
-        c->key_memory[i] = -(float) fabs((double) c->logits[i] - mean);
-    }
+    const double moment = commandr_vocab_moment(c->logits, c->weights, c->n, c->max);
+    commandr_vocab_closeness(c->logits, c->n, moment / total + (double) c->max, c->key_memory);
     const float               spread = (float) (16.0 * temperature);
-    const struct commandr_cut cut    = commandr_select(c->key_memory, c->weights, c->n, (double) typical_p * total, 0.0f,
-                                                       spread, c->select_memory);
+    const struct commandr_cut cut =
+        commandr_select(c->key_memory, c->weights, c->n, (double) typical_p * total, 0.0f, spread, &c->select_memory);
     drop_outside(c, c->key_memory, cut);
 }
 
 static void keep_top_p(struct commandr_candidates * c, float top_p, double total, float spread) {
     const struct commandr_cut cut =
-        commandr_select(c->logits, c->weights, c->n, (double) top_p * total, c->max, spread, c->select_memory);
+        commandr_select(c->logits, c->weights, c->n, (double) top_p * total, c->max, spread, &c->select_memory);
     drop_outside(c, c->logits, cut);
 }
 
-static void keep_min_p(struct commandr_candidates * c, float min_p, double temperature) {
-    float max = -INFINITY;
+/* The largest logit that has any weight. */
+static float largest_left(struct commandr_candidates * c) {
+    float max_weight, max = -FLT_MAX;
+    commandr_vocab_max(c->weights, c->n, c->key_memory, &max_weight);
     for (int64_t i = 0; i < c->n; i++) {
-        max = c->weights[i] > 0.0f && c->logits[i] > max ? c->logits[i] : max;
+        if (c->weights[i] == max_weight && c->logits[i] > max) {
+            max = c->logits[i];
+        }
     }
-    const double lowest = (double) max + temperature * log((double) min_p);
-    for (int64_t i = 0; i < c->n; i++) {
-        c->weights[i] = (double) c->logits[i] >= lowest ? c->weights[i] : 0.0f;
-    }
+    return max;
 }
 
-/* ---- the whole --------------------------------------------------------------------------------------------------------- */
+static void keep_min_p(struct commandr_candidates * c, float min_p, double temperature) {
+    const double bound  = (double) largest_left(c) + temperature * log((double) min_p);
+    const float  lowest = bound > -(double) FLT_MAX ? (float) bound : -FLT_MAX;
+    const bool   below  = (double) lowest < bound; /* then lowest itself is too unlikely, but nothing above it is */
+    commandr_vocab_drop(c->logits, c->n, below ? nextafterf(lowest, INFINITY) : lowest, c->weights);
+}
+
+/* ---- the whole --------------------------------------------------------------------------------------------------- */
 
 static float inverse(float temperature) {
     const float scale = 1.0f / temperature;
@@ -194,7 +202,7 @@ void commandr_candidates_filter(struct commandr_candidates * c, const commandr_s
     if (by_rank) {
         keep_top_k(c, params->top_k);
     } else if (floor && !typical && !nucleus) {
-        list_from(c, (double) c->max + temperature * lowest, false);
+        list_from(c, (double) c->max + temperature * lowest);
     }
     double total = commandr_vocab_exp(c->logits, c->n, c->max, scale, c->weights, c->block_sums);
     if (!by_rank && (typical || nucleus)) {
@@ -203,7 +211,7 @@ void commandr_candidates_filter(struct commandr_candidates * c, const commandr_s
             const double weight = 0.5 * (1.0 - (double) params->top_p) * total / (double) c->n_vocab;
             lowest              = fmax(lowest, log(weight));
         }
-        list_from(c, (double) c->max + temperature * lowest, true);
+        list_from(c, (double) c->max + temperature * lowest);
     }
     if (typical) {
         keep_typical(c, params->typical_p, temperature, total);

@@ -22,7 +22,7 @@ struct commandr_candidates {
     float *                        logit_memory;
     float *                        weight_memory;
     float *                        key_memory;
-    struct commandr_weighted_key * select_memory;
+    struct commandr_select_scratch select_memory;
     double *                       block_sums; /* of the weights, after the filters */
 };
 

@@ -75,7 +75,7 @@ static int read_numbers(const char * dir, const char * name, long long numbers[2
 static int read_quota(const char * dir) {
     long long quota[2]  = { 0, 0 }; /* microseconds, in so many microseconds */
     long long period[2] = { 0, 0 };
-    int       n         = read_numbers(dir, "cpu.max", quota); /* version 2: "max 100000" or "150000 100000" */
+    int       n         = read_numbers(dir, "cpu.max", quota);        /* version 2: "max 100000" or "150000 100000" */
     if (n < 0 && read_numbers(dir, "cpu.cfs_quota_us", quota) == 1) { /* version 1: -1 for none */
         n        = 1 + read_numbers(dir, "cpu.cfs_period_us", period);
         quota[1] = period[0];

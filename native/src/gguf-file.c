@@ -269,7 +269,7 @@ static commandr_status get_single(const commandr_gguf * gguf, const char * key, 
 }
 
 commandr_status commandr_gguf_int(const commandr_gguf * gguf, const char * key, int64_t min, int64_t max, int64_t * out) {
-    commandr_gguf_value   value;
+    commandr_gguf_value   value = { .n = -1 };
     const commandr_status status = get_single(gguf, key, COMMANDR_KIND_INT, &value);
     if (status != COMMANDR_OK) {
         return status;
@@ -283,7 +283,7 @@ commandr_status commandr_gguf_int(const commandr_gguf * gguf, const char * key, 
 }
 
 commandr_status commandr_gguf_float(const commandr_gguf * gguf, const char * key, float * out) {
-    commandr_gguf_value   value;
+    commandr_gguf_value   value = { .n = -1 };
     const commandr_status status = get_single(gguf, key, COMMANDR_KIND_FLOAT, &value);
     if (status == COMMANDR_OK) {
         *out = (float) value.f;
@@ -292,7 +292,7 @@ commandr_status commandr_gguf_float(const commandr_gguf * gguf, const char * key
 }
 
 commandr_status commandr_gguf_string(const commandr_gguf * gguf, const char * key, const char ** out) {
-    commandr_gguf_value   value;
+    commandr_gguf_value   value = { .n = -1 };
     const commandr_status status = get_single(gguf, key, COMMANDR_KIND_STRING, &value);
     if (status == COMMANDR_OK) {
         *out = value.s;

@@ -1,5 +1,8 @@
 #include "graph.h"
 
+#include "devices.h"
+#include "kernels/attention.h"
+
 #include <math.h>
 
 /* What every part of the graph needs. */
@@ -51,6 +54,10 @@ static struct ggml_tensor * attend(builder * b, int64_t il, int which, struct gg
     const int64_t             n_out = b->hp->n_head * b->hp->head_dim;
 
     q = ggml_permute(ctx, q, 0, 2, 1, 3); /* [head_dim, n_tokens, n_head] */
+    if (b->flash_attn && b->model->layers[il].dev == commandr_device_cpu() &&
+        commandr_attention_needed(k->type, v->type, b->shape->n_tokens, b->hp->head_dim)) {
+        return ggml_reshape_2d(ctx, commandr_attention(ctx, q, k, v, mask), n_out, b->shape->n_tokens);
+    }
     if (b->flash_attn) {
         struct ggml_tensor * out = ggml_flash_attn_ext(ctx, q, k, v, mask, scale, 0.0f, 0.0f);
         ggml_flash_attn_ext_set_prec(out, GGML_PREC_F32);

@@ -18,13 +18,13 @@ static const float LARGEST_F16         = 65504.0f;
 static const float LARGEST_IMATRIX_VALUE = 1e20f;
 
 struct rows {
-    enum ggml_type type;
-    const char *   src;
-    char *         dst;
-    int64_t        n_per_row;
-    int64_t        src_row_size; /* bytes */
-    int64_t        dst_row_size;
-    const float *  imatrix;
+    enum ggml_type  type;
+    const char *    src;
+    char *          dst;
+    int64_t         n_per_row;
+    int64_t         src_row_size; /* bytes */
+    int64_t         dst_row_size;
+    const float *   imatrix;
     ggml_to_float_t to_float; /* NULL for F32 */
 };
 
@@ -92,28 +92,23 @@ static bool can_quantize(int32_t type) {
         case GGML_TYPE_I8:
         case GGML_TYPE_I16:
         case GGML_TYPE_I32:
-        case GGML_TYPE_I64:
-            return false;
-        default:
-            return true;
+        case GGML_TYPE_I64: return false;
+        default: return true;
     }
 }
 
 /* The largest magnitude that the type holds. */
 static float largest_value(int32_t type) {
     switch (type) {
-        case GGML_TYPE_F32:
-            return 0x1.fffffep+127f;
-        case GGML_TYPE_BF16:
-            return 0x1.fep+127f;
-        case GGML_TYPE_F16:
-            return LARGEST_F16;
-        default:
-            return LARGEST_BLOCK_VALUE;
+        case GGML_TYPE_F32: return 0x1.fffffep+127f;
+        case GGML_TYPE_BF16: return 0x1.fep+127f;
+        case GGML_TYPE_F16: return LARGEST_F16;
+        default: return LARGEST_BLOCK_VALUE;
     }
 }
 
-static commandr_status check_shape(int32_t type, const void * src, const void * dst, int64_t n_rows, int64_t n_per_row) {
+static commandr_status check_shape(int32_t type, const void * src, const void * dst, int64_t n_rows,
+                                   int64_t n_per_row) {
     const char * name = commandr_type_name(type);
     if (name == NULL) {
         return commandr_fail(COMMANDR_ERROR_ARGUMENT, "there is no ggml type %d", type);
@@ -128,8 +123,9 @@ static commandr_status check_shape(int32_t type, const void * src, const void * 
     }
     const int64_t block_size = commandr_type_block_size(type);
     if (n_per_row % block_size != 0) {
-        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "rows of %lld elements are not whole blocks of %s, which have %lld",
-                             (long long) n_per_row, name, (long long) block_size);
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT,
+                             "rows of %lld elements are not whole blocks of %s, which have %lld", (long long) n_per_row,
+                             name, (long long) block_size);
     }
     if (n_rows > INT64_MAX / 8 / n_per_row) { /* no type takes more than 8 bytes an element */
         return commandr_fail(COMMANDR_ERROR_ARGUMENT, "%lld rows of %lld elements are more than memory can hold",
@@ -142,21 +138,24 @@ static commandr_status check_shape(int32_t type, const void * src, const void * 
 }
 
 static commandr_status check_imatrix(int32_t type, const float * imatrix, int64_t n_per_row) {
+    if (imatrix == NULL && commandr_type_needs_imatrix(type)) {
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "%s needs an importance matrix", commandr_type_name(type));
+    }
     if (imatrix == NULL) {
-        return commandr_type_needs_imatrix(type) ? commandr_fail(COMMANDR_ERROR_ARGUMENT, "%s needs an importance matrix",
-                                                                 commandr_type_name(type))
-                                                 : COMMANDR_OK;
+        return COMMANDR_OK;
     }
     for (int64_t i = 0; i < n_per_row; i++) {
         if (!(imatrix[i] >= 0.0f && imatrix[i] <= LARGEST_IMATRIX_VALUE)) {
-            return commandr_fail(COMMANDR_ERROR_ARGUMENT, "the importance matrix has %g at column %lld; it must be 0 to %g",
-                                 (double) imatrix[i], (long long) i, (double) LARGEST_IMATRIX_VALUE);
+            return commandr_fail(COMMANDR_ERROR_ARGUMENT,
+                                 "the importance matrix has %g at column %lld; it must be 0 to %g", (double) imatrix[i],
+                                 (long long) i, (double) LARGEST_IMATRIX_VALUE);
         }
     }
     return COMMANDR_OK;
 }
 
-static commandr_status check_values(int32_t type, const float * src, int64_t n_rows, int64_t n_per_row, int32_t n_threads) {
+static commandr_status check_values(int32_t type, const float * src, int64_t n_rows, int64_t n_per_row,
+                                    int32_t n_threads) {
     struct range_check check = { .src = src, .n_per_row = n_per_row, .largest = largest_value(type) };
     atomic_init(&check.first_bad, INT64_MAX);
     commandr_parallel_for(n_threads, n_rows, rows_in_chunk(n_per_row), check_rows, &check);

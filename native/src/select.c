@@ -1,47 +1,45 @@
 #include "select.h"
 
+#include "vocab-ops.h"
+
 #include <float.h>
 #include <math.h>
 #include <stddef.h>
 
-enum { N_BINS = 2048, SMALL = 4096 }; /* lists up to SMALL are not worth a histogram */
+enum { N_BINS = 1024, SMALL = 4096 }; /* lists up to SMALL are not worth a histogram */
 
-struct bins {
-    float  highest;
-    float  per_key; /* bins in one unit of key */
-    double weight[N_BINS];
-};
-
-/* The bin of a key, the first for the highest; never lower for a smaller key, whatever the rounding. */
-static int bin_of(const struct bins * bins, float key) {
-    const float bin = (bins->highest - key) * bins->per_key;
-    return bin < (float) (N_BINS - 1) ? (int) bin : N_BINS - 1;
+static double weight_of(const float * weights, int64_t i) {
+    return weights != NULL ? (double) weights[i] : 1.0;
 }
 
 /* The bin in which the weight of the bins so far reaches *target, which is reduced by that of the bins before. */
-static int find_bin(struct bins * bins, const float * keys, const float * weights, int64_t n, double * target) {
+static int32_t find_bin(const int32_t * bins, const float * weights, int64_t n, double * target) {
+    double totals[N_BINS][2] = { { 0.0 } }; /* of every other item: neighbors in one bin do not wait for each other */
     for (int64_t i = 0; i < n; i++) {
-        bins->weight[bin_of(bins, keys[i])] += weights != NULL ? (double) weights[i] : 1.0;
+        totals[bins[i]][i % 2] += weight_of(weights, i);
     }
-    int last = 0; /* with any weight: where the search ends when rounding leaves it short of the target */
-    for (int bin = 0; bin < N_BINS; bin++) {
-        last = bins->weight[bin] > 0.0 ? bin : last;
+    int32_t last = 0; /* with any weight: where the search ends when rounding leaves it short of the target */
+    for (int32_t bin = 0; bin < N_BINS; bin++) {
+        totals[bin][0] += totals[bin][1];
+        last = totals[bin][0] > 0.0 ? bin : last;
     }
-    int bin = 0;
-    while (bin < last && (bins->weight[bin] < *target || bins->weight[bin] == 0.0)) {
-        *target -= bins->weight[bin++];
+    int32_t bin = 0;
+    while (bin < last && (totals[bin][0] < *target || totals[bin][0] <= 0.0)) {
+        *target -= totals[bin++][0];
     }
     return bin;
 }
 
-/* Copies the items of the bin (of all bins if negative) that have any weight. */
-static int64_t collect(const struct bins * bins, int bin, const float * keys, const float * weights, int64_t n,
+/* Copies the items of the bin (all items if bins is NULL) that have any weight. */
+static int64_t collect(const float * keys, const float * weights, int64_t n, const int32_t * bins, int32_t bin,
                        struct commandr_weighted_key * out) {
     int64_t m = 0;
     for (int64_t i = 0; i < n; i++) {
-        const struct commandr_weighted_key item = { keys[i], weights != NULL ? weights[i] : 1.0f };
-        out[m]                                  = item;
-        m += item.weight > 0.0f && (bin < 0 || bin_of(bins, item.key) == bin);
+        if (bins == NULL || bins[i] == bin) {
+            out[m].key    = keys[i];
+            out[m].weight = (float) weight_of(weights, i);
+            m += out[m].weight > 0.0f;
+        }
     }
     return m;
 }
@@ -88,24 +86,30 @@ static float select_key(struct commandr_weighted_key * items, int64_t n, double 
 }
 
 struct commandr_cut commandr_select(const float * keys, const float * weights, int64_t n, double target, float highest,
-                                    float spread, struct commandr_weighted_key * scratch) {
-    struct bins bins = { .highest = highest, .per_key = (float) N_BINS / fmaxf(spread, FLT_MIN * N_BINS) };
-    const int   bin  = n > SMALL ? find_bin(&bins, keys, weights, n, &target) : -1;
-    const int64_t m  = collect(&bins, bin, keys, weights, n, scratch);
+                                    float spread, const struct commandr_select_scratch * scratch) {
+    const int32_t * bins = NULL;
+    int32_t         bin  = 0;
+    if (n > SMALL) {
+        const float per_key = (float) N_BINS / fmaxf(spread, FLT_MIN * N_BINS);
+        commandr_vocab_bins(keys, n, highest, per_key, N_BINS - 1, scratch->bins);
+        bins = scratch->bins;
+        bin  = find_bin(bins, weights, n, &target);
+    }
+    const int64_t m = collect(keys, weights, n, bins, bin, scratch->items);
 
     struct commandr_cut cut = { .key = -INFINITY, .last_tie = n - 1 };
     if (m == 0) {
         return cut;
     }
     int64_t n_ties;
-    cut.key = select_key(scratch, m, &target, &n_ties);
+    cut.key = select_key(scratch->items, m, &target, &n_ties);
     if (n_ties == 1) {
         return cut;
     }
     double weight = 0.0;
     for (int64_t i = 0; i < n; i++) {
         if (keys[i] == cut.key) {
-            weight += weights != NULL ? (double) weights[i] : 1.0;
+            weight += weight_of(weights, i);
             if (weight > 0.0 && weight >= target) {
                 cut.last_tie = i;
                 break;

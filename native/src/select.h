@@ -10,6 +10,11 @@ struct commandr_weighted_key {
     float weight;
 };
 
+struct commandr_select_scratch { /* as many elements each as the longest list */
+    struct commandr_weighted_key * items;
+    int32_t *                      bins;
+};
+
 /* Item i is in when its key is above, or equal with i <= last_tie: of equal keys the first ones count as larger. */
 struct commandr_cut {
     float   key;
@@ -22,8 +27,8 @@ static inline bool commandr_cut_keeps(struct commandr_cut cut, float key, int64_
 
 /* keys, weights: [n], n >= 1, no NaN, no negative weight; weights NULL means 1 each. The items kept weigh at least
  * target, or are all of them when that is too much; at least one is kept. highest: no key is above it. spread: most
- * keys that matter are within it below highest; a bad guess costs time only. scratch: [n]. Time is about linear in n. */
+ * keys that matter are within it below highest; a bad guess costs time only. Takes time linear in n. */
 struct commandr_cut commandr_select(const float * keys, const float * weights, int64_t n, double target, float highest,
-                                    float spread, struct commandr_weighted_key * scratch);
+                                    float spread, const struct commandr_select_scratch * scratch);
 
 #endif

@@ -8,12 +8,12 @@
 enum { MAX_THREADS = 512 };
 
 struct job {
-    commandr_work_fn   work;
-    void *             ctx;
-    int64_t            n_chunks;
-    int64_t            n_items;
-    int64_t            chunk;
-    _Atomic int64_t    next; /* the first chunk that nobody has taken */
+    commandr_work_fn work;
+    void *           ctx;
+    int64_t          n_chunks;
+    int64_t          n_items;
+    int64_t          chunk;
+    _Atomic int64_t  next; /* the first chunk that nobody has taken */
 };
 
 static void * take_chunks(void * arg) {

@@ -22,7 +22,7 @@ enum { BLOCK = COMMANDR_VOCAB_BLOCK, LANES = 16 };
 
 static const float LOWEST_EXPONENT = -87.0f; /* e^-87 is just above the smallest normal float */
 
-/* ---- largest ------------------------------------------------------------------------------------------------------ */
+/* ---- largest ----------------------------------------------------------------------------------------------------- */
 
 /* An integer in the order of the floats: integers have a maximum that compilers vectorize, and NaN, beyond both
  * infinities in this order, needs no check of its own. */
@@ -71,7 +71,26 @@ bool commandr_vocab_max(const float * x, int64_t n, float * block_max, float * m
     return lowest >= ORDERED_NEG_INF && highest <= ORDERED_INF;
 }
 
-/* ---- exponentials and sums ------------------------------------------------------------------------------------------ */
+/* ---- mask -------------------------------------------------------------------------------------------------------- */
+
+FOR_EACH_VECTOR_WIDTH
+void commandr_vocab_mask(float * x, int64_t n, const uint32_t * mask) {
+    uint32_t bits[32];
+    for (int i = 0; i < 32; i++) {
+        bits[i] = UINT32_C(1) << i;
+    }
+    const int64_t n_words = n / 32;
+    for (int64_t word = 0; word < n_words; word++) {
+        for (int i = 0; i < 32; i++) {
+            x[word * 32 + i] = (mask[word] & bits[i]) != 0 ? x[word * 32 + i] : -INFINITY;
+        }
+    }
+    for (int64_t i = n_words * 32; i < n; i++) {
+        x[i] = (mask[n_words] & bits[i % 32]) != 0 ? x[i] : -INFINITY;
+    }
+}
+
+/* ---- exponentials and sums --------------------------------------------------------------------------------------- */
 
 /* e^t for t <= 0. t = k ln 2 + r with |r| <= ln(2) / 2; e^r is a polynomial fitted to the smallest relative error. */
 INLINE float exp_nonpositive(float t) {
@@ -102,6 +121,15 @@ INLINE float exp_nonpositive(float t) {
 }
 
 /* The order of the additions is fixed by the lanes, so every vector width gives the same sum. */
+INLINE double sum_of_lanes(double * lanes) {
+    for (int half = LANES / 2; half > 0; half /= 2) {
+        for (int lane = 0; lane < half; lane++) {
+            lanes[lane] += lanes[lane + half];
+        }
+    }
+    return lanes[0];
+}
+
 INLINE double block_sum(const float * w) {
     double lanes[LANES] = { 0.0 };
     for (int i = 0; i < BLOCK; i += LANES) {
@@ -109,12 +137,7 @@ INLINE double block_sum(const float * w) {
             lanes[lane] += (double) w[i + lane];
         }
     }
-    for (int half = LANES / 2; half > 0; half /= 2) {
-        for (int lane = 0; lane < half; lane++) {
-            lanes[lane] += lanes[lane + half];
-        }
-    }
-    return lanes[0];
+    return sum_of_lanes(lanes);
 }
 
 INLINE void block_exp(const float * x, float max, float scale, float * w) {
@@ -162,4 +185,45 @@ double commandr_vocab_sum(const float * w, int64_t n, double * block_sums) {
         sum += block_sums[n_full];
     }
     return sum;
+}
+
+/* ---- for the filters --------------------------------------------------------------------------------------------- */
+
+FOR_EACH_VECTOR_WIDTH
+double commandr_vocab_moment(const float * x, const float * w, int64_t n, float origin) {
+    double        lanes[LANES] = { 0.0 };
+    const int64_t n_lanes      = n / LANES * LANES;
+    for (int64_t i = 0; i < n_lanes; i += LANES) {
+        for (int lane = 0; lane < LANES; lane++) {
+            lanes[lane] += (double) w[i + lane] * ((double) x[i + lane] - (double) origin);
+        }
+    }
+    double sum = sum_of_lanes(lanes);
+    for (int64_t i = n_lanes; i < n; i++) {
+        sum += (double) w[i] * ((double) x[i] - (double) origin);
+    }
+    return sum;
+}
+
+FOR_EACH_VECTOR_WIDTH
+void commandr_vocab_closeness(const float * x, int64_t n, double center, float * keys) {
+    for (int64_t i = 0; i < n; i++) {
+        keys[i] = -(float) fabs((double) x[i] - center);
+    }
+}
+
+FOR_EACH_VECTOR_WIDTH
+void commandr_vocab_bins(const float * keys, int64_t n, float highest, float per_key, int32_t last, int32_t * bins) {
+    const float limit = (float) last;
+    for (int64_t i = 0; i < n; i++) {
+        const float bin = (highest - keys[i]) * per_key;
+        bins[i]         = (int32_t) (bin < limit ? bin : limit); /* limit also for NaN, which is infinity times 0 */
+    }
+}
+
+FOR_EACH_VECTOR_WIDTH
+void commandr_vocab_drop(const float * keys, int64_t n, float lowest, float * w) {
+    for (int64_t i = 0; i < n; i++) {
+        w[i] = keys[i] >= lowest ? w[i] : 0.0f;
+    }
 }

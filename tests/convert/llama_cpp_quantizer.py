@@ -1,9 +1,12 @@
-"""Run by the interpreter that has llama-cpp-python: which types llama.cpp's quantizer gives to a model's tensors.
+"""llama.cpp's quantizer, run by the oracles' interpreter: llama_cpp_quantizer.py REQUEST.json
 
-Standard input: JSON {"models": [MODEL, ...], "file_types": [number, ...]}, where MODEL is {"architecture", "n_embd",
-"n_ff", "n_layer", "n_head", "n_head_kv", "tensors": {name: shape, rows first}}. Standard output: JSON, for each model
-a list with, for each file type, {name: ggml type}. The weights are zero: only types are looked at.
+REQUEST is {"models": [MODEL, ...], "file_types": [number, ...]}; MODEL is {"architecture", "n_embd", "n_ff", "n_layer",
+"n_head", "n_head_kv", "tensors": {name: shape, rows first}}, whose weights are zero, or {"file": an existing GGUF file,
+"out": where its quantized form goes, with {} for the number of the file type}. Prints JSON: for each model a list with,
+for each file type, {tensor name: ggml type}.
 """
+
+from __future__ import annotations
 
 import ctypes
 import json
@@ -18,8 +21,7 @@ import numpy as np
 
 
 def write_model(path: Path, model: dict[str, Any]) -> None:
-    arch = model["architecture"]
-    writer = gguf.GGUFWriter(path, arch)
+    writer = gguf.GGUFWriter(path, model["architecture"])
     writer.add_block_count(model["n_layer"])
     writer.add_context_length(64)
     writer.add_embedding_length(model["n_embd"])
@@ -41,7 +43,7 @@ def write_model(path: Path, model: dict[str, Any]) -> None:
 def quantized_types(source: Path, target: Path, file_type: int) -> dict[str, str]:
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = file_type
-    params.nthread = 1
+    params.nthread = 2
     status = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
     if status != 0:
         raise SystemExit(f"llama_model_quantize failed for file type {file_type}")
@@ -51,13 +53,15 @@ def quantized_types(source: Path, target: Path, file_type: int) -> dict[str, str
 def main() -> None:
     silent = llama_cpp.llama_log_callback(lambda *_: None)
     llama_cpp.llama_log_set(silent, None)
-    request = json.load(sys.stdin)
+    request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     answer = []
     with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder, "source.gguf"), Path(folder, "target.gguf")
         for model in request["models"]:
-            write_model(source, model)
-            answer.append([quantized_types(source, target, number) for number in request["file_types"]])
+            source = Path(model.get("file", Path(folder, "source.gguf")))
+            target = model.get("out", str(Path(folder, "target.gguf")))
+            if "file" not in model:
+                write_model(source, model)
+            answer.append([quantized_types(source, Path(target.format(n)), n) for n in request["file_types"]])
     json.dump(answer, sys.stdout)
 
 

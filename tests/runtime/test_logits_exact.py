@@ -222,15 +222,18 @@ def test_kept_sequence_survives_the_others(shape: str) -> None:
 @every_shape
 def test_a_full_cache(shape: str) -> None:
     a, b = models.golden(shape)["tokens_a"], models.golden(shape)["tokens_b"]
-    with session(shape, n_ctx=len(a), n_seq_max=2) as s:
-        n = min(s.n_ctx, len(a))
-        s.eval(a[: n - 60])
-        s.eval(b[:60], seq_id=1)
-        s.seq_rm(0)
-        s.eval(a[: n - 60], n_outputs=3)
-        assert_expected(shape, s.logits(), a[: n - 60])
-        s.eval(np.append(b[:60], 9), seq_id=1)
-        assert_expected(shape, s.logits(), np.append(b[:60], 9))
+    with session(shape, n_ctx=160, n_seq_max=2) as s:
+        s.eval(a[:100])
+        s.eval(b[:60], seq_id=1, n_outputs=3)
+        assert s.n_free == 0
+        assert_expected(shape, s.logits(), b[:60])
+        s.seq_rm(0, 70)
+        s.eval(b[:90], seq_id=1, n_outputs=30)
+        assert s.n_free == 0
+        assert_expected(shape, s.logits(), b[:90])
+        s.seq_rm(1)
+        s.eval(a, n_outputs=90)
+        assert_expected(shape, s.logits(), a)
 
 
 @pytest.mark.parametrize("n_ubatch", [16, 20, 64, 512])

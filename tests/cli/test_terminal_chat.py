@@ -1,0 +1,126 @@
+"""`commandr chat` as a person at a terminal sees it, through a pseudo-terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import models
+
+PROMPT = "> "
+
+
+class Terminal:
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.folder = folder
+        self._master, slave = pty.openpty()
+        environment = os.environ | {"XDG_STATE_HOME": str(folder), "TERM": "dumb", "INPUTRC": "/dev/null"}
+        command = [sys.executable, "-m", "commandr_gguf", "chat", str(models.gguf("gqa")), *arguments]
+        self.process = subprocess.Popen(
+            command, stdin=slave, stdout=slave, stderr=slave, cwd=folder, env=environment, start_new_session=True
+        )
+        os.close(slave)
+
+    def read_until(self, text: str, seconds: float = 30) -> str:
+        """All output up to and including a text, with the echo of what was typed."""
+        seen = b""
+        end = time.monotonic() + seconds
+        while text.encode() not in seen:
+            assert time.monotonic() < end, f"{text!r} did not come: {seen!r}"
+            if select.select([self._master], [], [], 0.1)[0]:
+                try:
+                    seen += os.read(self._master, 65536)
+                except OSError:
+                    raise AssertionError(f"the chat ended: {seen!r}") from None
+        return seen.decode("utf-8", "replace").replace("\r\n", "\n")
+
+    def say(self, line: str, expected: str = "\n" + PROMPT) -> str:
+        os.write(self._master, line.encode() + b"\n")
+        return self.read_until(expected)
+
+    def type(self, keys: str) -> None:
+        os.write(self._master, keys.encode())
+
+    def end(self) -> int:
+        return self.process.wait(30)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        os.close(self._master)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    opened = Terminal(tmp_path, "--ctx", "2048", "-n", "12", "--seed", "1", "--type-k", "f32", "--type-v", "f32")
+    try:
+        opened.read_until(PROMPT)
+        yield opened
+    finally:
+        opened.close()
+
+
+def test_a_chat_with_every_command(terminal: Terminal) -> None:
+    help_text = terminal.say("/help")
+    for command in ("/reset", "/system", "/save", "/load", "/stats", "/quit"):
+        assert command in help_text
+    assert "no reply yet" in terminal.say("/stats")
+    assert "there is no command /dance" in terminal.say("/dance")
+    assert "needs the name of a file" in terminal.say("/save")
+    terminal.say("/system Be brief.")
+    terminal.say("Hello")
+    assert re.search(r"prompt \d+ tokens, \d+ of them cached, .* tokens/s; reply \d+ tokens", terminal.say("/stats"))
+    assert "saved 3 messages" in terminal.say("/save chat.json")
+    saved = json.loads((terminal.folder / "chat.json").read_text(encoding="utf-8"))
+    assert [message["role"] for message in saved] == ["system", "user", "assistant"]
+    assert saved[0]["content"] == "Be brief."
+    terminal.say("/reset")
+    assert "saved 1 messages" in terminal.say("/save chat2.json")
+    assert "loaded 3 messages" in terminal.say("/load chat.json")
+    assert "cannot be read" in terminal.say("/load absent.json")
+    terminal.type("/quit\n")
+    assert terminal.end() == 0
+    history = (terminal.folder / "commandr" / "history").read_text(encoding="utf-8")
+    assert "Hello" in history
+
+
+def test_ctrl_d_ends_a_chat(terminal: Terminal) -> None:
+    terminal.type("\x04")
+    assert terminal.end() == 0
+
+
+def test_an_error_does_not_end_a_chat(terminal: Terminal) -> None:
+    said = terminal.say("a b c d " * 600)
+    assert "2048" in said.replace(",", "")
+    assert "Traceback" not in said
+    terminal.say("Hello")
+    assert "reply" in terminal.say("/stats")
+
+
+def test_ctrl_c_stops_the_reply_and_not_the_chat(tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path, "--ctx", "32768", "--seed", "1")
+    try:
+        terminal.read_until(PROMPT)
+        terminal.type("Hello\n")
+        time.sleep(1.5)
+        terminal.process.send_signal(signal.SIGINT)
+        terminal.read_until("\n" + PROMPT)
+        assert "reply" in terminal.say("/stats")
+        terminal.process.send_signal(signal.SIGINT)
+        terminal.read_until("Ctrl-D ends the chat")
+        terminal.type("\x04")
+        assert terminal.end() == 0
+    finally:
+        terminal.close()

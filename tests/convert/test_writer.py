@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import shapes
+from gguf import GGUFReader
+
+from convert import writer
+from convert.checkpoint import Checkpoint
+from convert.errors import ArgumentError, CheckpointError, OutputError
+from convert.pipeline import make_plan, write_plan
+from convert.recipe import file_type
+from convert.writer import PlannedTensor, write_gguf
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return shapes.write_checkpoint(tmp_path / "checkpoint", "gqa", n_layers=1)
+
+
+def convert(folder: Path, output: Path, recipe: str = "Q8_0", **options: Any) -> None:
+    with Checkpoint(folder) as checkpoint:
+        write_plan(checkpoint, make_plan(checkpoint, file_type(recipe)), output, **options)
+
+
+@pytest.mark.parametrize("shape", shapes.SHAPES)
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+def test_weights_survive(tmp_path: Path, shape: str, dtype: str) -> None:
+    folder = shapes.write_checkpoint(tmp_path / "c", shape, n_layers=2, dtype=dtype, n_shards=2)
+    convert(folder, tmp_path / "x.gguf", "F32")
+    reader = GGUFReader(tmp_path / "x.gguf")
+    written = {tensor.name: tensor for tensor in reader.tensors}
+    with Checkpoint(folder) as checkpoint:
+        plan = make_plan(checkpoint, file_type("F32"))
+        assert list(written) == [tensor.name for tensor in plan.tensors]
+        for tensor in plan.tensors:
+            expected = np.concatenate(list(checkpoint.float_rows(tensor.source))).reshape(tensor.source.shape)
+            assert (written[tensor.name].data == expected).all()
+            assert written[tensor.name].data_offset % writer.ALIGNMENT == 0
+        for name, value in plan.keys.items():
+            assert reader.fields[name].contents() == pytest.approx(value.value)
+    assert len(reader.fields) == len(plan.keys) + 3  # the reader adds the header's own three
+
+
+def test_same_input_gives_the_same_file(folder: Path, tmp_path: Path) -> None:
+    convert(folder, tmp_path / "a.gguf")
+    convert(folder, tmp_path / "b.gguf")
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+
+
+def test_progress_counts_every_byte(folder: Path, tmp_path: Path) -> None:
+    seen: list[tuple[str, int]] = []
+    convert(folder, tmp_path / "x.gguf", progress=lambda tensor, n: seen.append((tensor.name, n)))
+    with Checkpoint(folder) as checkpoint:
+        plan = make_plan(checkpoint, file_type("Q8_0"))
+    assert sum(n for _, n in seen) == plan.n_bytes
+    assert {name for name, _ in seen} == {tensor.name for tensor in plan.tensors}
+
+
+def test_existing_file_is_kept_unless_forced(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "x.gguf"
+    output.write_text("precious")
+    with pytest.raises(ArgumentError, match="exists: give --force"):
+        convert(folder, output)
+    assert output.read_text() == "precious"
+    convert(folder, output, overwrite=True)
+    assert output.read_bytes()[:4] == b"GGUF"
+
+
+def test_checkpoint_is_never_overwritten(folder: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.gguf"
+    link.symlink_to(folder / "model.safetensors")
+    for output in (folder / "model.safetensors", folder / "config.json", link):
+        with pytest.raises(ArgumentError, match="is a file of the checkpoint itself"):
+            convert(folder, output, overwrite=True)
+
+
+@pytest.mark.parametrize(("output", "message"), [("checkpoint", "is a folder"), ("none/x.gguf", "make it first")])
+def test_places_that_cannot_be_written(folder: Path, tmp_path: Path, output: str, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        convert(folder, tmp_path / output)
+
+
+class Failing:
+    """rows() of a writer that stops with an exception after some blocks."""
+
+    def __init__(self, error: BaseException, n_blocks: int) -> None:
+        self.error, self.left = error, n_blocks
+
+    def __call__(self, tensor: PlannedTensor) -> Iterator[npt.NDArray[Any]]:
+        if self.left == 0:
+            raise self.error
+        self.left -= 1
+        yield np.zeros(tensor.n_bytes, np.uint8)
+
+
+@pytest.mark.parametrize("n_blocks", [0, 1, 5])
+@pytest.mark.parametrize("exists", [False, True])
+@pytest.mark.parametrize(
+    ("error", "expected", "message"),
+    [
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
+        (CheckpointError("damaged"), CheckpointError, "damaged"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), OutputError, "No space left.*nothing was written there"),
+        (MemoryError(), MemoryError, None),
+    ],
+)
+def test_nothing_is_left_behind(
+    folder: Path,
+    tmp_path: Path,
+    error: BaseException,
+    expected: type[BaseException],
+    message: str | None,
+    exists: bool,
+    n_blocks: int,
+) -> None:
+    output = tmp_path / "out" / "x.gguf"
+    output.parent.mkdir()
+    if exists:
+        output.write_text("precious")
+    with Checkpoint(folder) as checkpoint:
+        plan = make_plan(checkpoint, file_type("Q8_0"))
+        with pytest.raises(expected, match=message):
+            write_gguf(output, plan.keys, plan.tensors, Failing(error, n_blocks))
+    assert [path.name for path in output.parent.iterdir()] == (["x.gguf"] if exists else [])
+    assert not exists or output.read_text() == "precious"
+
+
+@pytest.mark.parametrize("step", ["fsync", "open"])
+def test_failure_at_the_end(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """A disk that only notices on fsync, and a folder that cannot be synced, which does no harm."""
+    output = tmp_path / "x.gguf"
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(writer.os, step, fail)
+    if step == "open":
+        convert(folder, output)
+        assert output.exists()
+        return
+    with pytest.raises(OutputError, match="Input/output error"):
+        convert(folder, output)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
+
+
+def test_too_little_space_is_known_before_the_start(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = writer.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(writer.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(OutputError, match="it takes 0.0 GiB and 0.0 GiB are free there"):
+        write_gguf_that_must_not_start(folder, tmp_path / "x.gguf")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
+
+
+def write_gguf_that_must_not_start(folder: Path, output: Path) -> None:
+    with Checkpoint(folder) as checkpoint:
+        plan = make_plan(checkpoint, file_type("Q8_0"))
+        write_gguf(output, plan.keys, plan.tensors, Failing(AssertionError("started"), 0))
+
+
+def test_rows_that_are_too_short(folder: Path, tmp_path: Path) -> None:
+    with Checkpoint(folder) as checkpoint:
+        plan = make_plan(checkpoint, file_type("Q8_0"))
+        with pytest.raises(OutputError, match="tensor token_embd.weight took 4 bytes where 208896 were planned"):
+            write_gguf(tmp_path / "x.gguf", plan.keys, plan.tensors, lambda _: iter([np.zeros(4, np.uint8)]))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
+
+
+def test_permissions_are_those_of_any_new_file(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    convert(folder, tmp_path / "x.gguf")
+    assert (tmp_path / "x.gguf").stat().st_mode == (tmp_path / "plain").stat().st_mode
