@@ -29,9 +29,10 @@ from commandr_gguf.errors import (
 )
 from commandr_gguf.generate import Generation, GenerationStream, Piece, Timings, Usage, generate
 from commandr_gguf.gguf_file import GGUFFile, TensorInfo
+from commandr_gguf.hparams import HParams
 from commandr_gguf.log import enable_native_log
-from commandr_gguf.memory import CacheShape
-from commandr_gguf.model import HParams, Model
+from commandr_gguf.memory import default_n_ctx, kv_cache_bytes
+from commandr_gguf.model import Model
 from commandr_gguf.quantize import dequantize_rows, quantize_rows
 from commandr_gguf.sampling import Logprobs, Sampler, SamplingParams, allowed_mask, logprobs
 from commandr_gguf.session import EvalItem, Session
@@ -40,7 +41,6 @@ from commandr_gguf.tokenizer import Detokenizer, Tokenizer
 __all__ = [
     "ArgumentError",
     "BackendError",
-    "CacheShape",
     "CancelledError",
     "ChatTemplate",
     "ClosedError",
@@ -73,11 +73,13 @@ __all__ = [
     "UnsupportedError",
     "Usage",
     "allowed_mask",
+    "default_n_ctx",
     "default_n_threads",
     "dequantize_rows",
     "devices",
     "enable_native_log",
     "generate",
+    "kv_cache_bytes",
     "logprobs",
     "quantize_rows",
     "read_bandwidth",

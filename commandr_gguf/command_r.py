@@ -16,7 +16,7 @@ from commandr_gguf.chat.prompt import ChatTemplate
 from commandr_gguf.chat.tokens import Prompt, encode_prompt
 from commandr_gguf.errors import ArgumentError
 from commandr_gguf.generate import Generation, GenerationStream, generate
-from commandr_gguf.memory import CacheShape
+from commandr_gguf.memory import default_n_ctx
 from commandr_gguf.model import Model
 from commandr_gguf.sampling import SamplingParams
 from commandr_gguf.session import Progress, Session, Tokens
@@ -75,7 +75,7 @@ class CommandR:
         )
         try:
             if n_ctx is None:
-                n_ctx = CacheShape.from_gguf(self.model.gguf).default_n_ctx(type_k=type_k, type_v=type_v)
+                n_ctx = default_n_ctx(self.model.hparams, type_k=type_k, type_v=type_v)
             self.tokenizer = Tokenizer.from_gguf(self.model.gguf)
             self.session = Session(
                 self.model,

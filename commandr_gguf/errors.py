@@ -76,3 +76,10 @@ def check(status: int) -> None:
     message = ffi.string(lib.commandr_last_error()).decode("utf-8", "replace")
     error = _BY_STATUS.get(status, CommandRError)
     raise error(message or f"the native library failed with status {status}")
+
+
+def int32(name: str, value: int) -> int:
+    """`value`, when a 32-bit integer holds it. Raises ArgumentError when not."""
+    if not isinstance(value, int) or not -(2**31) <= value < 2**31:
+        raise ArgumentError(f"{name} must be an integer of 32 bits, not {value!r}")
+    return value

@@ -78,16 +78,18 @@ class GGUFFile(Mapping[str, Value]):
     def __repr__(self) -> str:
         return f"GGUFFile({self.path!r})"
 
-    def _open(self) -> Any:
+    @property
+    def pointer(self) -> Any:
+        """The native handle, for other modules of this package. Raises ClosedError after close()."""
         if self._pointer is None:
             raise ClosedError(f"{self.path}: the GGUF file was closed")
         return self._pointer
 
     def __len__(self) -> int:
-        return int(lib.commandr_gguf_n_keys(self._open()))
+        return int(lib.commandr_gguf_n_keys(self.pointer))
 
     def __iter__(self) -> Iterator[str]:
-        pointer = self._open()
+        pointer = self.pointer
         for index in range(len(self)):
             yield _text(lib.commandr_gguf_key(pointer, index))
 
@@ -150,7 +152,7 @@ class GGUFFile(Mapping[str, Value]):
     @property
     def tensors(self) -> list[TensorInfo]:
         """The tensors in file order."""
-        pointer = self._open()
+        pointer = self.pointer
         info = ffi.new("commandr_tensor_info *")
         tensors = []
         for index in range(lib.commandr_gguf_n_tensors(pointer)):
@@ -168,24 +170,24 @@ class GGUFFile(Mapping[str, Value]):
         return tensors
 
     def _find(self, key: str) -> int:
-        return int(lib.commandr_gguf_find(self._open(), key.encode("utf-8", "replace")))
+        return int(lib.commandr_gguf_find(self.pointer, key.encode("utf-8", "replace")))
 
     def _describe(self, index: int) -> Any:
         value = ffi.new("commandr_gguf_value *")
-        check(lib.commandr_gguf_get(self._open(), index, value))
+        check(lib.commandr_gguf_get(self.pointer, index, value))
         return value
 
     def _array(self, index: int, value: Any) -> Value:
         n_bytes = ffi.new("int64_t *")
         if value.kind == lib.COMMANDR_KIND_STRING:
-            check(lib.commandr_gguf_get_array(self._open(), index, ffi.NULL, n_bytes))
+            check(lib.commandr_gguf_get_array(self.pointer, index, ffi.NULL, n_bytes))
             buffer = ffi.new("char[]", n_bytes[0] + 1)
-            check(lib.commandr_gguf_get_array(self._open(), index, buffer, n_bytes))
+            check(lib.commandr_gguf_get_array(self.pointer, index, buffer, n_bytes))
             text = bytes(ffi.buffer(buffer, n_bytes[0])).decode("utf-8", "replace")
             return text.split("\0")[: value.n]
         elements = ffi.new("double[]" if value.kind == lib.COMMANDR_KIND_FLOAT else "int64_t[]", value.n)
         n_bytes[0] = ffi.sizeof(elements)
-        check(lib.commandr_gguf_get_array(self._open(), index, elements, n_bytes))
+        check(lib.commandr_gguf_get_array(self.pointer, index, elements, n_bytes))
         unpacked: list[Any] = ffi.unpack(elements, value.n) if value.n else []
         return [bool(x) for x in unpacked] if value.kind == lib.COMMANDR_KIND_BOOL else unpacked
 

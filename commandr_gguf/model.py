@@ -5,40 +5,15 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from commandr_gguf._native import ffi, lib
 from commandr_gguf.callbacks import Callback
 from commandr_gguf.devices import MemoryUse, memory_uses
-from commandr_gguf.errors import ArgumentError, ClosedError, check
+from commandr_gguf.errors import ClosedError, check, int32
 from commandr_gguf.gguf_file import GGUFFile, encode_path
-
-
-@dataclass(frozen=True)
-class HParams:
-    """A model's hyper-parameters."""
-
-    architecture: str
-    """command-r or cohere2."""
-    n_vocab: int
-    n_ctx_train: int
-    n_embd: int
-    n_ff: int
-    n_layer: int
-    n_head: int
-    n_head_kv: int
-    head_dim: int
-    n_rot: int
-    n_swa: int
-    """Sliding window in positions, the token itself included; 0 = none."""
-    swa_period: int
-    """Every swa_period-th layer has no window; 0 = no windows."""
-    rope_freq_base: float
-    norm_eps: float
-    logit_scale: float
-    has_qk_norm: bool
+from commandr_gguf.hparams import HParams
 
 
 class Model:
@@ -106,9 +81,7 @@ class Model:
     @cached_property
     def hparams(self) -> HParams:
         """The hyper-parameters that the file states."""
-        c = lib.commandr_model_hparams(self.pointer)[0]
-        fields = {name: getattr(c, name) for name in HParams.__dataclass_fields__ if name != "architecture"}
-        return HParams(architecture=ffi.string(c.architecture).decode(), **fields)
+        return HParams.from_c(lib.commandr_model_hparams(self.pointer))
 
     @cached_property
     def gguf(self) -> GGUFFile:
@@ -134,10 +107,3 @@ class Model:
 
     def __repr__(self) -> str:
         return f"Model({self.path!r}{'' if self._pointer else ', closed'})"
-
-
-def int32(name: str, value: int) -> int:
-    """`value`, when a 32-bit integer holds it. Raises ArgumentError when not."""
-    if not isinstance(value, int) or not -(2**31) <= value < 2**31:
-        raise ArgumentError(f"{name} must be an integer of 32 bits, not {value!r}")
-    return value

@@ -17,9 +17,9 @@ import numpy.typing as npt
 from commandr_gguf._native import ffi, lib
 from commandr_gguf.callbacks import Callback
 from commandr_gguf.devices import MemoryUse, memory_uses
-from commandr_gguf.errors import ArgumentError, ClosedError, CommandRError, check
+from commandr_gguf.errors import ArgumentError, ClosedError, CommandRError, check, int32
 from commandr_gguf.gguf_file import encode_path
-from commandr_gguf.model import Model, int32
+from commandr_gguf.model import Model
 from commandr_gguf.quantize import type_find
 from commandr_gguf.sampling import Logprobs, Sampler, logprobs
 
@@ -53,7 +53,7 @@ class Session:
         n_ctx: KV cells, shared by all sequences; 0 = the model's context length, which may need much memory.
         n_batch: most outputs of one evaluation, all items together.
         n_ubatch: most tokens in one graph.
-        n_outputs: most outputs in one graph; 0 = max(64, n_seq_max).
+        n_outputs: most outputs in one graph; 0 = 64.
         n_seq_max: sequences, 1 to 64.
         n_threads: CPU threads; 0 = the physical cores that this process may use.
         type_k: type of the K cache: f32, f16, bf16, q8_0 or q4_0.

@@ -60,7 +60,7 @@ class Checkpoint:
         The dtype is uint16 for BF16 (its bits), float16 or float32. Each block is valid until the next one is asked
         for: they share their memory.
         """
-        n_per_row, n_rows = tensor.shape[-1], tensor.n_rows
+        n_per_row, n_rows = (tensor.shape or (1,))[-1], tensor.n_rows
         n_block = max(1, min(n_rows, block_bytes // (4 * n_per_row)))
         buffer: npt.NDArray[Any] = np.empty((n_block, n_per_row), _DTYPES[tensor.dtype])
         for first in range(0, n_rows, n_block):
@@ -115,7 +115,7 @@ def read_json(path: Path, *, required: bool = True) -> dict[str, Any]:
         return {}
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds no JSON object")

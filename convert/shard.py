@@ -70,7 +70,7 @@ def read_header(path: Path) -> dict[str, SourceTensor]:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
     try:
         header = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a safetensors file: its header is not JSON ({error})") from error
     if not isinstance(header, dict):
         raise CheckpointError(f"{path} is not a safetensors file: its header is not a JSON object")
@@ -87,6 +87,8 @@ def _tensor(path: Path, name: str, entry: Any, data: int, size: int) -> SourceTe
     dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
     if not isinstance(dtype, str) or not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
         raise CheckpointError(f"{path}: the header's entry of tensor {name} is malformed")
+    if 0 in shape:
+        raise CheckpointError(f"{path}: tensor {name} of shape {shape} has no elements")
     if dtype not in ITEM_SIZES:
         raise UnsupportedError(f"{path}: tensor {name} is {dtype}, only {', '.join(ITEM_SIZES)} are supported")
     tensor = SourceTensor(name, path, dtype, tuple(shape), data + offsets[0])

@@ -39,6 +39,11 @@ def read_chat_templates(folder: Path, tokenizer_config: Mapping[str, Any]) -> di
         templates[DEFAULT] = _read(folder / "chat_template.jinja")
     for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
         templates[_key_name(path.stem)] = _read(path)
+    for name, text in templates.items():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # JSON can spell half a character
+            raise CheckpointError(f"{folder}: chat template {name} is not text: {error}") from error
     return templates
 
 

@@ -94,9 +94,7 @@ def fetch_llama_cpp() -> Path:
     return _fetch("llama-cpp", LLAMA_CPP_FILES, unpack)
 
 
-def _fetch(
-    name: str, files: Mapping[str, str | None], unpack: Callable[[Path, Path], None]
-) -> Path:
+def _fetch(name: str, files: Mapping[str, str | None], unpack: Callable[[Path, Path], None]) -> Path:
     folder = cache_dir() / name
     if _wrong(folder, files) is None:
         return folder

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 import shapes
 from reference import Reference, read_gguf
 
@@ -29,7 +30,9 @@ def _folder() -> Path:
 
 
 def convert(checkpoint: Path, out: Path, file_type: str) -> Path:
-    """`python -m convert` as a user runs it; returns `out`."""
+    """`python -m convert` as a user runs it, unless `out` exists; returns `out`."""
+    if out.exists():
+        return out
     command = [sys.executable, "-m", "convert", str(checkpoint), "-o", str(out), "--type", file_type]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

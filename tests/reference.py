@@ -130,10 +130,10 @@ class Reference:
             q, k = _rope(q, theta), _rope(k, theta)
         group = n_head // n_head_kv
         k, v = k.repeat(group, axis=1), v.repeat(group, axis=1)
-        scores = np.einsum("qhd,khd->hqk", q, k) / np.sqrt(q.shape[-1])
+        scores = q.swapaxes(0, 1) @ k.transpose(1, 2, 0) / np.sqrt(q.shape[-1])  # [n_head, n_query, n_key]
         scores = np.where(seen, scores, -np.inf)
         scores = np.exp(scores - scores.max(-1, keepdims=True))
         scores /= scores.sum(-1, keepdims=True)
-        mixed = np.einsum("hqk,khd->qhd", scores, v).reshape(n, -1)
+        mixed = (scores @ v.swapaxes(0, 1)).swapaxes(0, 1).reshape(n, -1)
         result: Array = mixed @ layer["self_attn.o_proj.weight"].T
         return result

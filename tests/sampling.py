@@ -46,9 +46,7 @@ class Sampler:
     def set_bias(self, bias: dict[int, float]) -> None:
         check(lib.commandr_sampler_set_bias(self.handle, list(bias), list(bias.values()), len(bias)))
 
-    def sample(
-        self, logits: Floats, history: Sequence[int] = (), mask: npt.NDArray[np.uint32] | None = None
-    ) -> int:
+    def sample(self, logits: Floats, history: Sequence[int] = (), mask: npt.NDArray[np.uint32] | None = None) -> int:
         bits = ffi.NULL if mask is None else ffi.from_buffer("uint32_t[]", mask)
         row = ffi.from_buffer("float[]", logits)
         check(lib.commandr_sampler_sample(self.handle, row, list(history), len(history), bits, self._token))

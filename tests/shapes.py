@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 import tiny_tokenizer
 
 Floats = npt.NDArray[np.float32]
@@ -61,8 +62,7 @@ _COHERE2 = {
 }
 
 SHAPES: dict[str, dict[str, Any]] = {
-    "v01": _COHERE
-    | {"num_hidden_layers": 4, "num_key_value_heads": 4, "rope_theta": 8000.0, "logit_scale": 0.0625},
+    "v01": _COHERE | {"num_hidden_layers": 4, "num_key_value_heads": 4, "rope_theta": 8000.0, "logit_scale": 0.0625},
     "gqa": _COHERE
     | {
         "num_attention_heads": 8,

@@ -34,6 +34,7 @@ RUNTIME = """
     _native
     errors
     callbacks devices gguf_file log quantize stops
+    hparams
     memory model sampling
     session tokenizer
     generate

@@ -14,7 +14,8 @@ from commandr_gguf.cli import options
 from commandr_gguf.cli.format import shorten, size
 from commandr_gguf.errors import UnsupportedError
 from commandr_gguf.gguf_file import GGUFFile
-from commandr_gguf.memory import CacheShape
+from commandr_gguf.hparams import HParams
+from commandr_gguf.memory import kv_cache_bytes
 
 _CACHE_TYPES = ("f32", "f16", "q8_0", "q4_0")
 _LONG_ARRAY = 16
@@ -55,14 +56,14 @@ def describe(file: GGUFFile, n_ctx: int | None) -> dict[str, Any]:
         "tensors": dict(sorted(tensors.items(), key=lambda item: -item[1]["bytes"])),
     }
     try:
-        shape = CacheShape.from_gguf(file)
+        hparams = HParams.from_gguf(file)
     except UnsupportedError:
         return report
-    n_ctx = shape.n_ctx_train if n_ctx is None else n_ctx
+    n_ctx = hparams.n_ctx_train if n_ctx is None else n_ctx
     report["memory"] = {
         "n_ctx": n_ctx,
         "weights": sum(entry["bytes"] for entry in tensors.values()),
-        "kv_cache": {name: shape.cache_bytes(n_ctx, type_k=name, type_v=name) for name in _CACHE_TYPES},
+        "kv_cache": {name: kv_cache_bytes(hparams, n_ctx, type_k=name, type_v=name) for name in _CACHE_TYPES},
     }
     return report
 

@@ -1,12 +1,10 @@
 /*
- * commandr.h: Cohere Command-R models (GGUF architectures "command-r" and "cohere2") on ggml.
+ * commandr.h: Cohere Command-R models (GGUF architectures "command-r" and "cohere2") on ggml. Two handles:
  *
- * Two handles:
- *   commandr_model     weights, hyper-parameters and devices. Immutable once loaded; any number of sessions and
- *                      threads share it. It is reference counted: it lives until the caller has freed it and its
- *                      last session is gone.
- *   commandr_session   one KV cache, the sequences in it and the outputs of the last evaluation. One thread at a
- *                      time; only commandr_session_cancel may be called from another.
+ *   commandr_model     weights, hyper-parameters and devices. Immutable once loaded; any number of sessions and threads
+ *                      share it. It lives until the caller has freed it and its last session is gone.
+ *   commandr_session   one KV cache, the sequences in it and the outputs of the last evaluation. One thread at a time;
+ *                      only commandr_session_cancel may be called from another.
  *
  * A session is told all that a sequence shall hold; it finds the longest prefix that it holds already and computes only
  * the rest. There is no other way to add tokens, so prompt caching, chat, regeneration and rollback need no bookkeeping:
@@ -18,20 +16,17 @@
  *       commandr_sampler_sample(sampler, commandr_session_logits(session, 0, 0), tokens, n, NULL, &tokens[n]);
  *   }
  *
- * Fallible functions return a commandr_status; the sentence that explains a failure is commandr_last_error(), kept
- * per thread. Output arguments are untouched on failure unless stated. The library never prints, exits or aborts.
- * Strings are UTF-8. Every pointer handed in must stay valid only for the call, unless stated.
+ * Fallible functions return a commandr_status; the sentence that explains a failure is commandr_last_error(). Output
+ * arguments are untouched on failure unless stated. The library never prints, exits or aborts. Strings are UTF-8. What a
+ * pointer handed in points to must stay valid only for the call. Every *_free takes NULL.
  */
 #ifndef COMMANDR_H
 #define COMMANDR_H
 #include <stdbool.h>
 #include <stdint.h>
-
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-#define COMMANDR_DEFAULT_SEED 0xFFFFFFFFFFFFFFFF /* sampler seed: take one from the operating system */
 
 typedef enum commandr_status {
     COMMANDR_OK                = 0,
@@ -53,44 +48,49 @@ const char * commandr_ggml_version(void);
  * without its newline. NULL drops messages, which is the default. Process-wide. */
 typedef void (*commandr_log_callback)(int32_t level, const char * text, void * user_data);
 void commandr_log_set(commandr_log_callback callback, void * user_data);
-/* ---- devices ---- */
-/* IGPU: in the host's memory. ACCEL: beside the CPU, in its memory (BLAS). */
+
+/* ---- devices: IGPU works in the host's memory, ACCEL beside the CPU (BLAS) ---- */
 typedef enum { COMMANDR_DEVICE_CPU, COMMANDR_DEVICE_GPU, COMMANDR_DEVICE_IGPU, COMMANDR_DEVICE_ACCEL } commandr_device;
 typedef struct commandr_device_info {
     const char *    name;        /* as ggml names it: "CPU", "CUDA0" */
     const char *    description; /* as its maker names it */
     const char *    features;    /* of its backend, such as "AVX2 AVX512 OPENMP"; "" when it names none */
     commandr_device type;
-    int64_t         memory_free;  /* bytes */
-    int64_t         memory_total; /* bytes */
+    int64_t         memory_free, memory_total; /* bytes */
 } commandr_device_info;
 int64_t         commandr_device_count(void);
 commandr_status commandr_device_get(int64_t index, commandr_device_info * info); /* the strings are static */
-int32_t commandr_default_n_threads(void); /* physical cores that this process may use, cgroup limits respected; >= 1 */
+int32_t         commandr_default_n_threads(void); /* physical cores that this process may use; >= 1 */
 /* Bytes per second that n_threads together read from memory, best of a few passes over n_bytes. 0 on failure. */
 double commandr_read_bandwidth(int32_t n_threads, int64_t n_bytes);
-/* ---- GGUF metadata ---- */
-/* The header of a GGUF file: keys and tensor descriptions, no tensor data. Immutable. */
+
+/* ---- the header of a GGUF file: keys and tensor descriptions, no tensor data. Immutable ---- */
 typedef struct commandr_gguf commandr_gguf;
-/* Of a key's value, or of each element of its array. */
 typedef enum { COMMANDR_KIND_INT, COMMANDR_KIND_FLOAT, COMMANDR_KIND_BOOL, COMMANDR_KIND_STRING } commandr_kind;
 typedef struct commandr_gguf_value {
-    commandr_kind kind;
-    int64_t       n; /* -1 for a single value, else the length of an array */
-    int64_t       i; /* INT (uint64 beyond 2^63 wraps) and BOOL single values */
-    double        f; /* FLOAT single values */
-    const char *  s; /* STRING single values, valid as long as the handle */
+    commandr_kind kind; /* of the value, or of each element of the array */
+    int64_t       n;    /* -1 for a single value, else the length of an array */
+    int64_t       i;    /* INT (uint64 beyond 2^63 wraps) and BOOL single values */
+    double        f;    /* FLOAT single values */
+    const char *  s;    /* STRING single values, valid as long as the handle */
 } commandr_gguf_value;
 typedef struct commandr_tensor_info {
     const char * name;
-    int32_t      type;   /* a ggml_type */
-    int32_t      n_dims; /* 1..4 */
-    int64_t      ne[4];  /* elements per dimension, the contiguous one first */
-    int64_t      offset; /* bytes from the start of the file */
-    int64_t      size;   /* bytes */
+    int32_t      type, n_dims;
+    int64_t      ne[4];        /* elements per dimension, the contiguous one first */
+    int64_t      offset, size; /* bytes; offset from the start of the file */
 } commandr_tensor_info;
+typedef struct commandr_hparams {
+    char    architecture[16]; /* "command-r" or "cohere2" */
+    int64_t n_vocab, n_ctx_train, n_embd, n_ff, n_layer, n_head, n_head_kv, head_dim, n_rot;
+    int64_t n_swa;      /* sliding window in positions, the token itself included; 0 = none */
+    int64_t swa_period; /* every swa_period-th layer has no window (and no RoPE in cohere2); 0 = no windows */
+    float   rope_freq_base, norm_eps, logit_scale;
+    bool    has_qk_norm;
+} commandr_hparams;
+
 commandr_status commandr_gguf_open(const char * path, commandr_gguf ** out);
-void            commandr_gguf_free(commandr_gguf * gguf); /* NULL is allowed */
+void            commandr_gguf_free(commandr_gguf * gguf);
 int64_t         commandr_gguf_n_keys(const commandr_gguf * gguf);
 const char *    commandr_gguf_key(const commandr_gguf * gguf, int64_t index);     /* NULL out of range */
 int64_t         commandr_gguf_find(const commandr_gguf * gguf, const char * key); /* -1 when absent */
@@ -100,62 +100,57 @@ commandr_status commandr_gguf_get(const commandr_gguf * gguf, int64_t index, com
 commandr_status commandr_gguf_get_array(const commandr_gguf * gguf, int64_t index, void * dst, int64_t * n_bytes);
 int64_t         commandr_gguf_n_tensors(const commandr_gguf * gguf);
 commandr_status commandr_gguf_tensor(const commandr_gguf * gguf, int64_t index, commandr_tensor_info * info);
+commandr_status commandr_gguf_hparams(const commandr_gguf * gguf, commandr_hparams * hparams); /* errors name the key */
+
 /* ---- model ---- */
 typedef struct commandr_model commandr_model;
 /* fraction: 0..1 of the work done. Called on the calling thread. Return false to cancel. */
 typedef bool (*commandr_load_callback)(float fraction, void * user_data);
+
 typedef struct commandr_model_params {
-    int32_t                n_gpu_layers;   /* layers on GPUs, from the last; more than n_layer: the head, too; -1: all.
-                                              No effect without a GPU. Default 0 */
-    int32_t                main_device;    /* the GPU for the head, and for all when tensor_split is NULL, counted among
-                                              the GPUs in order; -1: spread by free memory. Default -1 */
-    const float *          tensor_split;   /* share of the offloaded layers per GPU, any scale; NULL: see above */
-    int32_t                n_tensor_split; /* length of tensor_split */
-    int32_t                n_threads;      /* for repacking weights; 0 = commandr_default_n_threads() */
-    bool                   use_mmap;       /* use CPU weights in place, mapped from the file. Default true */
-    bool                   repack;         /* copy CPU weights into the layouts that ggml computes faster where it has
-                                              one, and drop the mapped pages behind them. Default true */
-    commandr_load_callback progress;       /* NULL = none */
+    int32_t       n_gpu_layers;   /* layers on GPUs, from the last; > n_layer: the head too; -1: all. [0] */
+    int32_t       main_device;    /* GPU of the head, and of all without tensor_split; -1: by free memory. [-1] */
+    const float * tensor_split;   /* share of the offloaded layers per GPU, any scale. [NULL] */
+    int32_t       n_tensor_split; /* length of tensor_split */
+    int32_t       n_threads;      /* for repacking weights; 0 = commandr_default_n_threads(). [0] */
+    bool          use_mmap;       /* use CPU weights in place, mapped from the file. [true] */
+    bool          repack; /* copy CPU weights into layouts that ggml computes faster, where it has one. [true] */
+    commandr_load_callback progress; /* [NULL] */
     void *                 progress_user_data;
 } commandr_model_params;
-typedef struct commandr_hparams {
-    char    architecture[16]; /* "command-r" or "cohere2" */
-    int64_t n_vocab, n_ctx_train, n_embd, n_ff, n_layer;
-    int64_t n_head, n_head_kv, head_dim, n_rot;
-    int64_t n_swa;      /* sliding window in positions, the token itself included; 0 = none */
-    int64_t swa_period; /* every swa_period-th layer has no window (and no RoPE in cohere2); 0 = no windows */
-    float   rope_freq_base, norm_eps, logit_scale;
-    bool    has_qk_norm;
-} commandr_hparams;
-commandr_model_params commandr_model_default_params(void);
+commandr_model_params commandr_model_default_params(void); /* the values in brackets above */
+
 /* Loads a model. Everything ggml would abort on is checked first: the message names the key or tensor. */
 commandr_status          commandr_model_load(const char * path, commandr_model_params params, commandr_model ** out);
-void                     commandr_model_free(commandr_model * model); /* NULL is allowed */
+void                     commandr_model_free(commandr_model * model);
 const commandr_hparams * commandr_model_hparams(const commandr_model * model);
 const commandr_gguf *    commandr_model_gguf(const commandr_model * model);
+
 /* Bytes by place: index 0.. until ARGUMENT. */
 typedef struct commandr_memory_info {
     const char * device;
     const char * what; /* "mapped" (in place in the file), "repacked", "weights", "kv", "compute", "output" */
-    int64_t      size; /* bytes */
+    int64_t      size;
 } commandr_memory_info;
 commandr_status commandr_model_memory(const commandr_model * model, int64_t index, commandr_memory_info * info);
+
 /* ---- session ---- */
 typedef struct commandr_session commandr_session;
 /* n_done of n_total tokens computed. Called on the thread that called commandr_session_eval, after each ubatch and
  * about every 50 ms inside one that runs on the CPU. Return false to cancel. */
 typedef bool (*commandr_eval_callback)(int64_t n_done, int64_t n_total, void * user_data);
+
 typedef struct commandr_session_params {
-    int64_t                n_ctx;      /* KV cells, shared by all sequences; 0 = the model's context length */
-    int32_t                n_batch;    /* most outputs of one evaluation, all items together. Default 2048 */
-    int32_t                n_ubatch;   /* most tokens in one graph. Default 512 */
-    int32_t                n_outputs;  /* most outputs in one graph, each n_vocab floats of compute buffer. 0 = 64 */
-    int32_t                n_seq_max;  /* sequences, 1..64. Default 1 */
-    int32_t                n_threads;  /* CPU threads; 0 = commandr_default_n_threads() */
-    int32_t                type_k;     /* ggml_type of the K cache: F32 F16 BF16 Q8_0 Q4_0. Default F16 */
-    int32_t                type_v;     /* of the V cache; quantized needs flash attention. Default F16 */
-    int32_t                flash_attn; /* 1 on, 0 off, -1 = where every device in use has it. Default -1 */
-    commandr_eval_callback progress;   /* NULL = none */
+    int64_t n_ctx;                   /* KV cells, shared by all sequences; 0 = the model's context length. [0] */
+    int32_t n_batch;                 /* most outputs of one evaluation, all items together. [2048] */
+    int32_t n_ubatch;                /* most tokens in one graph. [512] */
+    int32_t n_outputs;               /* most outputs in one graph, each n_vocab floats of compute buffer; 0 = 64. [0] */
+    int32_t n_seq_max;               /* sequences, 1..64. [1] */
+    int32_t n_threads;               /* CPU threads; 0 = commandr_default_n_threads(). [0] */
+    int32_t type_k;                  /* ggml_type of the K cache: F32 F16 BF16 Q8_0 Q4_0. [F16] */
+    int32_t type_v;                  /* of the V cache; quantized needs flash attention. [F16] */
+    int32_t flash_attn;              /* 1 on, 0 off, -1 where every device in use has it. [-1] */
+    commandr_eval_callback progress; /* [NULL] */
     void *                 progress_user_data;
 } commandr_session_params;
 typedef struct commandr_eval_item {
@@ -166,28 +161,30 @@ typedef struct commandr_eval_item {
 } commandr_eval_item;
 #define COMMANDR_OUTPUT_LOGITS 1
 #define COMMANDR_OUTPUT_HIDDEN 2
-commandr_session_params commandr_session_default_params(void);
-/* Allocates the KV cache and the compute buffers of the largest graph. */
+commandr_session_params commandr_session_default_params(void); /* the values in brackets above */
+
+/* Allocates the KV cache and the compute buffers of the largest graph. kv_size: bytes that the cache will take. */
 commandr_status commandr_session_init(commandr_model * model, commandr_session_params params, commandr_session ** out);
-void            commandr_session_free(commandr_session * session); /* NULL is allowed */
-/* Makes each item's sequence hold its tokens and computes the outputs asked for, all items in common graphs.
- * outputs: COMMANDR_OUTPUT_LOGITS, COMMANDR_OUTPUT_HIDDEN or both.
- * On failure no outputs are held. ARGUMENT and CONTEXT leave every sequence as it was; after CANCELLED, BACKEND and
- * MEMORY each sequence holds a prefix of its item, so the same call again goes on where this one stopped. */
+commandr_status commandr_session_kv_size(const commandr_hparams * hp, commandr_session_params params, int64_t * size);
+void            commandr_session_free(commandr_session * session);
+
+/* Makes each item's sequence hold its tokens and computes the outputs asked for (COMMANDR_OUTPUT_*), all items in common
+ * graphs. On failure no outputs are held. ARGUMENT and CONTEXT leave every sequence as it was; after CANCELLED, BACKEND
+ * and MEMORY each sequence holds a prefix of its item, so the same call again goes on where this one stopped. */
 commandr_status commandr_session_eval(commandr_session * session, const commandr_eval_item * items, int32_t n_items,
                                       int32_t outputs);
+
 /* Rows of the last evaluation, valid until the next call that changes the session; NULL when there is none.
  * i: 0..n_outputs-1 of the item, the last one belonging to its last token; the item's rows are contiguous. */
 const float * commandr_session_logits(const commandr_session * session, int32_t item, int64_t i); /* [n_vocab] */
 const float * commandr_session_hidden(const commandr_session * session, int32_t item, int64_t i); /* [n_embd], normed */
 int64_t       commandr_session_n_reused(const commandr_session * session, int32_t item); /* tokens not computed */
-/* Forgets positions >= n_keep of a sequence. */
+
+/* rm forgets positions >= n_keep; cp makes dst hold what src holds, in the same cells; keep forgets all others. */
 commandr_status commandr_session_seq_rm(commandr_session * session, int32_t seq_id, int64_t n_keep);
-/* dst holds what src holds, sharing its cells; what dst held is forgotten. */
 commandr_status commandr_session_seq_cp(commandr_session * session, int32_t src, int32_t dst);
-/* Forgets every other sequence. */
 commandr_status commandr_session_seq_keep(commandr_session * session, int32_t seq_id);
-int64_t commandr_session_seq_length(const commandr_session * session, int32_t seq_id); /* tokens held; -1: no such id */
+int64_t         commandr_session_seq_length(const commandr_session * session, int32_t seq_id); /* -1: no such id */
 /* The tokens held, [seq_length]; NULL when empty. Valid until the session changes. */
 const int32_t * commandr_session_seq_tokens(const commandr_session * session, int32_t seq_id);
 int64_t         commandr_session_n_ctx(const commandr_session * session);
@@ -195,49 +192,54 @@ int64_t         commandr_session_n_free(const commandr_session * session); /* KV
 commandr_status commandr_session_memory(const commandr_session * session, int64_t index, commandr_memory_info * info);
 /* While cancelled is true, evaluations stop as soon as they can with CANCELLED. Any thread. */
 void commandr_session_cancel(commandr_session * session, bool cancelled);
+
 /* A sequence's tokens and KV rows to and from a file. Load checks magic, version, model, cache types, length and
  * checksum; refused by its header, the sequence stays as it was, after another failure it is empty. Save writes a
  * temporary file beside path and renames it. */
 commandr_status commandr_session_state_save(const commandr_session * session, int32_t seq_id, const char * path);
 commandr_status commandr_session_state_load(commandr_session * session, int32_t seq_id, const char * path);
-/* ---- sampling ---- */
+
+/* ---- sampling, one thread at a time ---- */
 typedef struct commandr_sampler commandr_sampler;
-/* Applied in this order: repeat, frequency and presence penalties; logit bias; mask; temperature; top_k; typical_p;
- * top_p; min_p. The values given in brackets switch a step off and are the defaults, but for temperature 1. */
+#define COMMANDR_DEFAULT_SEED 0xFFFFFFFFFFFFFFFF /* take one from the operating system */
+
+/* Applied in this order: penalties; logit bias; mask; temperature; top_k; typical_p; top_p; min_p. */
 typedef struct commandr_sampling_params {
-    float    temperature;       /* 0 = greedy: the first largest logit after penalties, bias and mask */
-    int32_t  top_k;             /* [0] */
-    float    top_p;             /* [1] nucleus: the fewest tokens whose probabilities sum to top_p */
-    float    min_p;             /* [0] drop what is less likely than min_p times the most likely */
-    float    typical_p;         /* [1] locally typical sampling, arXiv:2202.00666 */
-    float    repeat_penalty;    /* [1] divides positive, multiplies negative logits of tokens in the history */
-    float    frequency_penalty; /* [0] subtracted once per occurrence */
-    float    presence_penalty;  /* [0] subtracted once */
-    int32_t  penalty_last_n;    /* how much of the history's end counts; -1 = all. Default 64 */
+    float    temperature;       /* 0 = greedy: the first largest logit after penalties, bias and mask. [1] */
+    int32_t  top_k;             /* 0 = all. [0] */
+    float    top_p;             /* nucleus: the fewest tokens whose probabilities sum to top_p. [1] */
+    float    min_p;             /* drop what is less likely than min_p times the most likely. [0] */
+    float    typical_p;         /* locally typical sampling, arXiv:2202.00666. [1] */
+    float    repeat_penalty;    /* divides positive, multiplies negative logits of tokens in the history. [1] */
+    float    frequency_penalty; /* subtracted once per occurrence. [0] */
+    float    presence_penalty;  /* subtracted once. [0] */
+    int32_t  penalty_last_n;    /* how much of the history's end counts; -1 = all. [64] */
     uint64_t seed;              /* [COMMANDR_DEFAULT_SEED] */
 } commandr_sampling_params;
-commandr_sampling_params commandr_sampling_default_params(void);
+commandr_sampling_params commandr_sampling_default_params(void); /* the values in brackets above */
 commandr_status commandr_sampler_init(int64_t n_vocab, commandr_sampling_params params, commandr_sampler ** out);
-void            commandr_sampler_free(commandr_sampler * sampler); /* NULL is allowed */
-/* Replaces the bias list: bias[i] is added to the logit of ids[i]; -INFINITY forbids a token. */
-commandr_status commandr_sampler_set_bias(commandr_sampler * sampler, const int32_t * ids, const float * bias,
+void            commandr_sampler_free(commandr_sampler * sampler);
+/* Replaces the bias list: add[i] is added to the logit of ids[i]; -INFINITY forbids a token. */
+commandr_status commandr_sampler_set_bias(commandr_sampler * sampler, const int32_t * ids, const float * add,
                                           int64_t n);
-/* Picks a token. logits: [n_vocab], not changed. history: [n_history] tokens for the penalties, oldest first; may be
- * NULL when n_history is 0. mask: bit (i % 32) of word i / 32 allows token i, (n_vocab + 31) / 32 words; NULL allows
- * all. ARGUMENT when nothing is allowed or a logit that is allowed is NaN. */
+/* Picks a token. logits: [n_vocab], not changed. history: [n_history] tokens, oldest first; NULL when n_history is 0.
+ * mask: bit (i % 32) of word i / 32 allows token i, (n_vocab + 31) / 32 words; NULL allows all. ARGUMENT when nothing is
+ * allowed or an allowed logit is NaN. */
 commandr_status commandr_sampler_sample(commandr_sampler * sampler, const float * logits, const int32_t * history,
                                         int64_t n_history, const uint32_t * mask, int32_t * token);
 /* Natural logarithms of softmax(logits): of token, and of the n_top most likely in falling order. */
 commandr_status commandr_logprobs(const float * logits, int64_t n_vocab, int32_t token, float * token_logprob,
                                   int32_t n_top, int32_t * top_ids, float * top_logprobs);
-/* ---- quantization ---- */
+
+/* ---- types and quantization ---- */
 const char * commandr_type_name(int32_t type);                /* "Q4_K"; NULL when there is no such ggml_type */
 int32_t      commandr_type_find(const char * name);           /* -1 when there is none of this name */
 int64_t      commandr_type_block_size(int32_t type);          /* elements; 0: no such type */
 int64_t      commandr_type_row_size(int32_t type, int64_t n); /* bytes of n elements; 0: not whole blocks */
 bool         commandr_type_needs_imatrix(int32_t type);
 /* Rows of floats to blocks of a ggml_type and back, on n_threads threads (0 = default). src, dst: [n_rows][n_per_row];
- * n_per_row is a multiple of the block size. imatrix: [n_per_row] weights of the columns, NULL = none. */
+ * n_per_row: a multiple of the block size below 2^31. imatrix: [n_per_row] weights of the columns, NULL = none. Values
+ * reach to 32752 in blocks and 65504 in F16, else ARGUMENT. UNSUPPORTED: a type that ggml reads but cannot write. */
 commandr_status commandr_quantize_rows(int32_t type, const float * src, int64_t n_rows, int64_t n_per_row,
                                        const float * imatrix, void * dst, int32_t n_threads);
 commandr_status commandr_dequantize_rows(int32_t type, const void * src, int64_t n_rows, int64_t n_per_row, float * dst,

@@ -16,13 +16,12 @@ static void * proc(ggml_backend_dev_t dev, const char * name) {
 
 static commandr_status add(commandr_backends * backends, ggml_backend_dev_t dev, int32_t n_threads) {
     commandr_log_clear_error();
-    ggml_backend_t backend =
-        backends->n < COMMANDR_MAX_BACKENDS ? ggml_backend_dev_init(dev, NULL) : NULL;
+    ggml_backend_t backend = backends->n < COMMANDR_MAX_BACKENDS ? ggml_backend_dev_init(dev, NULL) : NULL;
     if (!backend) {
         return commandr_fail(COMMANDR_ERROR_BACKEND, "the device %s cannot be started: %s", ggml_backend_dev_name(dev),
                              commandr_log_first_error());
     }
-    backends->list[backends->n++]        = backend;
+    backends->list[backends->n++]       = backend;
     ggml_backend_set_n_threads_t set_fn = (ggml_backend_set_n_threads_t) proc(dev, "ggml_backend_set_n_threads");
     if (set_fn) {
         set_fn(backend, n_threads);

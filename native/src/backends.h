@@ -9,9 +9,9 @@
 #define COMMANDR_MAX_BACKENDS 24
 
 typedef struct commandr_backends {
-    ggml_backend_t         list[COMMANDR_MAX_BACKENDS]; /* graphics devices, accelerators, and the CPU last */
-    int32_t                n;
-    ggml_backend_sched_t   sched;
+    ggml_backend_t           list[COMMANDR_MAX_BACKENDS]; /* graphics devices, accelerators, and the CPU last */
+    int32_t                  n;
+    ggml_backend_sched_t     sched;
     struct ggml_threadpool * threadpool;
 } commandr_backends;
 

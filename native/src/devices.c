@@ -66,9 +66,8 @@ int32_t commandr_device_gpus(ggml_backend_dev_t * devs, int32_t capacity) {
 
 ggml_backend_buffer_type_t * commandr_device_extra_bufts(void) {
     ggml_backend_dev_t                 cpu = commandr_device_cpu();
-    ggml_backend_dev_get_extra_bufts_t get =
-        (ggml_backend_dev_get_extra_bufts_t) ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(cpu),
-                                                                               "ggml_backend_dev_get_extra_bufts");
+    ggml_backend_dev_get_extra_bufts_t get = (ggml_backend_dev_get_extra_bufts_t) ggml_backend_reg_get_proc_address(
+        ggml_backend_dev_backend_reg(cpu), "ggml_backend_dev_get_extra_bufts");
     return get ? get(cpu) : NULL;
 }
 

@@ -22,7 +22,7 @@ static int64_t kv_extent(const commandr_kv_cache * cache) {
 static commandr_status build_graph(commandr_session * s, const commandr_graph_shape * shape) {
     ggml_free(s->graph_ctx);
     s->graph_ready = false;
-    s->graph_ctx   = ggml_init((struct ggml_init_params){ s->graph_memory_size, s->graph_memory, true });
+    s->graph_ctx   = ggml_init((struct ggml_init_params) { s->graph_memory_size, s->graph_memory, true });
     if (!s->graph_ctx) {
         return commandr_fail(COMMANDR_ERROR_MEMORY, "out of memory for a graph");
     }
@@ -74,11 +74,11 @@ static void fill_mask(const commandr_session * s, const commandr_kv_cache * cach
 static commandr_status compute(commandr_session * s, int32_t outputs) {
     commandr_graph_shape shape;
     memset(&shape, 0, sizeof(shape)); /* padding too: shapes are compared as bytes */
-    shape.n_tokens  = s->n_batch;
-    shape.n_kv[0]   = kv_extent(&s->caches[0]);
-    shape.n_kv[1]   = kv_extent(&s->caches[1]);
-    shape.n_outputs = s->n_rows;
-    shape.outputs   = s->n_rows > 0 ? outputs : 0;
+    shape.n_tokens         = s->n_batch;
+    shape.n_kv[0]          = kv_extent(&s->caches[0]);
+    shape.n_kv[1]          = kv_extent(&s->caches[1]);
+    shape.n_outputs        = s->n_rows;
+    shape.outputs          = s->n_rows > 0 ? outputs : 0;
     commandr_status status = prepare_graph(s, &shape);
     if (status != COMMANDR_OK) {
         return status;
@@ -95,7 +95,8 @@ static commandr_status compute(commandr_session * s, int32_t outputs) {
         case GGML_STATUS_ABORTED: return commandr_fail(COMMANDR_ERROR_CANCELLED, "the evaluation was cancelled");
         case GGML_STATUS_ALLOC_FAILED:
             return commandr_fail(COMMANDR_ERROR_MEMORY, "a backend ran out of memory while computing");
-        default: return commandr_fail(COMMANDR_ERROR_BACKEND, "a backend failed to compute: %s", commandr_log_first_error());
+        default:
+            return commandr_fail(COMMANDR_ERROR_BACKEND, "a backend failed to compute: %s", commandr_log_first_error());
     }
 }
 
@@ -175,12 +176,13 @@ static void collect(commandr_session * s, progress * items, int32_t n_items) {
         if (n > 0) {
             const int64_t to = items[i].rows->first + (from - start);
             if (s->graph.logits) {
-                ggml_backend_tensor_get(s->graph.logits, s->logits + to * n_vocab, (size_t) (row * n_vocab) * sizeof(float),
+                ggml_backend_tensor_get(s->graph.logits, s->logits + to * n_vocab,
+                                        (size_t) (row * n_vocab) * sizeof(float),
                                         (size_t) (n * n_vocab) * sizeof(float));
             }
             if (s->graph.hidden) {
-                ggml_backend_tensor_get(s->graph.hidden, s->hidden + to * n_embd, (size_t) (row * n_embd) * sizeof(float),
-                                        (size_t) (n * n_embd) * sizeof(float));
+                ggml_backend_tensor_get(s->graph.hidden, s->hidden + to * n_embd,
+                                        (size_t) (row * n_embd) * sizeof(float), (size_t) (n * n_embd) * sizeof(float));
             }
             row += n;
         }
@@ -252,15 +254,15 @@ static commandr_status check_items(const commandr_session * s, const commandr_ev
         }
         for (int64_t t = 0; t < item->n_tokens; t++) {
             if (item->tokens[t] < 0 || item->tokens[t] >= n_vocab) {
-                return commandr_fail(COMMANDR_ERROR_ARGUMENT, "token %" PRId64 " of item %d is %d, outside 0..%" PRId64, t, i,
-                                     item->tokens[t], n_vocab - 1);
+                return commandr_fail(COMMANDR_ERROR_ARGUMENT, "token %" PRId64 " of item %d is %d, outside 0..%" PRId64,
+                                     t, i, item->tokens[t], n_vocab - 1);
             }
         }
         n_outputs += item->n_outputs;
     }
     if (n_outputs > s->params.n_batch) {
-        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "%" PRId64 " outputs are asked for at once; n_batch is %d", n_outputs,
-                             s->params.n_batch);
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "%" PRId64 " outputs are asked for at once; n_batch is %d",
+                             n_outputs, s->params.n_batch);
     }
     return COMMANDR_OK;
 }
@@ -328,7 +330,8 @@ static commandr_status reserve_floats(float ** buffer, int64_t * capacity, int64
                                    (double) n * sizeof(float) / (1 << 30));
 }
 
-static commandr_status make_room(commandr_session * s, const commandr_eval_item * items, int32_t n_items, int32_t outputs) {
+static commandr_status make_room(commandr_session * s, const commandr_eval_item * items, int32_t n_items,
+                                 int32_t outputs) {
     int64_t         n_rows = 0;
     commandr_status status = COMMANDR_OK;
     for (int32_t i = 0; i < n_items && status == COMMANDR_OK; i++) {
@@ -370,17 +373,17 @@ commandr_status commandr_session_eval(commandr_session * s, const commandr_eval_
     s->last_report              = 0.0;
     for (int32_t i = 0; i < n_items; i++) {
         commandr_session_truncate(s, items[i].seq_id, n_keep[i]);
-        rows[i] = (commandr_output_rows){ .first = n_rows, .n = items[i].n_outputs, .n_reused = n_keep[i] };
-        work[i] = (progress){ .item = &items[i], .rows = &rows[i], .next = n_keep[i] };
+        rows[i] = (commandr_output_rows) { .first = n_rows, .n = items[i].n_outputs, .n_reused = n_keep[i] };
+        work[i] = (progress) { .item = &items[i], .rows = &rows[i], .next = n_keep[i] };
         n_rows += items[i].n_outputs;
         s->n_total += items[i].n_tokens - n_keep[i];
     }
     status = compute_all(s, work, n_items, outputs);
     if (status == COMMANDR_OK) {
         memcpy(s->items, rows, (size_t) n_items * sizeof(*rows));
-        s->n_items     = n_items;
-        s->has_logits  = outputs & COMMANDR_OUTPUT_LOGITS;
-        s->has_hidden  = outputs & COMMANDR_OUTPUT_HIDDEN;
+        s->n_items    = n_items;
+        s->has_logits = outputs & COMMANDR_OUTPUT_LOGITS;
+        s->has_hidden = outputs & COMMANDR_OUTPUT_HIDDEN;
     }
     return status;
 }

@@ -1,5 +1,5 @@
-#include "error.h"
 #include "gguf-file.h"
+#include "error.h"
 #include "log.h"
 
 #include <inttypes.h>
@@ -46,8 +46,8 @@ static commandr_status fingerprint(commandr_gguf * gguf) {
 static commandr_status check_tensors(const commandr_gguf * gguf) {
     const size_t alignment = gguf_get_alignment(gguf->ctx);
     if (alignment % MIN_ALIGNMENT != 0) {
-        return commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "%s: general.alignment is %zu, not a multiple of %d", gguf->path,
-                             alignment, MIN_ALIGNMENT);
+        return commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "%s: general.alignment is %zu, not a multiple of %d",
+                             gguf->path, alignment, MIN_ALIGNMENT);
     }
     const int64_t n_tensors = gguf_get_n_tensors(gguf->ctx);
     const int64_t base      = (int64_t) gguf_get_data_offset(gguf->ctx);
@@ -268,8 +268,9 @@ static commandr_status get_single(const commandr_gguf * gguf, const char * key, 
     return COMMANDR_OK;
 }
 
-commandr_status commandr_gguf_int(const commandr_gguf * gguf, const char * key, int64_t min, int64_t max, int64_t * out) {
-    commandr_gguf_value   value = { .n = -1 };
+commandr_status commandr_gguf_int(const commandr_gguf * gguf, const char * key, int64_t min, int64_t max,
+                                  int64_t * out) {
+    commandr_gguf_value   value  = { .n = -1 };
     const commandr_status status = get_single(gguf, key, COMMANDR_KIND_INT, &value);
     if (status != COMMANDR_OK) {
         return status;
@@ -283,7 +284,7 @@ commandr_status commandr_gguf_int(const commandr_gguf * gguf, const char * key, 
 }
 
 commandr_status commandr_gguf_float(const commandr_gguf * gguf, const char * key, float * out) {
-    commandr_gguf_value   value = { .n = -1 };
+    commandr_gguf_value   value  = { .n = -1 };
     const commandr_status status = get_single(gguf, key, COMMANDR_KIND_FLOAT, &value);
     if (status == COMMANDR_OK) {
         *out = (float) value.f;
@@ -292,7 +293,7 @@ commandr_status commandr_gguf_float(const commandr_gguf * gguf, const char * key
 }
 
 commandr_status commandr_gguf_string(const commandr_gguf * gguf, const char * key, const char ** out) {
-    commandr_gguf_value   value = { .n = -1 };
+    commandr_gguf_value   value  = { .n = -1 };
     const commandr_status status = get_single(gguf, key, COMMANDR_KIND_STRING, &value);
     if (status == COMMANDR_OK) {
         *out = value.s;

@@ -13,7 +13,8 @@ struct commandr_gguf {
 };
 
 /* The look-ups fail with a sentence that names the file and the key when the key is absent or of another kind. */
-commandr_status commandr_gguf_int(const commandr_gguf * gguf, const char * key, int64_t min, int64_t max, int64_t * out);
+commandr_status commandr_gguf_int(const commandr_gguf * gguf, const char * key, int64_t min, int64_t max,
+                                  int64_t * out);
 commandr_status commandr_gguf_float(const commandr_gguf * gguf, const char * key, float * out);
 commandr_status commandr_gguf_string(const commandr_gguf * gguf, const char * key, const char ** out);
 

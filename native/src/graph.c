@@ -76,8 +76,8 @@ static struct ggml_tensor * attend(builder * b, int64_t il, int which, struct gg
 static void store(builder * b, int64_t il, int which, struct ggml_tensor * k, struct ggml_tensor * v) {
     const commandr_kv_cache * cache = &b->caches[which];
     const int64_t             n     = b->hp->head_dim * b->hp->n_head_kv;
-    k = ggml_reshape_2d(b->ctx, k, n, b->shape->n_tokens);
-    v = ggml_reshape_2d(b->ctx, v, n, b->shape->n_tokens);
+    k                               = ggml_reshape_2d(b->ctx, k, n, b->shape->n_tokens);
+    v                               = ggml_reshape_2d(b->ctx, v, n, b->shape->n_tokens);
     ggml_build_forward_expand(b->graph.cgraph, ggml_set_rows(b->ctx, cache->k[il], k, b->graph.cells[which]));
     ggml_build_forward_expand(b->graph.cgraph, ggml_set_rows(b->ctx, cache->v[il], v, b->graph.cells[which]));
 }
@@ -142,7 +142,7 @@ static void add_inputs(builder * b) {
     for (int which = 0; which < 2; which++) {
         if (s->n_kv[which] > 0) {
             b->graph.cells[which] = input(b, GGML_TYPE_I64, s->n_tokens, 1, which ? "cells_window" : "cells");
-            b->graph.mask[which]  = input(b, GGML_TYPE_F16, s->n_kv[which], s->n_tokens, which ? "mask_window" : "mask");
+            b->graph.mask[which] = input(b, GGML_TYPE_F16, s->n_kv[which], s->n_tokens, which ? "mask_window" : "mask");
         }
     }
     if (s->n_outputs > 0 && s->n_outputs < s->n_tokens) {

@@ -18,14 +18,14 @@ enum { COMMANDR_CACHE_FULL = 0, COMMANDR_CACHE_WINDOW = 1 };
 typedef struct commandr_graph {
     struct ggml_cgraph * cgraph;
     /* inputs */
-    struct ggml_tensor * tokens;  /* I32 [n_tokens] */
-    struct ggml_tensor * pos;     /* I32 [n_tokens] */
-    struct ggml_tensor * rows;    /* I32 [n_outputs]: the tokens whose outputs are wanted; NULL: all or none */
+    struct ggml_tensor * tokens;   /* I32 [n_tokens] */
+    struct ggml_tensor * pos;      /* I32 [n_tokens] */
+    struct ggml_tensor * rows;     /* I32 [n_outputs]: the tokens whose outputs are wanted; NULL: all or none */
     struct ggml_tensor * cells[2]; /* I64 [n_tokens] per cache: where each token's key and value go */
-    struct ggml_tensor * mask[2]; /* F16 [n_kv, n_tokens] per cache: 0 visible, -inf not */
+    struct ggml_tensor * mask[2];  /* F16 [n_kv, n_tokens] per cache: 0 visible, -inf not */
     /* outputs, NULL when not asked for */
-    struct ggml_tensor * hidden;  /* F32 [n_embd, n_outputs] */
-    struct ggml_tensor * logits;  /* F32 [n_vocab, n_outputs] */
+    struct ggml_tensor * hidden; /* F32 [n_embd, n_outputs] */
+    struct ggml_tensor * logits; /* F32 [n_vocab, n_outputs] */
 } commandr_graph;
 
 /* Nodes that the graph of a model needs at most. */

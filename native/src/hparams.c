@@ -33,7 +33,8 @@ static commandr_status read_sizes(const commandr_gguf * gguf, commandr_hparams *
         { "attention.head_count", &hp->n_head,      MAX_DIM },
     };
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
-        const commandr_status status = commandr_gguf_int(gguf, key_of(hp, sizes[i].name), 1, sizes[i].max, sizes[i].out);
+        const commandr_status status =
+            commandr_gguf_int(gguf, key_of(hp, sizes[i].name), 1, sizes[i].max, sizes[i].out);
         if (status != COMMANDR_OK) {
             return status;
         }
@@ -63,13 +64,14 @@ static commandr_status read_sizes(const commandr_gguf * gguf, commandr_hparams *
     }
     if (hp->n_head % hp->n_head_kv != 0) {
         return commandr_fail(COMMANDR_ERROR_FORMAT,
-                             "%s: attention.head_count %" PRId64 " is not a multiple of attention.head_count_kv %" PRId64,
+                             "%s: attention.head_count %" PRId64
+                             " is not a multiple of attention.head_count_kv %" PRId64,
                              gguf->path, hp->n_head, hp->n_head_kv);
     }
     if (hp->n_rot > hp->head_dim || hp->n_rot % 2 != 0) {
         return commandr_fail(COMMANDR_ERROR_FORMAT,
-                             "%s: rope.dimension_count %" PRId64 " does not fit heads of %" PRId64 " dimensions", gguf->path,
-                             hp->n_rot, hp->head_dim);
+                             "%s: rope.dimension_count %" PRId64 " does not fit heads of %" PRId64 " dimensions",
+                             gguf->path, hp->n_rot, hp->head_dim);
     }
     const char * value_length = key_of(hp, "attention.value_length");
     if (has(gguf, value_length)) {
@@ -101,16 +103,16 @@ static commandr_status read_floats(const commandr_gguf * gguf, commandr_hparams 
     }
     if (!(hp->norm_eps >= 0.0f) || !(hp->rope_freq_base > 0.0f) || hp->logit_scale - hp->logit_scale != 0.0f) {
         return commandr_fail(COMMANDR_ERROR_FORMAT,
-                             "%s: layer_norm_epsilon %g, rope.freq_base %g or logit_scale %g makes no sense", gguf->path,
-                             (double) hp->norm_eps, (double) hp->rope_freq_base, (double) hp->logit_scale);
+                             "%s: layer_norm_epsilon %g, rope.freq_base %g or logit_scale %g makes no sense",
+                             gguf->path, (double) hp->norm_eps, (double) hp->rope_freq_base, (double) hp->logit_scale);
     }
     const char * scaling_key = key_of(hp, "rope.scaling.type");
     if (has(gguf, scaling_key)) {
         const char * scaling = "";
         status               = commandr_gguf_string(gguf, scaling_key, &scaling);
         if (status == COMMANDR_OK && strcmp(scaling, "none") != 0) {
-            status = commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "%s: %s is \"%s\", and only \"none\" is known", gguf->path,
-                                   scaling_key, scaling);
+            status = commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "%s: %s is \"%s\", and only \"none\" is known",
+                                   gguf->path, scaling_key, scaling);
         }
     }
     return status;
@@ -130,8 +132,9 @@ static commandr_status read_window_pattern(const commandr_gguf * gguf, commandr_
         return status != COMMANDR_OK ? status : commandr_gguf_int(gguf, key, 1, MAX_DIM, &hp->swa_period);
     }
     if ((value.kind != COMMANDR_KIND_BOOL && value.kind != COMMANDR_KIND_INT) || value.n < hp->n_layer) {
-        return commandr_fail(COMMANDR_ERROR_FORMAT, "%s: %s must be a period or one bool for each of the %" PRId64 " layers",
-                             gguf->path, key, hp->n_layer);
+        return commandr_fail(COMMANDR_ERROR_FORMAT,
+                             "%s: %s must be a period or one bool for each of the %" PRId64 " layers", gguf->path, key,
+                             hp->n_layer);
     }
     int64_t * has_window = malloc((size_t) value.n * sizeof(*has_window));
     if (!has_window) {
@@ -149,8 +152,8 @@ static commandr_status read_window_pattern(const commandr_gguf * gguf, commandr_
         for (int64_t i = 0; i < hp->n_layer; i++) {
             if ((has_window[i] != 0) != ((i + 1) % hp->swa_period != 0)) {
                 status = commandr_fail(COMMANDR_ERROR_UNSUPPORTED,
-                                       "%s: %s does not repeat: layer %" PRId64 " breaks the period of %" PRId64, gguf->path,
-                                       key, i, hp->swa_period);
+                                       "%s: %s does not repeat: layer %" PRId64 " breaks the period of %" PRId64,
+                                       gguf->path, key, i, hp->swa_period);
                 break;
             }
         }
@@ -159,7 +162,30 @@ static commandr_status read_window_pattern(const commandr_gguf * gguf, commandr_
     return status;
 }
 
-commandr_status commandr_hparams_read(const commandr_gguf * gguf, commandr_hparams * hparams) {
+/* What no key says: the vocabulary's size and whether there is q/k norm. llama.cpp decides on the latter by the number of
+ * layers; the tensors are the better sign. */
+static commandr_status read_tensors(const commandr_gguf * gguf, commandr_hparams * hp) {
+    const int64_t embd = gguf_find_tensor(gguf->ctx, "token_embd.weight");
+    if (embd < 0) {
+        return commandr_fail(COMMANDR_ERROR_FORMAT, "%s: the tensor token_embd.weight is missing", gguf->path);
+    }
+    hp->n_vocab      = gguf_get_tensor_ne(gguf->ctx, embd)[1];
+    hp->has_qk_norm  = gguf_find_tensor(gguf->ctx, "blk.0.attn_q_norm.weight") >= 0;
+    const char * key = key_of(hp, "vocab_size");
+    if (!has(gguf, key)) {
+        return COMMANDR_OK;
+    }
+    int64_t         n_vocab = 0;
+    commandr_status status  = commandr_gguf_int(gguf, key, 1, MAX_DIM, &n_vocab);
+    if (status == COMMANDR_OK && n_vocab != hp->n_vocab) {
+        status = commandr_fail(COMMANDR_ERROR_FORMAT,
+                               "%s: the key %s is %" PRId64 ", and token_embd.weight has %" PRId64 " rows", gguf->path,
+                               key, n_vocab, hp->n_vocab);
+    }
+    return status;
+}
+
+commandr_status commandr_gguf_hparams(const commandr_gguf * gguf, commandr_hparams * hparams) {
     const char *    architecture = NULL;
     commandr_status status       = commandr_gguf_string(gguf, "general.architecture", &architecture);
     if (status != COMMANDR_OK) {
@@ -167,8 +193,8 @@ commandr_status commandr_hparams_read(const commandr_gguf * gguf, commandr_hpara
     }
     if (strcmp(architecture, "command-r") != 0 && strcmp(architecture, "cohere2") != 0) {
         return commandr_fail(COMMANDR_ERROR_UNSUPPORTED,
-                             "%s: architecture \"%s\" is not of the Command-R family (command-r or cohere2)", gguf->path,
-                             architecture);
+                             "%s: architecture \"%s\" is not of the Command-R family (command-r or cohere2)",
+                             gguf->path, architecture);
     }
     commandr_hparams hp;
     memset(&hp, 0, sizeof(hp));
@@ -184,7 +210,10 @@ commandr_status commandr_hparams_read(const commandr_gguf * gguf, commandr_hpara
         }
     }
     if (status == COMMANDR_OK) {
-        *hparams = hp; /* n_vocab and has_qk_norm are read off the tensors by weights.c */
+        status = read_tensors(gguf, &hp);
+    }
+    if (status == COMMANDR_OK) {
+        *hparams = hp;
     }
     return status;
 }

@@ -24,7 +24,7 @@ static struct ggml_context * device_ctx(commandr_kv_cache * cache, ggml_backend_
         }
     }
     const size_t          size = 2 * (size_t) cache->n_layer * ggml_tensor_overhead();
-    struct ggml_context * ctx  = ggml_init((struct ggml_init_params){ size, NULL, true });
+    struct ggml_context * ctx  = ggml_init((struct ggml_init_params) { size, NULL, true });
     if (ctx) {
         devs[cache->n_buffers]          = dev;
         cache->ctxs[cache->n_buffers++] = ctx;
@@ -66,8 +66,8 @@ static commandr_status allocate(commandr_kv_cache * cache, const commandr_model 
     return COMMANDR_OK;
 }
 
-commandr_status commandr_kv_cache_init(commandr_kv_cache * cache, const commandr_model * model, bool window, int64_t size,
-                                       enum ggml_type type_k, enum ggml_type type_v) {
+commandr_status commandr_kv_cache_init(commandr_kv_cache * cache, const commandr_model * model, bool window,
+                                       int64_t size, enum ggml_type type_k, enum ggml_type type_v) {
     memset(cache, 0, sizeof(*cache));
     const size_t n_layer      = (size_t) model->hparams.n_layer;
     const size_t max_devs     = (size_t) model->n_devs + 1;

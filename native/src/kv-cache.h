@@ -23,9 +23,9 @@ typedef struct commandr_kv_cache {
     int64_t                 n_seen;   /* cells below this index may be in use, none above */
     int64_t                 head;     /* where the search for free cells begins */
     int64_t                 n_layer;
-    struct ggml_tensor **   k;        /* [n_layer], each [n_embd_kv, size]; NULL for layers of the other kind */
-    struct ggml_tensor **   v;        /* the same */
-    struct ggml_context **  ctxs;     /* one per device */
+    struct ggml_tensor **   k;    /* [n_layer], each [n_embd_kv, size]; NULL for layers of the other kind */
+    struct ggml_tensor **   v;    /* the same */
+    struct ggml_context **  ctxs; /* one per device */
     ggml_backend_buffer_t * buffers;
     int32_t                 n_buffers;
 } commandr_kv_cache;
@@ -37,8 +37,8 @@ int64_t commandr_kv_pad(int64_t n_cells);
 int64_t commandr_kv_window_size(int64_t n_swa, int64_t n_seq_max, int64_t n_ubatch);
 
 /* window: for the layers with a sliding window, else for the others. On failure nothing stays allocated. */
-commandr_status commandr_kv_cache_init(commandr_kv_cache * cache, const commandr_model * model, bool window, int64_t size,
-                                       enum ggml_type type_k, enum ggml_type type_v);
+commandr_status commandr_kv_cache_init(commandr_kv_cache * cache, const commandr_model * model, bool window,
+                                       int64_t size, enum ggml_type type_k, enum ggml_type type_v);
 void            commandr_kv_cache_free(commandr_kv_cache * cache); /* a zeroed one is allowed */
 
 /* Finds n cells for new positions and writes their indices, without taking them. next_pos: [COMMANDR_MAX_SEQS], the

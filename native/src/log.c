@@ -7,13 +7,13 @@
 #include <stdio.h>
 #include <string.h>
 
-static pthread_once_t         once  = PTHREAD_ONCE_INIT;
-static pthread_mutex_t        mutex = PTHREAD_MUTEX_INITIALIZER;
-static commandr_log_callback  callback;
-static void *                 callback_user_data;
+static pthread_once_t        once  = PTHREAD_ONCE_INIT;
+static pthread_mutex_t       mutex = PTHREAD_MUTEX_INITIALIZER;
+static commandr_log_callback callback;
+static void *                callback_user_data;
 
-static _Thread_local char first_error[512];
-static _Thread_local char line[2048]; /* ggml sends lines in pieces; the rest of one comes as GGML_LOG_LEVEL_CONT */
+static _Thread_local char    first_error[512];
+static _Thread_local char    line[2048]; /* ggml sends lines in pieces; the rest of one comes as GGML_LOG_LEVEL_CONT */
 static _Thread_local int32_t line_level;
 
 static int32_t level_of(enum ggml_log_level level) {

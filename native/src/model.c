@@ -7,7 +7,7 @@
 #include <string.h>
 
 commandr_model_params commandr_model_default_params(void) {
-    return (commandr_model_params){
+    return (commandr_model_params) {
         .n_gpu_layers       = 0,
         .main_device        = -1,
         .tensor_split       = NULL,
@@ -32,7 +32,7 @@ commandr_status commandr_model_load(const char * path, commandr_model_params par
     atomic_init(&model->n_refs, 1);
     commandr_status status = commandr_gguf_open(path, &model->gguf);
     if (status == COMMANDR_OK) {
-        status = commandr_hparams_read(model->gguf, &model->hparams);
+        status = commandr_gguf_hparams(model->gguf, &model->hparams);
     }
     if (status == COMMANDR_OK) {
         status = commandr_weights_load(model, &params);

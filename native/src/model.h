@@ -32,18 +32,15 @@ struct commandr_model {
     atomic_int           n_refs;
     commandr_gguf *      gguf;
     commandr_hparams     hparams;
-    commandr_layer *     layers;     /* [n_layer] */
-    struct ggml_tensor * token_embd; /* [n_embd, n_vocab], always on the CPU: rows are looked up */
-    struct ggml_tensor * head;       /* the same matrix as the product's operand: token_embd, or a copy on a device */
+    commandr_layer *     layers;      /* [n_layer] */
+    struct ggml_tensor * token_embd;  /* [n_embd, n_vocab], always on the CPU: rows are looked up */
+    struct ggml_tensor * head;        /* the same matrix as the product's operand: token_embd, or a copy on a device */
     struct ggml_tensor * output_norm; /* [n_embd], on the head's device */
     ggml_backend_dev_t   head_dev;
-    ggml_backend_dev_t   devs[16];   /* the GPUs in use */
+    ggml_backend_dev_t   devs[16]; /* the GPUs in use */
     int32_t              n_devs;
     commandr_weights *   weights;
 };
-
-/* hparams.c: reads and checks the keys. */
-commandr_status commandr_hparams_read(const commandr_gguf * gguf, commandr_hparams * hparams);
 
 /* weights.c: checks the tensors, places and fills them. On failure the model's weights are freed. */
 commandr_status commandr_weights_load(commandr_model * model, const commandr_model_params * params);

@@ -6,8 +6,8 @@
 #define MAX_GPUS ((int32_t) (sizeof(((commandr_model *) 0)->devs) / sizeof(ggml_backend_dev_t)))
 
 /* The share of the offloaded layers that each GPU takes: as told, else all on one, else by free memory. */
-static commandr_status read_shares(const commandr_model_params * params, const ggml_backend_dev_t * gpus, int32_t n_gpus,
-                                   double * shares) {
+static commandr_status read_shares(const commandr_model_params * params, const ggml_backend_dev_t * gpus,
+                                   int32_t n_gpus, double * shares) {
     double sum = 0.0;
     for (int32_t g = 0; g < n_gpus; g++) {
         if (params->tensor_split) {
@@ -53,8 +53,8 @@ commandr_status commandr_placement_choose(commandr_model * model, const commandr
         return COMMANDR_OK;
     }
     if (params->main_device >= n_gpus || (params->tensor_split && params->n_tensor_split > n_gpus)) {
-        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "main_device or tensor_split names a GPU that is not there: there are %d",
-                             n_gpus);
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT,
+                             "main_device or tensor_split names a GPU that is not there: there are %d", n_gpus);
     }
     double                shares[sizeof(model->devs) / sizeof(model->devs[0])];
     const commandr_status status = read_shares(params, gpus, n_gpus, shares);

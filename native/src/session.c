@@ -11,7 +11,7 @@
 #define REPORT_SECONDS 0.05
 
 commandr_session_params commandr_session_default_params(void) {
-    return (commandr_session_params){
+    return (commandr_session_params) {
         .n_ctx              = 0,
         .n_batch            = 2048,
         .n_ubatch           = 512,
@@ -32,14 +32,14 @@ static bool is_cache_type(int32_t type) {
 }
 
 /* Checks the parameters and fills in what the caller left to us. */
-static commandr_status settle_params(const commandr_model * model, commandr_session_params * p) {
-    const commandr_hparams * hp = &model->hparams;
+static commandr_status settle_params(const commandr_hparams * hp, commandr_session_params * p) {
     if (p->n_ctx < 0 || p->n_batch < 1 || p->n_ubatch < 1 || p->n_outputs < 0 || p->n_threads < 0) {
         return commandr_fail(COMMANDR_ERROR_ARGUMENT, "n_ctx, n_outputs and n_threads are 0 or more, n_batch and "
                                                       "n_ubatch 1 or more");
     }
     if (p->n_seq_max < 1 || p->n_seq_max > COMMANDR_MAX_SEQS) {
-        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "n_seq_max is %d, outside 1..%d", p->n_seq_max, COMMANDR_MAX_SEQS);
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "n_seq_max is %d, outside 1..%d", p->n_seq_max,
+                             COMMANDR_MAX_SEQS);
     }
     if (p->flash_attn < -1 || p->flash_attn > 1) {
         return commandr_fail(COMMANDR_ERROR_ARGUMENT, "flash_attn is %d; it is 1, 0 or -1", p->flash_attn);
@@ -58,8 +58,9 @@ static commandr_status settle_params(const commandr_model * model, commandr_sess
                                  types[i].name, name ? name : "no ggml_type");
         }
         if (hp->head_dim % ggml_blck_size((enum ggml_type) types[i].type) != 0) {
-            return commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "%s %s needs heads of a multiple of 32 dimensions, not %" PRId64,
-                                 types[i].name, commandr_type_name(types[i].type), hp->head_dim);
+            return commandr_fail(COMMANDR_ERROR_UNSUPPORTED,
+                                 "%s %s needs heads of a multiple of 32 dimensions, not %" PRId64, types[i].name,
+                                 commandr_type_name(types[i].type), hp->head_dim);
         }
     }
     p->n_ctx = p->n_ctx ? p->n_ctx : hp->n_ctx_train;
@@ -69,16 +70,47 @@ static commandr_status settle_params(const commandr_model * model, commandr_sess
     }
     p->n_threads = p->n_threads ? p->n_threads : commandr_default_n_threads();
     p->n_ubatch  = p->n_ubatch < p->n_ctx ? p->n_ubatch : (int32_t) p->n_ctx;
-    if (p->n_outputs == 0) {
-        p->n_outputs = p->n_seq_max > 64 ? p->n_seq_max : 64;
-    }
+    p->n_outputs = p->n_outputs ? p->n_outputs : 64;
     p->n_outputs = p->n_outputs < p->n_ubatch ? p->n_outputs : p->n_ubatch;
+    return COMMANDR_OK;
+}
+
+typedef struct cache_sizes {
+    int64_t full;   /* cells */
+    int64_t window; /* cells */
+    int64_t n_full_layers;
+    int64_t n_window_layers;
+} cache_sizes;
+
+/* Of a session with settled parameters. */
+static cache_sizes sizes_of(const commandr_hparams * hp, const commandr_session_params * p) {
+    const int64_t full   = commandr_kv_pad(p->n_ctx);
+    const int64_t window = commandr_kv_window_size(hp->n_swa, p->n_seq_max, p->n_ubatch);
+    const int64_t n_full = hp->n_swa > 0 && hp->swa_period > 0 ? hp->n_layer / hp->swa_period : hp->n_layer;
+    return (cache_sizes) {
+        .full            = full,
+        .window          = window < full ? window : full,
+        .n_full_layers   = n_full,
+        .n_window_layers = hp->n_layer - n_full,
+    };
+}
+
+commandr_status commandr_session_kv_size(const commandr_hparams * hp, commandr_session_params params, int64_t * size) {
+    const commandr_status status = settle_params(hp, &params);
+    if (status != COMMANDR_OK) {
+        return status;
+    }
+    const int64_t     n_embd_kv = hp->n_head_kv * hp->head_dim;
+    const int64_t     cell      = (int64_t) (ggml_row_size((enum ggml_type) params.type_k, n_embd_kv) +
+                                             ggml_row_size((enum ggml_type) params.type_v, n_embd_kv));
+    const cache_sizes sizes     = sizes_of(hp, &params);
+    *size                       = cell * (sizes.full * sizes.n_full_layers + sizes.window * sizes.n_window_layers);
     return COMMANDR_OK;
 }
 
 /* Whether a device has flash attention for this model's heads and these cache types. */
 static bool has_flash_attn(ggml_backend_dev_t dev, const commandr_hparams * hp, const commandr_session_params * p) {
-    struct ggml_context * ctx = ggml_init((struct ggml_init_params){ 8 * ggml_tensor_overhead(), NULL, true });
+    struct ggml_context * ctx = ggml_init((struct ggml_init_params) { 8 * ggml_tensor_overhead(), NULL, true });
     if (!ctx) {
         return false;
     }
@@ -104,11 +136,12 @@ static commandr_status choose_flash_attn(commandr_session * s) {
     }
     s->flash_attn = p->flash_attn != 0 && !lack;
     if (p->flash_attn == 1 && lack) {
-        return commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "flash attention was asked for, and %s does not have it", lack);
+        return commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "flash attention was asked for, and %s does not have it",
+                             lack);
     }
     if (!s->flash_attn && ggml_is_quantized((enum ggml_type) p->type_v)) {
-        return commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "type_v %s needs flash attention, which %s", commandr_type_name(p->type_v),
-                             lack ? "a device in use does not have" : "is switched off");
+        return commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "type_v %s needs flash attention, which %s",
+                             commandr_type_name(p->type_v), lack ? "a device in use does not have" : "is switched off");
     }
     return COMMANDR_OK;
 }
@@ -135,24 +168,20 @@ static bool should_stop(void * user_data) {
 }
 
 static commandr_status allocate(commandr_session * s) {
-    const commandr_session_params * p       = &s->params;
-    const commandr_model *          model   = s->model;
-    const bool                      windows = model->hparams.n_swa > 0 && model->hparams.swa_period > 1;
-
+    const commandr_session_params * p     = &s->params;
+    const commandr_model *          model = s->model;
     /* The full cache counts the cells of the whole session, also when no layer has rows in it. */
-    const int64_t   size        = commandr_kv_pad(p->n_ctx);
-    const int64_t   window_size = commandr_kv_window_size(model->hparams.n_swa, p->n_seq_max, p->n_ubatch);
-    commandr_status status      = commandr_kv_cache_init(&s->caches[COMMANDR_CACHE_FULL], model, false, size,
-                                                         (enum ggml_type) p->type_k, (enum ggml_type) p->type_v);
-    if (status == COMMANDR_OK && windows) {
-        status = commandr_kv_cache_init(&s->caches[COMMANDR_CACHE_WINDOW], model, true,
-                                        window_size < size ? window_size : size, (enum ggml_type) p->type_k,
-                                        (enum ggml_type) p->type_v);
+    const cache_sizes sizes  = sizes_of(&model->hparams, p);
+    commandr_status   status = commandr_kv_cache_init(&s->caches[COMMANDR_CACHE_FULL], model, false, sizes.full,
+                                                      (enum ggml_type) p->type_k, (enum ggml_type) p->type_v);
+    if (status == COMMANDR_OK && sizes.n_window_layers > 0) {
+        status = commandr_kv_cache_init(&s->caches[COMMANDR_CACHE_WINDOW], model, true, sizes.window,
+                                        (enum ggml_type) p->type_k, (enum ggml_type) p->type_v);
     }
     if (status == COMMANDR_OK) {
         const size_t max_nodes = commandr_graph_max_nodes(model);
         s->graph_memory_size   = max_nodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(max_nodes, false);
-        status = commandr_backends_init(&s->backends, model, p->n_threads, max_nodes, should_stop, s);
+        status                 = commandr_backends_init(&s->backends, model, p->n_threads, max_nodes, should_stop, s);
     }
     if (status != COMMANDR_OK) {
         return status;
@@ -177,7 +206,7 @@ commandr_status commandr_session_init(commandr_model * model, commandr_session_p
     if (!model || !out) {
         return commandr_fail(COMMANDR_ERROR_ARGUMENT, "commandr_session_init: model and out must not be NULL");
     }
-    commandr_status status = settle_params(model, &params);
+    commandr_status status = settle_params(&model->hparams, &params);
     if (status != COMMANDR_OK) {
         return status;
     }
@@ -345,7 +374,8 @@ commandr_status commandr_session_memory(const commandr_session * s, int64_t inde
         const commandr_kv_cache * cache = &s->caches[which];
         if (i >= 0 && i < cache->n_buffers) {
             ggml_backend_buffer_t buffer = cache->buffers[i];
-            info->device = ggml_backend_dev_name(ggml_backend_buft_get_device(ggml_backend_buffer_get_type(buffer)));
+            ggml_backend_dev_t    dev    = ggml_backend_buft_get_device(ggml_backend_buffer_get_type(buffer));
+            info->device = ggml_backend_dev_name(dev ? dev : commandr_device_cpu()); /* plain CPU memory names none */
             info->what   = "kv";
             info->size   = (int64_t) ggml_backend_buffer_get_size(buffer);
             return COMMANDR_OK;

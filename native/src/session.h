@@ -27,41 +27,41 @@ struct commandr_session {
     commandr_session_params params; /* with every default filled in */
     bool                    flash_attn;
 
-    commandr_backends       backends;
-    commandr_kv_cache       caches[2];
-    commandr_sequence       seqs[COMMANDR_MAX_SEQS];
+    commandr_backends backends;
+    commandr_kv_cache caches[2];
+    commandr_sequence seqs[COMMANDR_MAX_SEQS];
 
     /* The last graph, kept while batches have the same shape. */
-    void *                  graph_memory;
-    size_t                  graph_memory_size;
-    struct ggml_context *   graph_ctx;
-    commandr_graph          graph;
-    commandr_graph_shape    graph_shape;
-    bool                    graph_ready;
+    void *                graph_memory;
+    size_t                graph_memory_size;
+    struct ggml_context * graph_ctx;
+    commandr_graph        graph;
+    commandr_graph_shape  graph_shape;
+    bool                  graph_ready;
 
     /* The ubatch being computed, [n_ubatch] each. */
-    int32_t *               batch_tokens;
-    int32_t *               batch_pos;
-    int32_t *               batch_seq;
-    int32_t *               batch_rows;
-    int64_t *               batch_cells[2];
-    int64_t                 n_batch;
-    int64_t                 n_rows;
+    int32_t * batch_tokens;
+    int32_t * batch_pos;
+    int32_t * batch_seq;
+    int32_t * batch_rows;
+    int64_t * batch_cells[2];
+    int64_t   n_batch;
+    int64_t   n_rows;
 
     /* Outputs of the last evaluation. */
-    float *                 logits;
-    float *                 hidden;
-    int64_t                 logits_capacity; /* floats */
-    int64_t                 hidden_capacity;
-    bool                    has_logits;
-    bool                    has_hidden;
-    int32_t                 n_items;
-    commandr_output_rows    items[COMMANDR_MAX_SEQS];
+    float *              logits;
+    float *              hidden;
+    int64_t              logits_capacity; /* floats */
+    int64_t              hidden_capacity;
+    bool                 has_logits;
+    bool                 has_hidden;
+    int32_t              n_items;
+    commandr_output_rows items[COMMANDR_MAX_SEQS];
 
-    atomic_bool             cancelled;
-    int64_t                 n_done; /* of the evaluation in progress */
-    int64_t                 n_total;
-    double                  last_report; /* seconds */
+    atomic_bool cancelled;
+    int64_t     n_done; /* of the evaluation in progress */
+    int64_t     n_total;
+    double      last_report; /* seconds */
 };
 
 /* Drops the outputs of the last evaluation: the session is about to change. */

@@ -103,14 +103,14 @@ static void move_rows(stream * st, struct ggml_tensor * rows, const int64_t * ce
     }
 }
 
-static commandr_status move_all(const commandr_session * s, stream * st, int64_t * const cells[2], const int64_t * n_rows,
-                                bool save) {
+static commandr_status move_all(const commandr_session * s, stream * st, int64_t * const cells[2],
+                                const int64_t * n_rows, bool save) {
     size_t buffer_size = (size_t) 1 << 20;
     for (int64_t il = 0; il < s->model->hparams.n_layer; il++) {
         const struct ggml_tensor * k = s->caches[s->model->layers[il].has_window].k[il];
         const struct ggml_tensor * v = s->caches[s->model->layers[il].has_window].v[il];
-        buffer_size = k->nb[1] > buffer_size ? k->nb[1] : buffer_size;
-        buffer_size = v->nb[1] > buffer_size ? v->nb[1] : buffer_size;
+        buffer_size                  = k->nb[1] > buffer_size ? k->nb[1] : buffer_size;
+        buffer_size                  = v->nb[1] > buffer_size ? v->nb[1] : buffer_size;
     }
     void * buffer = malloc(buffer_size);
     if (!buffer) {
@@ -148,7 +148,8 @@ static state_header make_header(const commandr_session * s, int32_t seq_id) {
 }
 
 /* The sequence's cells by position: from first on, [n_tokens - first]. */
-static void list_cells(const commandr_kv_cache * cache, int32_t seq_id, int64_t first, int64_t n_tokens, int64_t * cells) {
+static void list_cells(const commandr_kv_cache * cache, int32_t seq_id, int64_t first, int64_t n_tokens,
+                       int64_t * cells) {
     for (int64_t c = 0; c < cache->n_seen; c++) {
         if ((cache->seqs[c] >> seq_id & 1) && cache->pos[c] >= first && cache->pos[c] < n_tokens) {
             cells[cache->pos[c] - first] = c;
@@ -189,7 +190,8 @@ commandr_status commandr_session_state_save(const commandr_session * s, int32_t 
         return status;
     }
     if (!path || s->seqs[seq_id].n == 0) {
-        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "sequence %d is empty, or path is NULL: there is nothing to save", seq_id);
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "sequence %d is empty, or path is NULL: there is nothing to save",
+                             seq_id);
     }
     const size_t size      = strlen(path) + 32;
     char *       temporary = malloc(size);
@@ -216,14 +218,15 @@ commandr_status commandr_session_state_save(const commandr_session * s, int32_t 
     return status;
 }
 
-static commandr_status check_header(const commandr_session * s, int32_t seq_id, const char * path, const state_header * h) {
+static commandr_status check_header(const commandr_session * s, int32_t seq_id, const char * path,
+                                    const state_header * h) {
     const state_header want = make_header(s, seq_id);
     if (memcmp(h->magic, MAGIC, sizeof(MAGIC)) != 0) {
         return commandr_fail(COMMANDR_ERROR_FORMAT, "%s: not a state file", path);
     }
     if (h->version != STATE_VERSION) {
-        return commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "%s: state file version %u, and only %d is known", path, h->version,
-                             STATE_VERSION);
+        return commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "%s: state file version %u, and only %d is known", path,
+                             h->version, STATE_VERSION);
     }
     if (h->fingerprint != want.fingerprint || h->n_layer != want.n_layer || h->n_embd_kv != want.n_embd_kv) {
         return commandr_fail(COMMANDR_ERROR_FORMAT, "%s: made with another model than %s", path, s->model->gguf->path);
@@ -239,8 +242,8 @@ static commandr_status check_header(const commandr_session * s, int32_t seq_id, 
         return commandr_fail(COMMANDR_ERROR_FORMAT, "%s: damaged header: %" PRId64 " tokens", path, h->n_tokens);
     }
     if (h->n_tokens > s->params.n_ctx) {
-        return commandr_fail(COMMANDR_ERROR_CONTEXT, "%s: %" PRId64 " tokens do not fit in the context of %" PRId64, path,
-                             h->n_tokens, s->params.n_ctx);
+        return commandr_fail(COMMANDR_ERROR_CONTEXT, "%s: %" PRId64 " tokens do not fit in the context of %" PRId64,
+                             path, h->n_tokens, s->params.n_ctx);
     }
     return COMMANDR_OK;
 }
@@ -252,7 +255,8 @@ static int64_t file_size(const commandr_session * s, const state_header * h) {
         const commandr_kv_cache * cache = &s->caches[which];
         for (int64_t il = 0; il < cache->n_layer; il++) {
             if (cache->k && cache->k[il]) {
-                size += (h->n_tokens - (which ? h->window_first : 0)) * (int64_t) (cache->k[il]->nb[1] + cache->v[il]->nb[1]);
+                size += (h->n_tokens - (which ? h->window_first : 0)) *
+                        (int64_t) (cache->k[il]->nb[1] + cache->v[il]->nb[1]);
             }
         }
     }
@@ -266,8 +270,9 @@ static commandr_status check_size(FILE * file, const char * path, int64_t want) 
     }
     const long size = ftell(file);
     if (size != want) {
-        return commandr_fail(COMMANDR_ERROR_FORMAT, "%s: %ld bytes long, and its header calls for %" PRId64 ": it was cut off",
-                             path, size, want);
+        return commandr_fail(COMMANDR_ERROR_FORMAT,
+                             "%s: %ld bytes long, and its header calls for %" PRId64 ": it was cut off", path, size,
+                             want);
     }
     return fseek(file, at, SEEK_SET) == 0
                ? COMMANDR_OK
@@ -275,8 +280,8 @@ static commandr_status check_size(FILE * file, const char * path, int64_t want) 
 }
 
 /* Takes cells for the positions of a sequence that is empty. */
-static commandr_status take_cells(commandr_session * s, int32_t seq_id, const state_header * h, int64_t * const cells[2],
-                                  const int64_t * n_rows) {
+static commandr_status take_cells(commandr_session * s, int32_t seq_id, const state_header * h,
+                                  int64_t * const cells[2], const int64_t * n_rows) {
     int64_t next_pos[COMMANDR_MAX_SEQS];
     for (int32_t i = 0; i < COMMANDR_MAX_SEQS; i++) {
         next_pos[i] = s->seqs[i].n;
@@ -325,8 +330,9 @@ static commandr_status load_rest(commandr_session * s, int32_t seq_id, stream * 
             hash = want + 1;
         }
     }
-    return st->failed || hash != want ? commandr_fail(COMMANDR_ERROR_FORMAT, "%s: damaged: its checksum is wrong", st->path)
-                                      : COMMANDR_OK;
+    return st->failed || hash != want
+               ? commandr_fail(COMMANDR_ERROR_FORMAT, "%s: damaged: its checksum is wrong", st->path)
+               : COMMANDR_OK;
 }
 
 commandr_status commandr_session_state_load(commandr_session * s, int32_t seq_id, const char * path) {

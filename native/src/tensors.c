@@ -15,13 +15,9 @@ typedef struct layer_spec {
     bool         is_norm;
 } layer_spec;
 
-static bool exists(const commandr_gguf * gguf, const char * name) {
-    return gguf_find_tensor(gguf->ctx, name) >= 0;
-}
-
 /* Appends a slot after checking presence, shape and type. */
-static commandr_status add(const commandr_gguf * gguf, commandr_slot * slot, const char * name, int64_t ne0, int64_t ne1,
-                           bool is_norm, struct ggml_tensor ** target) {
+static commandr_status add(const commandr_gguf * gguf, commandr_slot * slot, const char * name, int64_t ne0,
+                           int64_t ne1, bool is_norm, struct ggml_tensor ** target) {
     snprintf(slot->name, sizeof(slot->name), "%s", name);
     slot->index = gguf_find_tensor(gguf->ctx, name);
     if (slot->index < 0) {
@@ -74,30 +70,11 @@ static commandr_status check_surplus(const commandr_gguf * gguf, const commandr_
 }
 
 commandr_status commandr_tensors_list(commandr_model * model, commandr_slot ** out, int64_t * n_out) {
-    const commandr_gguf * gguf = model->gguf;
-    commandr_hparams *    hp   = &model->hparams;
-
-    const int64_t embd = gguf_find_tensor(gguf->ctx, "token_embd.weight");
-    if (embd < 0) {
-        return commandr_fail(COMMANDR_ERROR_FORMAT, "%s: the tensor token_embd.weight is missing", gguf->path);
-    }
-    hp->n_vocab     = gguf_get_tensor_ne(gguf->ctx, embd)[1];
-    hp->has_qk_norm = exists(gguf, "blk.0.attn_q_norm.weight");
-
-    char vocab_key[64];
-    snprintf(vocab_key, sizeof(vocab_key), "%s.vocab_size", hp->architecture);
-    if (commandr_gguf_find(gguf, vocab_key) >= 0) {
-        int64_t               n_vocab = 0;
-        const commandr_status status  = commandr_gguf_int(gguf, vocab_key, hp->n_vocab, hp->n_vocab, &n_vocab);
-        if (status != COMMANDR_OK) {
-            return commandr_fail(COMMANDR_ERROR_FORMAT, "%s: the key %s does not agree with the %" PRId64
-                                 " rows of token_embd.weight", gguf->path, vocab_key, hp->n_vocab);
-        }
-    }
-
-    const int64_t    n_embd_q  = hp->n_head * hp->head_dim;
-    const int64_t    n_embd_kv = hp->n_head_kv * hp->head_dim;
-    const layer_spec specs[]   = {
+    const commandr_gguf *    gguf      = model->gguf;
+    const commandr_hparams * hp        = &model->hparams;
+    const int64_t            n_embd_q  = hp->n_head * hp->head_dim;
+    const int64_t            n_embd_kv = hp->n_head_kv * hp->head_dim;
+    const layer_spec         specs[]   = {
         { "attn_norm",   offsetof(commandr_layer, attn_norm),   hp->n_embd,   0,             true  },
         { "attn_q",      offsetof(commandr_layer, attn_q),      hp->n_embd,   n_embd_q,      false },
         { "attn_k",      offsetof(commandr_layer, attn_k),      hp->n_embd,   n_embd_kv,     false },
@@ -127,7 +104,7 @@ commandr_status commandr_tensors_list(commandr_model * model, commandr_slot ** o
             char name[64];
             snprintf(name, sizeof(name), "blk.%" PRId64 ".%s.weight", il, specs[s].name);
             struct ggml_tensor ** target = (struct ggml_tensor **) ((char *) &model->layers[il] + specs[s].field);
-            status = add(gguf, &slots[n], name, specs[s].ne0, specs[s].ne1, specs[s].is_norm, target);
+            status         = add(gguf, &slots[n], name, specs[s].ne0, specs[s].ne1, specs[s].is_norm, target);
             slots[n++].dev = model->layers[il].dev;
         }
     }

@@ -6,15 +6,14 @@
 
 typedef struct commandr_slot {
     char                  name[64];
-    int64_t               index;     /* in the file */
+    int64_t               index; /* in the file */
     int64_t               ne[2];
     bool                  is_matrix; /* the weight of a product: may be quantized and repacked */
     struct ggml_tensor ** target;    /* where the loader puts the tensor */
     ggml_backend_dev_t    dev;
 } commandr_slot;
 
-/* Checks every tensor of the file against what the architecture has, and reads n_vocab and has_qk_norm off them. The
- * model's layers must be allocated. *slots is malloc'ed; free it with free. */
+/* Checks every tensor of the file against what the architecture has. The model's layers must be allocated. *slots is malloc'ed; free it with free. */
 commandr_status commandr_tensors_list(commandr_model * model, commandr_slot ** slots, int64_t * n_slots);
 
 #endif

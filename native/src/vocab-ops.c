@@ -1,22 +1,9 @@
 #include "vocab-ops.h"
 
+#include "simd.h"
+
 #include <math.h>
 #include <string.h>
-
-/* One compiled copy for each vector width, chosen when the library is loaded. Sanitizers cannot start before that
- * choice, which runs earlier than they do. */
-#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && \
-    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define FOR_EACH_VECTOR_WIDTH __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define FOR_EACH_VECTOR_WIDTH
-#endif
-
-#if defined(__GNUC__)
-#define INLINE static inline __attribute__((always_inline))
-#else
-#define INLINE static inline
-#endif
 
 enum { BLOCK = COMMANDR_VOCAB_BLOCK, LANES = 16 };
 
@@ -26,21 +13,21 @@ static const float LOWEST_EXPONENT = -87.0f; /* e^-87 is just above the smallest
 
 /* An integer in the order of the floats: integers have a maximum that compilers vectorize, and NaN, beyond both
  * infinities in this order, needs no check of its own. */
-INLINE int32_t to_ordered(int32_t bits) {
+COMMANDR_INLINE int32_t to_ordered(int32_t bits) {
     return bits ^ ((bits >> 31) & INT32_MAX);
 }
 
 static const int32_t ORDERED_INF     = 0x7f800000;
 static const int32_t ORDERED_NEG_INF = ~0x7f800000;
 
-INLINE float from_ordered(int32_t ordered) {
+COMMANDR_INLINE float from_ordered(int32_t ordered) {
     const int32_t bits = to_ordered(ordered); /* its own inverse */
     float         x;
     memcpy(&x, &bits, sizeof(x));
     return x;
 }
 
-INLINE void block_range(const float * x, int64_t n, int32_t * lowest, int32_t * highest) {
+COMMANDR_INLINE void block_range(const float * x, int64_t n, int32_t * lowest, int32_t * highest) {
     int32_t bits[BLOCK];
     int32_t low = INT32_MAX, high = INT32_MIN;
     memcpy(bits, x, (size_t) n * sizeof(float));
@@ -53,7 +40,7 @@ INLINE void block_range(const float * x, int64_t n, int32_t * lowest, int32_t * 
     *highest = high;
 }
 
-FOR_EACH_VECTOR_WIDTH
+COMMANDR_EACH_VECTOR_WIDTH
 bool commandr_vocab_max(const float * x, int64_t n, float * block_max, float * max) {
     const int64_t n_full = n / BLOCK;
     int32_t       lowest = INT32_MAX, highest = INT32_MIN, high;
@@ -73,7 +60,7 @@ bool commandr_vocab_max(const float * x, int64_t n, float * block_max, float * m
 
 /* ---- mask -------------------------------------------------------------------------------------------------------- */
 
-FOR_EACH_VECTOR_WIDTH
+COMMANDR_EACH_VECTOR_WIDTH
 void commandr_vocab_mask(float * x, int64_t n, const uint32_t * mask) {
     uint32_t bits[32];
     for (int i = 0; i < 32; i++) {
@@ -93,7 +80,7 @@ void commandr_vocab_mask(float * x, int64_t n, const uint32_t * mask) {
 /* ---- exponentials and sums --------------------------------------------------------------------------------------- */
 
 /* e^t for t <= 0. t = k ln 2 + r with |r| <= ln(2) / 2; e^r is a polynomial fitted to the smallest relative error. */
-INLINE float exp_nonpositive(float t) {
+COMMANDR_INLINE float exp_nonpositive(float t) {
     const float log2_e   = 0x1.715476p+0f;
     const float ln2_high = 0x1.62e4p-1f; /* few bits, so that k times it is exact */
     const float ln2_low  = 0x1.7f7d1cp-20f;
@@ -121,7 +108,7 @@ INLINE float exp_nonpositive(float t) {
 }
 
 /* The order of the additions is fixed by the lanes, so every vector width gives the same sum. */
-INLINE double sum_of_lanes(double * lanes) {
+COMMANDR_INLINE double sum_of_lanes(double * lanes) {
     for (int half = LANES / 2; half > 0; half /= 2) {
         for (int lane = 0; lane < half; lane++) {
             lanes[lane] += lanes[lane + half];
@@ -130,7 +117,7 @@ INLINE double sum_of_lanes(double * lanes) {
     return lanes[0];
 }
 
-INLINE double block_sum(const float * w) {
+COMMANDR_INLINE double block_sum(const float * w) {
     double lanes[LANES] = { 0.0 };
     for (int i = 0; i < BLOCK; i += LANES) {
         for (int lane = 0; lane < LANES; lane++) {
@@ -140,13 +127,13 @@ INLINE double block_sum(const float * w) {
     return sum_of_lanes(lanes);
 }
 
-INLINE void block_exp(const float * x, float max, float scale, float * w) {
+COMMANDR_INLINE void block_exp(const float * x, float max, float scale, float * w) {
     for (int i = 0; i < BLOCK; i++) {
         w[i] = exp_nonpositive((x[i] - max) * scale);
     }
 }
 
-FOR_EACH_VECTOR_WIDTH
+COMMANDR_EACH_VECTOR_WIDTH
 double commandr_vocab_exp(const float * x, int64_t n, float max, float scale, float * w, double * block_sums) {
     const int64_t n_full = n / BLOCK;
     double        sum    = 0.0;
@@ -169,7 +156,7 @@ double commandr_vocab_exp(const float * x, int64_t n, float max, float scale, fl
     return sum;
 }
 
-FOR_EACH_VECTOR_WIDTH
+COMMANDR_EACH_VECTOR_WIDTH
 double commandr_vocab_sum(const float * w, int64_t n, double * block_sums) {
     const int64_t n_full = n / BLOCK;
     double        sum    = 0.0;
@@ -189,7 +176,7 @@ double commandr_vocab_sum(const float * w, int64_t n, double * block_sums) {
 
 /* ---- for the filters --------------------------------------------------------------------------------------------- */
 
-FOR_EACH_VECTOR_WIDTH
+COMMANDR_EACH_VECTOR_WIDTH
 double commandr_vocab_moment(const float * x, const float * w, int64_t n, float origin) {
     double        lanes[LANES] = { 0.0 };
     const int64_t n_lanes      = n / LANES * LANES;
@@ -205,14 +192,14 @@ double commandr_vocab_moment(const float * x, const float * w, int64_t n, float 
     return sum;
 }
 
-FOR_EACH_VECTOR_WIDTH
+COMMANDR_EACH_VECTOR_WIDTH
 void commandr_vocab_closeness(const float * x, int64_t n, double center, float * keys) {
     for (int64_t i = 0; i < n; i++) {
         keys[i] = -(float) fabs((double) x[i] - center);
     }
 }
 
-FOR_EACH_VECTOR_WIDTH
+COMMANDR_EACH_VECTOR_WIDTH
 void commandr_vocab_bins(const float * keys, int64_t n, float highest, float per_key, int32_t last, int32_t * bins) {
     const float limit = (float) last;
     for (int64_t i = 0; i < n; i++) {
@@ -221,7 +208,7 @@ void commandr_vocab_bins(const float * keys, int64_t n, float highest, float per
     }
 }
 
-FOR_EACH_VECTOR_WIDTH
+COMMANDR_EACH_VECTOR_WIDTH
 void commandr_vocab_drop(const float * keys, int64_t n, float lowest, float * w) {
     for (int64_t i = 0; i < n; i++) {
         w[i] = keys[i] >= lowest ? w[i] : 0.0f;

@@ -37,16 +37,16 @@ typedef struct copy {
 } copy;
 
 typedef struct loader {
-    commandr_model *             model;
+    commandr_model *              model;
     const commandr_model_params * params;
-    commandr_weights *           weights;
-    commandr_slot *              slots;
-    int64_t                      n_slots;
-    copy *                       copies;
-    int64_t                      n_copies;
-    int64_t                      first_copy; /* of the group being copied on the host */
-    int64_t                      bytes_done;
-    int64_t                      bytes_total;
+    commandr_weights *            weights;
+    commandr_slot *               slots;
+    int64_t                       n_slots;
+    copy *                        copies;
+    int64_t                       n_copies;
+    int64_t                       first_copy; /* of the group being copied on the host */
+    int64_t                       bytes_done;
+    int64_t                       bytes_total;
 } loader;
 
 void commandr_weights_free(commandr_weights * weights) {
@@ -63,13 +63,14 @@ void commandr_weights_free(commandr_weights * weights) {
 
 /* Can a device compute a product with this weight in a buffer of this type? ggml answers for a finished operation only,
  * so one is made of tensors without data. */
-static bool can_multiply(ggml_backend_dev_t dev, ggml_backend_buffer_type_t buft, enum ggml_type type, const int64_t * ne) {
-    struct ggml_context * ctx = ggml_init((struct ggml_init_params){ 4 * ggml_tensor_overhead(), NULL, true });
+static bool can_multiply(ggml_backend_dev_t dev, ggml_backend_buffer_type_t buft, enum ggml_type type,
+                         const int64_t * ne) {
+    struct ggml_context * ctx = ggml_init((struct ggml_init_params) { 4 * ggml_tensor_overhead(), NULL, true });
     if (!ctx) {
         return false;
     }
-    struct ggml_tensor * w      = ggml_new_tensor_2d(ctx, type, ne[0], ne[1]);
-    struct ggml_tensor * op     = ggml_mul_mat(ctx, w, ggml_new_tensor_2d(ctx, GGML_TYPE_F32, ne[0], 512));
+    struct ggml_tensor *  w     = ggml_new_tensor_2d(ctx, type, ne[0], ne[1]);
+    struct ggml_tensor *  op    = ggml_mul_mat(ctx, w, ggml_new_tensor_2d(ctx, GGML_TYPE_F32, ne[0], 512));
     ggml_backend_buffer_t empty = ggml_backend_buft_alloc_buffer(buft, 0);
     w->buffer                   = empty;
     const bool supported        = empty && ggml_backend_dev_supports_op(dev, op);
@@ -90,12 +91,12 @@ static place * open_place(loader * ld, ggml_backend_buffer_type_t buft, const ch
         return NULL;
     }
     const size_t          size = ((size_t) ld->n_slots + 1) * ggml_tensor_overhead();
-    struct ggml_context * ctx  = ggml_init((struct ggml_init_params){ size, NULL, true });
+    struct ggml_context * ctx  = ggml_init((struct ggml_init_params) { size, NULL, true });
     if (!ctx) {
         return NULL;
     }
     place * p = &weights->places[weights->n_places++];
-    *p        = (place){ .buft = buft, .ctx = ctx, .buffer = NULL, .device = device, .what = what };
+    *p        = (place) { .buft = buft, .ctx = ctx, .buffer = NULL, .device = device, .what = what };
     return p;
 }
 
@@ -136,7 +137,7 @@ static commandr_status place_tensor(loader * ld, const commandr_slot * slot, ggm
     ggml_set_name(tensor, slot->name);
     *target = tensor;
     if (p->buft) {
-        ld->copies[ld->n_copies++] = (copy){
+        ld->copies[ld->n_copies++] = (copy) {
             .tensor   = tensor,
             .offset   = (int64_t) (gguf_get_data_offset(gguf) + gguf_get_tensor_offset(gguf, slot->index)),
             .size     = (int64_t) ggml_nbytes(tensor),
@@ -186,7 +187,8 @@ static commandr_status allocate(loader * ld) {
                 size += ggml_nbytes(t);
             }
             return commandr_fail(COMMANDR_ERROR_MEMORY, "%s: %.2f GiB for weights cannot be allocated on %s: %s",
-                                 ld->model->gguf->path, (double) size / (1 << 30), p->device, commandr_log_first_error());
+                                 ld->model->gguf->path, (double) size / (1 << 30), p->device,
+                                 commandr_log_first_error());
         }
         ggml_backend_buffer_set_usage(p->buffer, GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
         if (p->buft) {
@@ -226,8 +228,8 @@ static void copy_on_host(void * user_data, int64_t begin, int64_t end) {
 
 /* Devices first, one piece after the other; then the host's, a few tensors at a time on all threads. */
 static commandr_status fill(loader * ld) {
-    const commandr_mapping * mapping   = &ld->weights->mapping;
-    const int32_t            n_threads = ld->params->n_threads > 0 ? ld->params->n_threads : commandr_default_n_threads();
+    const commandr_mapping * mapping = &ld->weights->mapping;
+    const int32_t n_threads          = ld->params->n_threads > 0 ? ld->params->n_threads : commandr_default_n_threads();
     qsort(ld->copies, (size_t) ld->n_copies, sizeof(*ld->copies), by_offset);
     int64_t i    = 0;
     bool    goes = report(ld, 0);
@@ -253,6 +255,9 @@ static commandr_status fill(loader * ld) {
         goes = report(ld, bytes);
         i += n;
     }
+    if (goes && ld->bytes_total == 0 && ld->params->progress) {
+        goes = ld->params->progress(1.0f, ld->params->progress_user_data); /* all of it is mapped */
+    }
     return goes ? COMMANDR_OK
                 : commandr_fail(COMMANDR_ERROR_CANCELLED, "%s: loading was cancelled", ld->model->gguf->path);
 }
@@ -266,7 +271,7 @@ commandr_status commandr_weights_load(commandr_model * model, const commandr_mod
         free(ld.weights);
         return commandr_fail(COMMANDR_ERROR_MEMORY, "%s: out of memory", model->gguf->path);
     }
-    const commandr_hparams * hp        = &model->hparams;
+    const commandr_hparams * hp         = &model->hparams;
     const bool               is_cohere2 = strcmp(hp->architecture, "cohere2") == 0;
     for (int64_t i = 0; i < hp->n_layer; i++) {
         model->layers[i].has_window = is_cohere2 && (i + 1) % hp->swa_period != 0;
@@ -282,8 +287,8 @@ commandr_status commandr_weights_load(commandr_model * model, const commandr_mod
     }
     if (status == COMMANDR_OK) {
         ld.copies = calloc((size_t) ld.n_slots + 1, sizeof(*ld.copies));
-        status    = ld.copies ? place_all(&ld)
-                              : commandr_fail(COMMANDR_ERROR_MEMORY, "%s: out of memory", model->gguf->path);
+        status =
+            ld.copies ? place_all(&ld) : commandr_fail(COMMANDR_ERROR_MEMORY, "%s: out of memory", model->gguf->path);
     }
     if (status == COMMANDR_OK) {
         status = allocate(&ld);

@@ -104,7 +104,10 @@ def main() -> int:
             with model.open("rb") as file:
                 while file.read(1 << 24):
                     pass
-        programs = {"commandr": (Path(sys.executable), "worker_commandr.py"), "llama.cpp": (theirs, "worker_llama_cpp.py")}
+        programs = {
+            "commandr": (Path(sys.executable), "worker_commandr.py"),
+            "llama.cpp": (theirs, "worker_llama_cpp.py"),
+        }
         runs: dict[str, list[Figures]] = {name: [] for name in programs}
         for i in range(options.rounds):
             for name in sorted(programs, reverse=i % 2 == 1):

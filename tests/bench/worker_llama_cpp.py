@@ -18,9 +18,7 @@ def main() -> None:
 
     def load() -> None:
         llama_cpp.llama_backend_init()
-        model = llama_cpp.llama_model_load_from_file(
-            options.model.encode(), llama_cpp.llama_model_default_params()
-        )
+        model = llama_cpp.llama_model_load_from_file(options.model.encode(), llama_cpp.llama_model_default_params())
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = max(options.prompts) + options.generate + 8
         params.n_threads = params.n_threads_batch = options.threads

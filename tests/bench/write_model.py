@@ -21,7 +21,6 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 import data  # noqa: E402
 import shapes  # noqa: E402
-
 from commandr_gguf.quantize import quantize_rows  # noqa: E402
 from convert.checkpoint import Checkpoint  # noqa: E402
 from convert.pipeline import make_plan  # noqa: E402

@@ -109,9 +109,9 @@ def test_text_that_spells_a_control_token_with_its_surroundings(source: str, val
 
 
 def test_a_template_that_makes_a_control_token_of_text_is_stopped() -> None:
-    template = ChatTemplate("{{ data | length }}<{{ data | reverse }}>")
+    template = ChatTemplate("{{ data | length }}<{{ data }}>")
     with pytest.raises(ArgumentError, match="would become a control token"):
-        encode_prompt(TOKENIZER, lambda changed: template.render([], data=changed), "DAP|")
+        encode_prompt(TOKENIZER, lambda changed: template.render([], data=changed), "PAD")
 
 
 def test_a_template_may_look_into_messages() -> None:

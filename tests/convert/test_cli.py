@@ -15,8 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import shapes
 from gguf import GGUFReader
+
+import shapes
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,7 +54,7 @@ def slow_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One that takes seconds to quantize to IQ4_XS."""
     folder = tmp_path_factory.mktemp("cli") / "slow"
     return shapes.write_checkpoint(
-        folder, "v01", n_layers=2, hidden_size=2048, intermediate_size=8192, num_attention_heads=16
+        folder, "v01", n_layers=1, hidden_size=1024, intermediate_size=6144, num_attention_heads=8
     )
 
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import shapes
 
+import shapes
 from convert.errors import ArgumentError, CheckpointError, ConvertError, UnsupportedError
 from convert.hparams import HParams, read_hparams
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import shapes
 
+import shapes
 from convert.checkpoint import Checkpoint
 from convert.errors import CheckpointError, ConvertError, UnsupportedError
 from convert.hparams import read_hparams
@@ -75,7 +75,7 @@ def test_notes_on_what_is_left_out(tmp_path: Path) -> None:
     replace = {
         HEAD: embedding,
         "model.layers.0.self_attn.q_proj.bias": np.zeros(256, np.float32),
-        "model.norm.bias": np.zeros(256, np.float32),
+        "model.norm.bias": np.zeros((), np.float32),
         "model.layers.0.self_attn.rotary_emb.inv_freq": some(16),
     }
     found = inventory(tmp_path / "more", "gqa", n_layers=1, replace=replace)

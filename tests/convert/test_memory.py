@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import shapes
-import tiny_tokenizer
 from gguf import GGUFReader
 
+import shapes
+import tiny_tokenizer
 from commandr_gguf.quantize import dequantize_rows
 from convert.hparams import read_hparams
 from convert.tensor_names import tensor_names

@@ -4,10 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import shapes
-import tiny_tokenizer
 from gguf import GGUFReader, GGUFValueType
 
+import measure
+import models
+import oracles
+import shapes
+import tiny_tokenizer
+from commandr_gguf.model import Model
+from commandr_gguf.session import Session
 from convert.checkpoint import Checkpoint
 from convert.errors import CheckpointError
 from convert.metadata import Keys
@@ -41,17 +46,20 @@ def test_every_key_of_command_r(tmp_path: Path) -> None:
     folder = shapes.write_checkpoint(tmp_path / "some-model-8B", "gqa", n_layers=1)
     values = values_of(folder)
     templates = tiny_tokenizer.CHAT_TEMPLATES
-    assert list(values)[0] == "general.architecture"
+    assert next(iter(values)) == "general.architecture"
     big = {name: values.pop(f"tokenizer.ggml.{name}") for name in ("tokens", "token_type", "merges")}
     assert [len(big["tokens"]), len(big["token_type"])] == [tiny_tokenizer.VOCAB_SIZE] * 2
     general = {name: values.pop(name) for name in list(values) if name.startswith("general.")}
-    assert general.items() >= {
-        "general.architecture": "command-r",
-        "general.type": "model",
-        "general.name": "Some Model 8B",
-        "general.file_type": 7,
-        "general.quantization_version": 2,
-    }.items()
+    assert (
+        general.items()
+        >= {
+            "general.architecture": "command-r",
+            "general.type": "model",
+            "general.name": "Some Model 8B",
+            "general.file_type": 7,
+            "general.quantization_version": 2,
+        }.items()
+    )
     assert values == {
         "command-r.block_count": 1,
         "command-r.context_length": 131072,
@@ -169,3 +177,17 @@ def test_checkpoint_without_templates(tmp_path: Path) -> None:
     for path in (folder / "additional_chat_templates").iterdir():
         path.unlink()
     assert not any("chat_template" in name for name in keys_of(folder))
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("period", [3, 9])  # llama.cpp aborts on 1, a model without any window
+def test_llama_cpp_reads_other_window_periods(tmp_path: Path, period: int) -> None:
+    folder = shapes.write_checkpoint(tmp_path / "c", "cohere2", sliding_window_pattern=period, layer_switch=period)
+    file = models.convert(folder, tmp_path / "x.gguf", "F32")
+    tokens = models.golden("cohere2")["tokens_a"]
+    logits = oracles.llama_cpp(file, tokens, tmp_path, type_kv=0)["logits"]
+    with Model(file) as model, Session(model, n_ctx=len(tokens), type_k="f32", type_v="f32") as session:
+        session.eval(tokens, n_outputs=len(tokens))
+        measure.assert_same(session.logits(), logits)
+    default = oracles.llama_cpp(models.gguf("cohere2"), tokens, tmp_path, type_kv=0)["logits"]
+    assert measure.relative_error(logits, default) > 0.1  # the key matters

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import shapes
 
+import shapes
 from commandr_gguf.quantize import dequantize_rows
 from convert.checkpoint import Checkpoint, widen
 from convert.errors import CheckpointError, ConvertError, UnsupportedError
@@ -92,9 +92,10 @@ def test_quantized_values_are_near(make: Make, source: str, target: str) -> None
     assert blocks.shape[1] == row_size(target, 512)
     error = dequantize_rows(target, blocks, 512) - values
     # Normal numbers, and a bit less than the steps of an optimal code of the type's bits.
-    assert np.sqrt(np.mean(error**2)) < {"8": 0.01, "6": 0.03, "5": 0.06, "4": 0.11, "3": 0.25, "2": 0.4}[
-        target.lstrip("IQ")[0]
-    ]
+    assert (
+        np.sqrt(np.mean(error**2))
+        < {"8": 0.01, "6": 0.03, "5": 0.06, "4": 0.11, "3": 0.25, "2": 0.4}[target.lstrip("IQ")[0]]
+    )
 
 
 @pytest.mark.parametrize("target", ["F32", "F16", "BF16", "Q8_0", "Q4_K"])

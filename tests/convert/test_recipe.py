@@ -12,12 +12,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import models
 import numpy as np
-import oracles
 import pytest
 from gguf import GGUFReader
 
+import models
+import oracles
 from convert.errors import ArgumentError
 from convert.hparams import HParams
 from convert.recipe import FILE_TYPES, FileType, ModelShape, file_type, row_size, tensor_type

@@ -1,17 +1,24 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
-import shapes
 
+import shapes
 from convert.checkpoint import Checkpoint
 from convert.errors import CheckpointError, ConvertError, UnsupportedError
 from convert.shard import read_header
 
 ENTRY = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
+
+
+# What JSON is made of, and what it is not.
+BYTES = b'0123456789-[]{}":,.eFB \\\x00\xff'
 
 
 def write(path: Path, header: object, data: bytes = bytes(24), n_header: int | None = None) -> Path:
@@ -38,6 +45,8 @@ def test_offsets_count_from_the_start_of_the_file(tmp_path: Path) -> None:
         (b"[1, 2]", "not a JSON object"),
         (b"{]", "not JSON"),
         (b"\xff\xfe", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        ({"w": ENTRY | {"shape": [2**62, 0], "data_offsets": [0, 0]}}, "tensor w of shape .* has no elements"),
         ({"w": 5}, "entry of tensor w is malformed"),
         ({"w": ENTRY | {"shape": [2, -3]}}, "entry of tensor w is malformed"),
         ({"w": ENTRY | {"shape": "2,3"}}, "entry of tensor w is malformed"),
@@ -79,6 +88,23 @@ def test_header_length_beyond_the_file(tmp_path: Path) -> None:
     path = write(tmp_path / "x.safetensors", {"w": ENTRY}, n_header=2**63)
     with pytest.raises(CheckpointError, match="header does not fit"):
         read_header(path)
+
+
+@hypothesis.given(st.data())
+def test_no_header_makes_the_reader_fail_in_another_way(data: st.DataObject) -> None:
+    text = bytearray(json.dumps({"w": ENTRY, "v": ENTRY | {"data_offsets": [24, 48]}}).encode())
+    for _ in range(data.draw(st.integers(1, 4))):
+        text[data.draw(st.integers(0, len(text) - 1))] = data.draw(
+            st.sampled_from(b'0123456789-[]{}":,.eFB \\\x00\xff')
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(Path(folder) / "x.safetensors", bytes(text), bytes(48))
+        try:
+            tensors = read_header(path)
+        except ConvertError as error:
+            assert str(path) in str(error)  # noqa: PT017  (most headers are refused, some are not)
+        else:
+            assert all(tensor.offset + tensor.n_bytes <= path.stat().st_size for tensor in tensors.values())
 
 
 def test_git_lfs_pointer(tmp_path: Path) -> None:

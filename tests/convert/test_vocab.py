@@ -5,11 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import data
 import pytest
+
+import data
 import shapes
 import tiny_tokenizer
-
 from convert.checkpoint import read_json
 from convert.errors import CheckpointError, ConvertError, UnsupportedError
 from convert.templates import read_chat_templates
@@ -93,12 +93,17 @@ def test_special_token_as_an_object(folder: Path) -> None:
         (lambda t: t.update(normalizer=None), r"normalizer is \[\], Command-R has \[\"NFC\"\]"),
         (lambda t: t.update(normalizer={"type": "NFKC"}), "normalizer is"),
         (
-            lambda t: t.update(normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}),
+            lambda t: t.update(
+                normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}
+            ),
             "Lowercase",
         ),
         (lambda t: t.update(pre_tokenizer=t["pre_tokenizer"]["pretokenizers"][1]), "pre_tokenizer is"),
         (lambda t: t["pre_tokenizer"]["pretokenizers"].reverse(), "pre_tokenizer is"),
-        (lambda t: t["pre_tokenizer"]["pretokenizers"][0].update(individual_digits=False), "individual_digits is false"),
+        (
+            lambda t: t["pre_tokenizer"]["pretokenizers"][0].update(individual_digits=False),
+            "individual_digits is false",
+        ),
         (lambda t: t["pre_tokenizer"]["pretokenizers"][1].update(add_prefix_space=True), "add_prefix_space is true"),
         (lambda t: t["pre_tokenizer"]["pretokenizers"][1].update(use_regex=False), "use_regex is false"),
         (lambda t: t.update(decoder={"type": "WordPiece"}), "decoder is"),
@@ -163,9 +168,9 @@ def test_file_wins_over_the_config(tmp_path: Path) -> None:
     assert read_chat_templates(tmp_path, {"chat_template": "old"}) == {"default": "new"}
 
 
-@pytest.mark.parametrize("value", [5, [{"name": "rag"}], [{"template": "x"}], ["x"]])
+@pytest.mark.parametrize("value", ["\ud800", 5, [{"name": "rag"}], [{"template": "x"}], ["x"]])
 def test_malformed_templates(tmp_path: Path, value: Any) -> None:
-    with pytest.raises(ConvertError, match="chat_template"):
+    with pytest.raises(ConvertError, match="chat.template"):
         read_chat_templates(tmp_path, {"chat_template": value})
 
 

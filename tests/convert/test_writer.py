@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import shapes
 from gguf import GGUFReader
 
-from convert import writer
+import shapes
 from convert.checkpoint import Checkpoint
 from convert.errors import ArgumentError, CheckpointError, OutputError
 from convert.pipeline import make_plan, write_plan
 from convert.recipe import file_type
-from convert.writer import PlannedTensor, write_gguf
+from convert.writer import ALIGNMENT, PlannedTensor, write_gguf
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_weights_survive(tmp_path: Path, shape: str, dtype: str) -> None:
         for tensor in plan.tensors:
             expected = np.concatenate(list(checkpoint.float_rows(tensor.source))).reshape(tensor.source.shape)
             assert (written[tensor.name].data == expected).all()
-            assert written[tensor.name].data_offset % writer.ALIGNMENT == 0
+            assert written[tensor.name].data_offset % ALIGNMENT == 0
         for name, value in plan.keys.items():
             assert reader.fields[name].contents() == pytest.approx(value.value)
     assert len(reader.fields) == len(plan.keys) + 3  # the reader adds the header's own three
@@ -141,7 +141,7 @@ def test_failure_at_the_end(folder: Path, tmp_path: Path, monkeypatch: pytest.Mo
     def fail(*_: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(writer.os, step, fail)
+    monkeypatch.setattr(f"convert.writer.os.{step}", fail)
     if step == "open":
         convert(folder, output)
         assert output.exists()
@@ -154,8 +154,8 @@ def test_failure_at_the_end(folder: Path, tmp_path: Path, monkeypatch: pytest.Mo
 def test_too_little_space_is_known_before_the_start(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = writer.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(writer.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("convert.writer.shutil.disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(OutputError, match="it takes 0.0 GiB and 0.0 GiB are free there"):
         write_gguf_that_must_not_start(folder, tmp_path / "x.gguf")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]

@@ -57,7 +57,9 @@ def test_infinite_logits() -> None:
 # ---- penalties, bias, mask
 
 
-def expected_after_penalties(logits: Floats, window: list[int], repeat: float, frequency: float, presence: float) -> int:
+def expected_after_penalties(
+    logits: Floats, window: list[int], repeat: float, frequency: float, presence: float
+) -> int:
     adjusted = logits.astype(np.float64)
     for token in set(window):
         adjusted[token] = adjusted[token] / repeat if adjusted[token] > 0 else adjusted[token] * repeat

@@ -148,7 +148,11 @@ def test_close() -> None:
 
 def test_a_failed_start_frees_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[Model] = []
-    monkeypatch.setattr(Model, "close", closed.append)
+
+    def close(model: Model) -> None:
+        closed.append(model)
+
+    monkeypatch.setattr(Model, "close", close)
     with pytest.raises(ArgumentError, match="q9"):
         CommandR(models.gguf("gqa"), type_k="q9")
     assert len(closed) == 1

@@ -6,22 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import measure
-import models
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+import measure
+import models
 from commandr_gguf.model import Model
 from commandr_gguf.session import EvalItem, Session
 
-N_THREADS = 2
 every_shape = pytest.mark.parametrize("shape", models.SHAPES)
 
 
 @contextmanager
 def session(shape: str, *, repack: bool = True, **options: Any) -> Iterator[Session]:
-    defaults = {"n_ctx": 512, "n_threads": N_THREADS, "type_k": "f32", "type_v": "f32"}
+    # One thread: models as small as these are not faster with more, and far slower when the machine is busy.
+    defaults = {"n_ctx": 512, "n_threads": 1, "type_k": "f32", "type_v": "f32"}
     with Model(models.gguf(shape), repack=repack) as model, Session(model, **(defaults | options)) as opened:
         yield opened
 
@@ -52,6 +52,13 @@ def test_every_graph_size(shape: str, n_ubatch: int, flash_attn: bool) -> None:
         for which in "ab":
             s.seq_rm(0)
             assert_golden(shape, logits(s, golden[f"tokens_{which}"]), which)
+
+
+@every_shape
+@pytest.mark.parametrize("n_threads", [2, 3])
+def test_several_threads(shape: str, n_threads: int) -> None:
+    with session(shape, n_threads=n_threads) as s:
+        assert_golden(shape, logits(s, models.golden(shape)["tokens_a"]))
 
 
 @every_shape

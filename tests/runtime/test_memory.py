@@ -7,12 +7,27 @@ from typing import Any
 import pytest
 
 import models
-from commandr_gguf import ArgumentError, CacheShape, GGUFFile, Model, Session
+from commandr_gguf import ArgumentError, GGUFFile, HParams, Model, Session, default_n_ctx, kv_cache_bytes
 
 GIB = 1 << 30
-V01 = CacheShape(n_ctx_train=131072, n_layer=40, n_head_kv=64, head_dim=128, n_swa=0, swa_period=0)
-GQA = CacheShape(n_ctx_train=131072, n_layer=40, n_head_kv=8, head_dim=128, n_swa=0, swa_period=0)
-R7B = CacheShape(n_ctx_train=131072, n_layer=32, n_head_kv=8, head_dim=128, n_swa=4096, swa_period=4)
+
+
+def hparams(**values: Any) -> HParams:
+    common: dict[str, Any] = {
+        "architecture": "command-r",
+        "n_vocab": 256000,
+        "n_ctx_train": 131072,
+        "n_embd": 8192,
+        "n_ff": 22528,
+    }
+    common |= {"n_layer": 40, "n_head": 64, "n_head_kv": 64, "head_dim": 128, "n_rot": 128, "n_swa": 0, "swa_period": 0}
+    common |= {"rope_freq_base": 8e6, "norm_eps": 1e-5, "logit_scale": 0.0625, "has_qk_norm": False}
+    return HParams(**(common | values))
+
+
+V01 = hparams()
+GQA = hparams(n_head_kv=8)
+R7B = hparams(architecture="cohere2", n_layer=32, n_head=32, n_head_kv=8, n_swa=4096, swa_period=4)
 
 
 @pytest.mark.parametrize("shape", models.SHAPES)
@@ -27,26 +42,26 @@ R7B = CacheShape(n_ctx_train=131072, n_layer=32, n_head_kv=8, head_dim=128, n_sw
 def test_it_is_what_a_session_allocates(shape: str, options: dict[str, Any]) -> None:
     path = models.gguf(shape)
     with GGUFFile(path) as file:
-        expected = CacheShape.from_gguf(file).cache_bytes(**options)
+        expected = kv_cache_bytes(HParams.from_gguf(file), **options)
     with Model(path) as model, Session(model, **options) as session:
         allocated = sum(use.size for use in session.memory() if use.what == "kv")
     assert allocated == pytest.approx(expected, rel=0.01)
 
 
 def test_published_shapes() -> None:
-    assert V01.cache_bytes(131072) == 160 * GIB
-    assert GQA.cache_bytes(131072) == 20 * GIB
-    assert 4.3 * GIB < R7B.cache_bytes(131072) < 4.5 * GIB
+    assert kv_cache_bytes(V01, 131072) == 160 * GIB
+    assert kv_cache_bytes(GQA, 131072) == 20 * GIB
+    assert 4.3 * GIB < kv_cache_bytes(R7B, 131072) < 4.5 * GIB
 
 
 def test_default_contexts() -> None:
-    assert V01.default_n_ctx() == 4096
-    assert GQA.default_n_ctx() == 13056
-    assert GQA.default_n_ctx(type_k="q8_0", type_v="q8_0") > 20000
-    assert R7B.default_n_ctx() == 32768
-    assert CacheShape(2048, 40, 64, 128, 0, 0).default_n_ctx() == 2048
+    assert default_n_ctx(V01) == 4096
+    assert default_n_ctx(GQA) == 13056
+    assert default_n_ctx(GQA, type_k="q8_0", type_v="q8_0") > 20000
+    assert default_n_ctx(R7B) == 32768
+    assert default_n_ctx(hparams(n_ctx_train=2048)) == 2048
 
 
 def test_wrong_context() -> None:
     with pytest.raises(ArgumentError, match="n_ctx must be 1 or more"):
-        GQA.cache_bytes(0)
+        kv_cache_bytes(GQA, 0)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+import pytest
+
 import data
 import measure
 import models
-import numpy as np
-import numpy.typing as npt
 import oracles
-import pytest
 import shapes
-
 from commandr_gguf.gguf_file import GGUFFile
 from commandr_gguf.model import Model
 from commandr_gguf.session import Session
@@ -31,7 +31,7 @@ def ours(
     file: Path, tokens: npt.NDArray[np.int32], n_greedy: int = N_GREEDY
 ) -> tuple[npt.NDArray[np.float32], list[int]]:
     """Logits for all tokens, and the greedy continuation, with a cache in F16 as llama.cpp has it."""
-    with Model(file) as model, Session(model, n_ctx=len(tokens) + n_greedy, n_threads=2) as session:
+    with Model(file) as model, Session(model, n_ctx=len(tokens) + n_greedy, n_threads=1) as session:
         session.eval(tokens, n_outputs=len(tokens))
         logits = session.logits()
         greedy: list[int] = []

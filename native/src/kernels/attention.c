@@ -102,7 +102,8 @@ COMMANDR_INLINE void read_rows(const struct ggml_tensor * cache, int64_t head, i
     const int64_t dim     = cache->ne[0];
     const int64_t dim_pad = pad(dim);
     for (int64_t i = 0; i < n; i++, rows += dim_pad) {
-        const char * row = (const char *) cache->data + (size_t) (first + i) * cache->nb[1] + (size_t) head * cache->nb[2];
+        const char * row =
+            (const char *) cache->data + (size_t) (first + i) * cache->nb[1] + (size_t) head * cache->nb[2];
         if (cache->type == GGML_TYPE_F16 && dim == dim_pad) {
             f16_to_f32((const ggml_fp16_t *) row, rows, dim);
             continue;
@@ -221,13 +222,14 @@ static void attend(struct ggml_tensor * dst, int ith, int nth, void * user_data)
         for (int64_t r = 0; r < t.n_rows; r++) {
             const int64_t token = (first_row + r) / group;
             const int64_t head  = t.head * group + (first_row + r) % group;
-            const float * q_row = (const float *) ((const char *) q->data + (size_t) token * q->nb[1] + (size_t) head * q->nb[2]);
+            const float * q_row =
+                (const float *) ((const char *) q->data + (size_t) token * q->nb[1] + (size_t) head * q->nb[2]);
             for (int64_t d = 0; d < dim; d++) {
                 t.q[r * t.dim_pad + d] = q_row[d] * q_scale;
             }
             t.mask[r] = (const ggml_fp16_t *) mask->data + token * mask->ne[0];
             t.acc[r]  = (float *) ((char *) dst->data + (size_t) head * dst->nb[1] + (size_t) token * dst->nb[2] +
-                                  (size_t) c * dst->nb[3]);
+                                   (size_t) c * dst->nb[3]);
             memset(t.acc[r], 0, dst->nb[1]);
             t.acc[r][t.dim_pad] = -INFINITY;
         }
@@ -281,7 +283,7 @@ struct ggml_tensor * commandr_attention(struct ggml_context * ctx, struct ggml_t
     const int64_t n_chunks = wanted < most ? wanted : most;
 
     struct ggml_tensor * args[4] = { q, k, v, mask };
-    struct ggml_tensor * parts   = ggml_custom_4d(ctx, GGML_TYPE_F32, pad(q->ne[0]) + 2, n_head, n_tokens, n_chunks, args, 4,
-                                                  attend, GGML_N_TASKS_MAX, NULL);
+    struct ggml_tensor * parts = ggml_custom_4d(ctx, GGML_TYPE_F32, pad(q->ne[0]) + 2, n_head, n_tokens, n_chunks, args,
+                                                4, attend, GGML_N_TASKS_MAX, NULL);
     return ggml_custom_4d(ctx, GGML_TYPE_F32, q->ne[0], n_head, n_tokens, 1, &parts, 1, join, GGML_N_TASKS_MAX, NULL);
 }

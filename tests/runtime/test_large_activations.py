@@ -1,0 +1,56 @@
+"""Values that overflow 16-bit floats when attention adds them up give the right logits all the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import measure
+import models
+import shapes
+from commandr_gguf.model import Model
+from commandr_gguf.session import Session
+from reference import Reference
+
+N_TOKENS = 900
+GAIN = np.float32(150)
+
+
+@pytest.fixture(scope="module")
+def loud(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A checkpoint and its F32 file, with value vectors a hundred times as long and little preference among keys.
+
+    A prompt of one token over and over then sums up to far above 65504, the largest 16-bit float.
+    """
+    folder = tmp_path_factory.mktemp("loud")
+    config = shapes.SHAPES["gqa"]
+    gains = {"v_proj": GAIN, "o_proj": 1 / GAIN, "k_proj": np.float32(0.05)}
+    replace = {
+        name: values * gains[name.split(".")[-2]]
+        for name, values in shapes.tensors(config, 0)
+        if name.split(".")[-2] in gains
+    }
+    checkpoint = shapes.write_checkpoint(folder / "checkpoint", "gqa", dtype="F32", replace=replace)
+    return checkpoint, models.convert(checkpoint, folder / "loud.gguf", "F32")
+
+
+@pytest.mark.parametrize("flash_attn", [False, True])
+@pytest.mark.parametrize(("kv_type", "max_kl"), [("f16", 1e-5), ("bf16", 1e-4), ("q8_0", 1e-3)])
+def test_long_sums_of_large_values(loud: tuple[Path, Path], kv_type: str, max_kl: float, flash_attn: bool) -> None:
+    checkpoint, file = loud
+    tokens = np.full(N_TOKENS, 300, np.int32)
+    tokens[0] = 5
+    tokens[-3:] = 400, 500, 600
+    expected = Reference(checkpoint).logits(tokens)[-5:]
+    options = {"n_ctx": 1024, "n_threads": 1, "type_k": kv_type, "type_v": kv_type if flash_attn else "f16"}
+    with Model(file) as model, Session(model, flash_attn=flash_attn, **options) as session:
+        session.eval(tokens[:-2], n_outputs=3)
+        rows = [session.logits()]
+        for n in (N_TOKENS - 1, N_TOKENS):
+            session.eval(tokens[:n])
+            rows.append(session.logits())
+        logits = np.concatenate(rows)
+    assert np.isfinite(logits).all()
+    assert measure.kl_divergence(logits, expected) < max_kl
