@@ -1,7 +1,6 @@
-# Bare `make` prints help. Everything is installed into .venv and .venv-oracle; nothing else on the machine is touched.
+# Bare `make` prints help. All goes into .venv, .venv-oracle and .build; only `make test-data` fills ~/.cache/commandr-gguf.
 
 PYTHON      ?= python3
-GGML_OPENMP ?= ON
 VENV        := .venv
 BIN         := $(VENV)/bin
 PY          := $(BIN)/python
@@ -11,7 +10,10 @@ LOCK        := $(if $(shell command -v flock),flock $(VENV)/.lock)
 DEMO        := .build/demo
 
 # The variant of ggml: source, wheel, cuda, vulkan or metal. The one that is installed stays until another is asked for.
-GGML        ?= $(or $(patsubst $(VENV)/.ggml-%,%,$(firstword $(wildcard $(VENV)/.ggml-*))),source)
+INSTALLED   := $(subst -, ,$(patsubst $(VENV)/.ggml-%,%,$(firstword $(wildcard $(VENV)/.ggml-*))))
+GGML        ?= $(or $(word 1,$(INSTALLED)),source)
+GGML_OPENMP ?= $(or $(word 2,$(INSTALLED)),ON)
+GGML_STAMP  := $(VENV)/.ggml-$(GGML)-$(GGML_OPENMP)
 C_FILES     := $(wildcard native/src/*.[ch] native/src/kernels/*.[ch] native/include/*.h)
 # An editable installation knows the packages there were when it was made.
 PACKAGES    := $(shell find commandr_gguf convert -name __init__.py)
@@ -71,11 +73,11 @@ bench: setup ## compare speed and memory with llama.cpp
 	$(PY) tests/bench/compare_llama_cpp.py
 
 ggml-cuda: ## rebuild with the CUDA backend (long: about 36 core-minutes an architecture)
-	@$(MAKE) setup GGML=cuda
+	@$(MAKE) --no-print-directory setup GGML=cuda
 ggml-vulkan: ## rebuild with the Vulkan backend
-	@$(MAKE) setup GGML=vulkan
+	@$(MAKE) --no-print-directory setup GGML=vulkan
 ggml-metal: ## rebuild with the Metal backend
-	@$(MAKE) setup GGML=metal
+	@$(MAKE) --no-print-directory setup GGML=metal
 
 clean: ## remove all that make has made
 	rm -rf $(VENV) .venv-oracle .build .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -91,25 +93,22 @@ $(VENV)/.base:
 	@$(PIP) 'scikit-build-core>=1.0,<2' 'cffi>=1.17' 'cmake>=3.26' 'ninja>=1.11'
 	@touch $@
 
-$(VENV)/.ggml-$(GGML): | $(VENV)/.base
+$(GGML_STAMP): | $(VENV)/.base
 	@echo "installing ggml ($(GGML))"
 	@$(LOCK) $(PY) native/ggml_build.py $(GGML) --openmp $(GGML_OPENMP)
 	@rm -rf $(VENV)/.ggml-* $(VENV)/build $(VENV)/check
 	@touch $@
 
-$(VENV)/.deps: pyproject.toml $(VENV)/.ggml-$(GGML)
-	@echo "installing the Python packages and building the extension"
-	@PATH="$(abspath $(BIN)):$$PATH" $(LOCK) $(PIP) $(EDITABLE) '.[test]'
-	@touch $@ $(VENV)/.built
-
 build: $(VENV)/.built ## compile the extension, if a C file changed
 
-$(VENV)/.built: $(C_FILES) $(PACKAGES) native/CMakeLists.txt native/cffi_build.py $(VENV)/.deps
+# Dependencies are looked at again only when pyproject.toml or ggml changed.
+$(VENV)/.built: $(C_FILES) $(PACKAGES) native/CMakeLists.txt native/cffi_build.py pyproject.toml $(GGML_STAMP)
 	@echo "building the extension"
-	@PATH="$(abspath $(BIN)):$$PATH" $(LOCK) $(PIP) --no-deps $(EDITABLE) .
+	@PATH="$(abspath $(BIN)):$$PATH" $(LOCK) $(PIP) $(if $(filter pyproject.toml $(GGML_STAMP),$?),,--no-deps) \
+		$(EDITABLE) '.[test]'
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml $(VENV)/.deps
+$(VENV)/.dev: pyproject.toml | $(VENV)/.built
 	@echo "installing the tools for checking"
 	@$(PIP) $$($(PY) -c 'import re; print(*re.findall(r"\"(.+?)\"", \
 		re.search(r"^dev = (.+)$$", open("pyproject.toml").read(), re.M)[1]))')

@@ -13,17 +13,17 @@
 #    include <sys/syscall.h>
 #    include <unistd.h>
 
-#    define TILE_ROWS 16
-#    define TILE_BYTES 64
+#    define TILE_ROWS           16
+#    define TILE_BYTES          64
 #    define ARCH_REQ_XCOMP_PERM 0x1023
-#    define XFEATURE_XTILEDATA 18
+#    define XFEATURE_XTILEDATA  18
 
 struct tile_config {
-    uint8_t  palette_id     = 0;
-    uint8_t  start_row      = 0;
-    uint8_t  reserved_0[14] = { 0 };
-    uint16_t colsb[16]      = { 0 };
-    uint8_t  rows[16]       = { 0 };
+    uint8_t  palette_id   = 0;
+    uint8_t  start_row    = 0;
+    uint8_t  reserved[14] = { 0 };
+    uint16_t colsb[16]    = { 0 };
+    uint8_t  rows[16]     = { 0 };
 };
 
 /* Kept apart: the tile instructions clobber memory, and inlined before one of them the stores would survive. */
@@ -33,13 +33,13 @@ __attribute__((noinline)) static void configure(void) {
         return;
     }
     alignas(64) tile_config config = {};
-    config.palette_id = 1;
-    config.rows[0] = TILE_ROWS;
-    config.rows[1] = TILE_ROWS;
-    config.rows[2] = TILE_ROWS;
-    config.colsb[0] = TILE_BYTES;
-    config.colsb[1] = TILE_BYTES;
-    config.colsb[2] = TILE_BYTES;
+    config.palette_id              = 1;
+    config.rows[0]                 = TILE_ROWS;
+    config.rows[1]                 = TILE_ROWS;
+    config.rows[2]                 = TILE_ROWS;
+    config.colsb[0]                = TILE_BYTES;
+    config.colsb[1]                = TILE_BYTES;
+    config.colsb[2]                = TILE_BYTES;
     _tile_loadconfig(&config);
     done = true;
 }

@@ -44,7 +44,7 @@ def transformers_checkpoint(shape: str, folder: Path, **options: object) -> dict
 def llama_cpp(
     model: Path, tokens: npt.ArrayLike, folder: Path, *, n_greedy: int = 0, type_kv: int = 1
 ) -> dict[str, npt.NDArray[Any]]:
-    """Evaluate a GGUF file with llama.cpp; returns logits [n_tokens, n_vocab] and greedy [n_greedy]."""
+    """Evaluate a GGUF file with llama.cpp; returns logits [n_tokens, n_vocab], greedy and lead [n_greedy]."""
     np.save(folder / "tokens.npy", np.asarray(tokens, np.int32))
     out = folder / "llama-cpp.npz"
     flags = ["--greedy", n_greedy, "--type-kv", type_kv]

@@ -4,6 +4,7 @@
 #include "ggml-cpu.h"
 #include "log.h"
 
+#include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -30,9 +31,26 @@ static void write_features(ggml_backend_dev_t dev, char * text, size_t size) {
     }
 }
 
+/* A ggml with loadable backends starts without any: they are taken from the folder that ggml itself was loaded from, and
+ * not, as ggml_backend_load_all would, from the current one, where a stranger's file may lie. Other builds have theirs
+ * linked in, and must not load a second copy. */
+static void load_backends(void) {
+    Dl_info info;
+    char    folder[4096];
+    if (ggml_backend_reg_count() > 0 || !dladdr((void *) ggml_backend_load_all_from_path, &info) || !info.dli_fname) {
+        return;
+    }
+    snprintf(folder, sizeof(folder), "%s", info.dli_fname);
+    char * slash = strrchr(folder, '/');
+    if (slash) {
+        *slash = '\0';
+        ggml_backend_load_all_from_path(folder);
+    }
+}
+
 static void init_once(void) {
     commandr_log_init();
-    ggml_backend_load_all();
+    load_backends();
     for (size_t i = 0; i < ggml_backend_dev_count() && i < MAX_DEVICES; i++) {
         write_features(ggml_backend_dev_get(i), features[i], sizeof(features[i]));
     }

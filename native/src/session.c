@@ -281,8 +281,9 @@ commandr_status commandr_sequence_reserve(commandr_sequence * seq, int64_t n) {
 }
 
 int64_t commandr_session_keepable(const commandr_session * s, int32_t seq_id, int64_t n) {
-    const commandr_kv_cache * window = &s->caches[COMMANDR_CACHE_WINDOW];
-    if (n == s->seqs[seq_id].n || window->size == 0 || commandr_kv_cache_complete(window, seq_id, n)) {
+    const commandr_kv_cache * window    = &s->caches[COMMANDR_CACHE_WINDOW];
+    const bool                untouched = n == s->seqs[seq_id].n && !s->seqs[seq_id].was_cut;
+    if (untouched || window->size == 0 || commandr_kv_cache_complete(window, seq_id, n)) {
         return n;
     }
     return 0; /* what position n would see has made room for newer positions: there is no way but from the start */
@@ -292,7 +293,8 @@ void commandr_session_truncate(commandr_session * s, int32_t seq_id, int64_t n_k
     if (n_keep < s->seqs[seq_id].n) {
         commandr_kv_cache_seq_rm(&s->caches[COMMANDR_CACHE_FULL], seq_id, n_keep);
         commandr_kv_cache_seq_rm(&s->caches[COMMANDR_CACHE_WINDOW], seq_id, n_keep);
-        s->seqs[seq_id].n = n_keep;
+        s->seqs[seq_id].n       = n_keep;
+        s->seqs[seq_id].was_cut = true;
     }
 }
 
@@ -328,7 +330,8 @@ commandr_status commandr_session_seq_cp(commandr_session * s, int32_t src, int32
     if (s->seqs[src].n > 0) {
         memcpy(s->seqs[dst].tokens, s->seqs[src].tokens, (size_t) s->seqs[src].n * sizeof(int32_t));
     }
-    s->seqs[dst].n = s->seqs[src].n;
+    s->seqs[dst].n       = s->seqs[src].n;
+    s->seqs[dst].was_cut = s->seqs[src].was_cut;
     return COMMANDR_OK;
 }
 

@@ -13,6 +13,7 @@ typedef struct commandr_sequence {
     int32_t * tokens; /* [capacity], the first n held */
     int64_t   n;
     int64_t   capacity;
+    bool      was_cut; /* shortened since it was last computed: what its end sees in a window may be gone */
 } commandr_sequence;
 
 /* The outputs of one item: rows first..first+n-1 of the buffers. */

@@ -314,8 +314,9 @@ static commandr_status load_rest(commandr_session * s, int32_t seq_id, stream * 
         get(st, seq->tokens, (size_t) h->n_tokens * sizeof(int32_t));
         status = take_cells(s, seq_id, h, by_cache, n_rows);
         if (status == COMMANDR_OK) {
-            seq->n = h->n_tokens; /* so that truncating the sequence gives the cells back */
-            status = move_all(s, st, by_cache, n_rows, false);
+            seq->n       = h->n_tokens; /* so that truncating the sequence gives the cells back */
+            seq->was_cut = false;
+            status       = move_all(s, st, by_cache, n_rows, false);
         }
     }
     free(cells);

@@ -1,11 +1,13 @@
 """The same file, machine and threads in commandr-gguf and in llama.cpp: loading, prefill, decode, peak memory.
 
-    python tests/bench/compare_llama_cpp.py                  # writes the 8B file (4.9 GB), compares, deletes it
+    python tests/bench/compare_llama_cpp.py                  # writes the 8B file (5.1 GB), compares, deletes it
     python tests/bench/compare_llama_cpp.py --layers 4       # a quick look
     python tests/bench/compare_llama_cpp.py --model X.gguf   # a file of yours
+    python tests/bench/compare_llama_cpp.py --threads 1 --cpu-time      # on a machine with other work to do
 
-Needs `make test-oracle`, which compiles llama-cpp-python with the flags of our own ggml. Each program runs in processes
-of its own, in turns, so that what else the machine does strikes both; the figures are medians over the rounds.
+Needs `make test-oracle`, which compiles llama-cpp-python with the flags of our own ggml. Each program runs in a process
+of its own; they take turns with every step, so that what else the machine does strikes both. The figures are medians
+over the rounds, the ratios medians of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import sys
 import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 HERE = Path(__file__).parent
@@ -27,55 +30,109 @@ sys.path.insert(0, str(HERE.parent))
 
 import oracles  # noqa: E402
 
-Figures = dict[str, Any]
+PROGRAMS = {
+    "commandr-gguf": (Path(sys.executable), "worker_commandr.py"),
+    "llama.cpp": (oracles.FOLDER / "bin" / "python", "worker_llama_cpp.py"),
+}
+DECODE_STEP = 8
+Figures = dict[str, dict[str, list[float]]]
+"""Figure -> program -> one value a round."""
 
 
-def measure(python: Path, worker: str, options: argparse.Namespace, model: Path) -> Figures:
-    """One run of one program."""
-    command = [str(python), str(HERE / worker), str(model), "--threads", str(options.threads)]
-    command += ["--prompts", *map(str, options.prompts), "--generate", str(options.generate)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"{worker} failed:\n{done.stderr[-4000:]}")
-    figures: Figures = json.loads(done.stdout)
+class Worker:
+    """A running program, see worker_common.py for what it understands. Use it in a `with` statement."""
+
+    def __init__(self, program: str, model: Path, options: argparse.Namespace) -> None:
+        python, script = PROGRAMS[program]
+        n_ctx = max(options.prompts) + options.generate + DECODE_STEP
+        command = [str(python), str(HERE / script), str(model), f"--threads={options.threads}", f"--n-ctx={n_ctx}"]
+        command += ["--cpu-time"] if options.cpu_time else []
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __call__(self, command: str) -> dict[str, Any]:
+        """Send a command, wait for the answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(command + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self._process.args!r} stopped at {command!r} with status {self._process.wait()}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._process.communicate()
+
+
+def turns(i: int) -> list[str]:
+    """The programs, in the order of round i."""
+    return sorted(PROGRAMS, reverse=i % 2 == 1)
+
+
+def measure_loading(model: Path, options: argparse.Namespace) -> Figures:
+    """Load time and memory, each round in new processes, one program at a time."""
+    figures: Figures = {name: {program: [] for program in PROGRAMS} for name in ("load, s", "peak memory, GiB")}
+    for i in range(options.load_rounds):
+        for program in turns(i):
+            with Worker(program, model, options) as worker:
+                figures["load, s"][program].append(worker("load")["seconds"])
+                worker(f"prefill {max(options.prompts)}")
+                worker(f"decode {DECODE_STEP}")
+                memory = worker("memory")
+                figures["peak memory, GiB"][program].append(memory["peak"] / 2**30)
+                print(f"{program}: {memory}", file=sys.stderr)
     return figures
+
+
+def measure_speed(model: Path, options: argparse.Namespace) -> Figures:
+    """Prefill and decode, both programs loaded, in turns with every step."""
+    prefills = [f"prefill of {n}, tokens/s" for n in options.prompts]
+    figures: Figures = {name: {program: [] for program in PROGRAMS} for name in (*prefills, "decode, tokens/s")}
+    with Worker("commandr-gguf", model, options) as ours, Worker("llama.cpp", model, options) as theirs:
+        workers = {"commandr-gguf": ours, "llama.cpp": theirs}
+        for worker in workers.values():
+            worker("load")
+            worker("prefill 32")
+            worker("decode 2")
+        for i in range(options.rounds):
+            for name, n in zip(prefills, options.prompts, strict=True):
+                for program in turns(i):
+                    figures[name][program].append(n / workers[program](f"prefill {n}")["seconds"])
+            seconds = dict.fromkeys(PROGRAMS, 0.0)
+            tokens: dict[str, list[int]] = {program: [] for program in PROGRAMS}
+            for step in range(options.generate // DECODE_STEP):
+                for program in turns(i + step):
+                    answer = workers[program](f"decode {DECODE_STEP}")
+                    seconds[program] += answer["seconds"]
+                    tokens[program] += answer["tokens"]
+            for program in PROGRAMS:
+                figures["decode, tokens/s"][program].append(len(tokens[program]) / seconds[program])
+            print(f"round {i + 1}: {figures}; same tokens: {len(set(map(tuple, tokens.values()))) == 1}", file=sys.stderr)
+    return figures
+
+
+def table(figures: Figures) -> str:
+    """Medians and ratios in Markdown."""
+    lines = [f"| | {' | '.join(PROGRAMS)} | ratio |", "|---|---|---|---|"]
+    for name, values in figures.items():
+        ours, theirs = values.values()
+        ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+        lines.append(f"| {name} | {statistics.median(ours):.2f} | {statistics.median(theirs):.2f} | {ratio:.3f} |")
+    return "\n".join(lines)
 
 
 def processor() -> str:
     """The machine's processor, as the system names it."""
     cpuinfo = Path("/proc/cpuinfo")
-    names = [
-        line.split(":", 1)[1].strip()
-        for line in (cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else [])
-        if line.startswith("model name")
-    ]
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
-
-
-def summarize(runs: dict[str, list[Figures]]) -> dict[str, dict[str, float]]:
-    """Per figure: the median of each program and the median of the rounds' ratios, ours to theirs."""
-    summary = {}
-    for key in runs["commandr"][0]:
-        if key == "tokens":
-            continue
-        pairs = list(zip((r[key] for r in runs["commandr"]), (r[key] for r in runs["llama.cpp"]), strict=True))
-        summary[key] = {
-            "commandr": statistics.median(a for a, _ in pairs),
-            "llama.cpp": statistics.median(b for _, b in pairs),
-            "ratio": statistics.median(a / b for a, b in pairs),
-        }
-    return summary
-
-
-def table(summary: dict[str, dict[str, float]]) -> str:
-    """The summary as a table in Markdown."""
-    lines = ["| | commandr-gguf | llama.cpp | ratio |", "|---|---|---|---|"]
-    for key, values in summary.items():
-        name = key.removesuffix("_bytes").removesuffix("_seconds").replace("_tokens_per_second", ", tokens/s")
-        scale, unit = (1 / 2**30, " GiB") if key.endswith("_bytes") else (1, " s" if key.endswith("_seconds") else "")
-        cells = [f"{values[program] * scale:.2f}{unit}" for program in ("commandr", "llama.cpp")]
-        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(cells)} | {values['ratio']:.3f} |")
-    return "\n".join(lines)
 
 
 def main() -> int:
@@ -85,13 +142,15 @@ def main() -> int:
     parser.add_argument("--type", default="Q4_K_M", help="type of the file that is written")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--load-rounds", type=int, default=3)
     parser.add_argument("--prompts", type=int, nargs="+", default=[256, 512])
     parser.add_argument("--generate", type=int, default=32)
+    parser.add_argument("--cpu-time", action="store_true", help="measure CPU time instead of the clock's")
     parser.add_argument("--json", type=Path, help="write all figures there")
     options = parser.parse_args()
-    theirs = oracles.FOLDER / "bin" / "python"
-    if not theirs.exists():
-        print(f"{theirs} is absent: run `make test-oracle` first", file=sys.stderr)
+    python = PROGRAMS["llama.cpp"][0]
+    if not python.exists():
+        print(f"{python} is absent: run `make test-oracle` first", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", "/var/tmp")) as folder:
         model = options.model
@@ -100,26 +159,17 @@ def main() -> int:
 
             model = Path(folder) / "model.gguf"
             write_model.write_model(model, recipe=options.type, n_layers=options.layers)
-        for _ in range(2):  # both programs shall find the file in the page cache
-            with model.open("rb") as file:
-                while file.read(1 << 24):
-                    pass
-        programs = {
-            "commandr": (Path(sys.executable), "worker_commandr.py"),
-            "llama.cpp": (theirs, "worker_llama_cpp.py"),
-        }
-        runs: dict[str, list[Figures]] = {name: [] for name in programs}
-        for i in range(options.rounds):
-            for name in sorted(programs, reverse=i % 2 == 1):
-                runs[name].append(measure(*programs[name], options, model))
-                print(f"round {i + 1}, {name}: {json.dumps(runs[name][-1])}", file=sys.stderr)
+        with model.open("rb") as file:  # both programs shall find it in the page cache
+            while file.read(1 << 24):
+                pass
         size = model.stat().st_size
-    summary = summarize(runs)
+        figures = measure_speed(model, options) | measure_loading(model, options)
     now = datetime.now(timezone.utc).strftime("%Y-%m-%d")
-    print(f"{now}, {processor()}, {options.threads} threads, {size / 1e9:.2f} GB, {options.rounds} rounds\n")
-    print(table(summary))
+    clock = "CPU time" if options.cpu_time else "wall time"
+    print(f"{now}, {processor()}, {options.threads} threads, {size / 1e9:.2f} GB, {options.rounds} rounds, {clock}\n")
+    print(table(figures))
     if options.json:
-        report = {"date": now, "processor": processor(), "model_bytes": size, "summary": summary, "runs": runs}
+        report = {"date": now, "processor": processor(), "model_bytes": size, "clock": clock, "figures": figures}
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0
 

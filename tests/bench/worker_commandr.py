@@ -19,14 +19,13 @@ def main() -> None:
     def load() -> None:
         model = Model(options.model, n_threads=options.threads)
         Tokenizer.from_gguf(model.gguf)
-        n_ctx = max(options.prompts) + options.generate + 8
-        state["session"] = Session(model, n_ctx=n_ctx, n_threads=options.threads)
+        state["session"] = Session(model, n_ctx=options.n_ctx, n_threads=options.threads)
 
     def run(tokens: list[int], _n_new: int) -> int:
         state["session"].eval(array.array("i", tokens))
         return int(state["session"].logits()[0].argmax())
 
-    worker_common.measure(options, load, lambda: state["session"].seq_rm(0), run)
+    worker_common.serve(options.cpu_time, load, lambda: state["session"].seq_rm(0), run)
 
 
 if __name__ == "__main__":

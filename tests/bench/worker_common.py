@@ -1,4 +1,10 @@
-"""What both programs' workers do alike: they read the same arguments, time the same steps and print the same figures."""
+"""What both programs' workers do alike: obey one command a line on standard input, answer with one line of JSON.
+
+    load          {"seconds"}
+    prefill N     {"seconds"} for N tokens into an empty sequence
+    decode N      {"seconds", "tokens"} for N more, each the most likely one
+    memory        {"peak", "own", "file"}: bytes; VmHWM, and what is resident now, the process's own and the file's
+"""
 
 from __future__ import annotations
 
@@ -9,8 +15,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-Evaluate = Callable[[list[int], int], int]
-"""Given all tokens of the sequence and how many of them are new: compute the rest, return the most likely next one."""
+Run = Callable[[list[int], int], int]
+"""Given all tokens of the sequence and how many of them are new: compute those, return the most likely next token."""
 
 
 def arguments(description: str) -> argparse.Namespace:
@@ -18,41 +24,38 @@ def arguments(description: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("model")
     parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--prompts", type=int, nargs="+", required=True)
-    parser.add_argument("--generate", type=int, required=True)
+    parser.add_argument("--n-ctx", type=int, required=True)
+    parser.add_argument("--cpu-time", action="store_true", help="measure the process's CPU time")
     return parser.parse_args()
 
 
-def peak_memory() -> dict[str, int]:
-    """Bytes: VmHWM, and what is resident now, split into the process's own and the file's."""
-    status = dict(line.split(":", 1) for line in open("/proc/self/status", encoding="utf-8"))
-    keys = {"peak_memory_bytes": "VmHWM", "own_memory_bytes": "RssAnon", "file_memory_bytes": "RssFile"}
+def memory() -> dict[str, int]:
+    """See the top of this file."""
+    with open("/proc/self/status", encoding="utf-8") as file:
+        status = dict(line.split(":", 1) for line in file)
+    keys = {"peak": "VmHWM", "own": "RssAnon", "file": "RssFile"}
     return {name: int(status[key].split()[0]) * 1024 for name, key in keys.items()}
 
 
-def measure(options: argparse.Namespace, load: Callable[[], Any], restart: Callable[[], None], run: Evaluate) -> None:
-    """Time loading, the prefill of each prompt and the generation after the last one; print one line of JSON.
-
-    restart: forget the sequence.
-    """
-    begin = time.perf_counter()
-    load()
-    figures: dict[str, Any] = {"load_seconds": time.perf_counter() - begin}
-    # Any text of known tokens; the first graph of each size is not counted.
-    text = [5, *(1000 + 37 * i % 20000 for i in range(max(options.prompts)))]
-    run(text[:32], 32)
-    run(text[:33], 1)
+def serve(cpu_time: bool, load: Callable[[], None], restart: Callable[[], None], run: Run) -> None:
+    """Obey commands until standard input ends. restart: forget the sequence."""
+    clock = time.process_time if cpu_time else time.perf_counter
     tokens: list[int] = []
-    for n in options.prompts:
-        restart()
-        tokens = text[:n]
-        begin = time.perf_counter()
-        tokens.append(run(tokens, n))
-        figures[f"prefill_{n}_tokens_per_second"] = n / (time.perf_counter() - begin)
-    begin = time.perf_counter()
-    for _ in range(options.generate):
-        tokens.append(run(tokens, 1))
-    figures["decode_tokens_per_second"] = options.generate / (time.perf_counter() - begin)
-    figures |= peak_memory()
-    figures["tokens"] = tokens[options.prompts[-1] :]
-    json.dump(figures, sys.stdout)
+    for line in sys.stdin:
+        command, n = (*line.split(), "0")[:2]
+        answer: dict[str, Any] = {}
+        begin = clock()
+        if command == "load":
+            load()
+        elif command == "prefill":
+            restart()
+            tokens = [5, *(1000 + 37 * i % 20000 for i in range(int(n) - 1))]  # any text of known tokens
+            tokens.append(run(tokens, int(n)))
+        elif command == "decode":
+            for _ in range(int(n)):
+                tokens.append(run(tokens, 1))
+            answer["tokens"] = tokens[-int(n) :]
+        else:
+            answer |= memory()
+        answer["seconds"] = clock() - begin
+        print(json.dumps(answer), flush=True)

@@ -20,7 +20,7 @@ def main() -> None:
         llama_cpp.llama_backend_init()
         model = llama_cpp.llama_model_load_from_file(options.model.encode(), llama_cpp.llama_model_default_params())
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx = max(options.prompts) + options.generate + 8
+        params.n_ctx = options.n_ctx
         params.n_threads = params.n_threads_batch = options.threads
         state["context"] = llama_cpp.llama_init_from_model(model, params)
         state["n_vocab"] = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
@@ -37,7 +37,7 @@ def main() -> None:
         logits = llama_cpp.llama_get_logits_ith(state["context"], -1)
         return int(np.ctypeslib.as_array(logits, (state["n_vocab"],)).copy().argmax())
 
-    worker_common.measure(options, load, restart, run)
+    worker_common.serve(options.cpu_time, load, restart, run)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Evaluate a GGUF file with llama.cpp, in the oracles' interpreter: llama_cpp_worker.py MODEL TOKENS.npy OUT.npz
 
-OUT.npz receives logits [n_tokens, n_vocab] for the tokens, evaluated as one sequence from empty, and greedy
-[n_greedy], the tokens that llama.cpp then goes on with.
+OUT.npz receives logits [n_tokens, n_vocab] for the tokens, evaluated as one sequence from empty, greedy [n_greedy], the
+tokens that llama.cpp then goes on with, and lead [n_greedy], by how much the logit of each was ahead of the next.
 """
 
 from __future__ import annotations
@@ -40,10 +40,14 @@ def main() -> int:
     model.eval(tokens)
     logits = np.array(model.scores[:n], np.float32)
     greedy: list[int] = []
+    lead: list[float] = []
     while len(greedy) < arguments.greedy:
-        greedy.append(int(np.argmax(model.scores[model.n_tokens - 1])))
+        row = model.scores[model.n_tokens - 1]
+        second, first = np.argpartition(row, -2)[-2:]
+        greedy.append(int(first))
+        lead.append(float(row[first] - row[second]))
         model.eval(greedy[-1:])
-    np.savez(arguments.out, logits=logits, greedy=np.array(greedy, np.int32))
+    np.savez(arguments.out, logits=logits, greedy=np.array(greedy, np.int32), lead=np.array(lead, np.float32))
     return 0
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+import bounds
 import data
 import measure
 import models
@@ -21,10 +22,7 @@ pytestmark = pytest.mark.oracle
 
 # llama.cpp takes a Command-R file of fewer than 64 layers for one without q/k norms and refuses the shape r_plus.
 SHAPES = ("v01", "gqa", "cohere2")
-FILE_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q5_K_M", "Q6_K", "IQ4_XS", "Q3_K_M", "Q2_K")
 N_GREEDY = 24
-# Both programs round activations to 8 bits for such files, in kernels that add up in different orders.
-MAX_KL = 2e-4
 
 
 def ours(
@@ -43,17 +41,35 @@ def ours(
     return logits, greedy
 
 
-def assert_same_in_both(file: Path, tokens: npt.NDArray[np.int32], folder: Path, max_kl: float = MAX_KL) -> None:
+def assert_same_in_both(file: Path, tokens: npt.NDArray[np.int32], folder: Path, max_kl: float) -> None:
+    """The same logits within the noise of both programs' rounding, and the same greedy tokens up to a draw."""
     theirs = oracles.llama_cpp(file, tokens, folder, n_greedy=N_GREEDY)
     logits, greedy = ours(file, tokens)
     assert measure.kl_divergence(logits, theirs["logits"]) < max_kl
-    assert greedy == theirs["greedy"].tolist()
+    assert_same_greedy(greedy, theirs["greedy"].tolist(), theirs["lead"], logits - theirs["logits"])
 
 
-@pytest.mark.parametrize("file_type", FILE_TYPES)
+def assert_same_greedy(
+    ours_: list[int], theirs: list[int], lead: npt.NDArray[np.float32], difference: npt.NDArray[np.float32]
+) -> None:
+    """Where the tokens part, the best two logits were closer than the difference that rounding makes."""
+    for i, (a, b) in enumerate(zip(ours_, theirs, strict=True)):
+        if a != b:
+            assert lead[i] < 4 * np.sqrt(2) * difference.std(), f"token {i}: {a} here, {b} there"
+            return
+
+
+def max_kl(shape: str, file_type: str) -> float:
+    """Both programs round: after the first activation or key that they round apart, their noises are two."""
+    cache_only = "F16"  # what is left to round in an F32 file
+    return 2 * bounds.from_own_weights(shape, cache_only if file_type == "F32" else file_type)
+
+
+@pytest.mark.parametrize("file_type", ["F32", *bounds.FILE_TYPES])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_our_file_in_llama_cpp(shape: str, file_type: str, tmp_path: Path) -> None:
-    assert_same_in_both(models.gguf(shape, file_type), models.golden(shape)["tokens_a"], tmp_path)
+    tokens = models.golden(shape)["tokens_a"]
+    assert_same_in_both(models.gguf(shape, file_type), tokens, tmp_path, max_kl(shape, file_type))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -83,7 +99,7 @@ def converted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 def test_file_of_llama_cpps_converter(converted: tuple[Path, Path], tmp_path: Path) -> None:
     theirs, our_file = converted
     tokens = models.golden("gqa")["tokens_b"]
-    assert_same_in_both(theirs, tokens, tmp_path)
+    assert_same_in_both(theirs, tokens, tmp_path, max_kl("cohere2", "BF16"))
     logits, greedy = ours(theirs, tokens)
     logits_of_our_file, greedy_of_our_file = ours(our_file, tokens)
     assert greedy == greedy_of_our_file
@@ -91,17 +107,19 @@ def test_file_of_llama_cpps_converter(converted: tuple[Path, Path], tmp_path: Pa
 
 
 def test_keys_of_llama_cpps_converter(converted: tuple[Path, Path]) -> None:
-    with GGUFFile(converted[0]) as theirs, GGUFFile(converted[1]) as ours_:
-        architecture = theirs["general.architecture"]
-        # What the checkpoint is called is guessed differently, and the true context length is ours alone for cohere2.
-        other = {f"{architecture}.context_length"} | {key for key in theirs if key.startswith("general.")}
-        for key in theirs.keys() - other:
-            assert key in ours_
-            assert ours_[key] == pytest.approx(theirs[key]) if isinstance(theirs[key], float) else True
-            if not isinstance(theirs[key], float):
-                assert ours_[key] == theirs[key], key
+    with GGUFFile(converted[0]) as theirs, GGUFFile(converted[1]) as written:
+        expected = {key: theirs[key] for key in theirs if not key.startswith("general.")}
+        # It takes these three from the post-processor of tokenizer.json, not from the configs, and does not know that
+        # Command R7B's context is longer than max_position_embeddings.
+        for key in ("eos_token_id", "eot_token_id", "add_eos_token"):
+            expected.pop(f"tokenizer.ggml.{key}", None)
+        expected.pop("cohere2.context_length", None)
+        names = "tokenizer.chat_templates"
+        assert sorted(written[names]) == sorted(expected.pop(names))
         for key in ("general.architecture", "general.file_type", "general.quantization_version"):
-            assert ours_[key] == theirs[key]
-        assert {(t.name, t.type, tuple(t.shape)) for t in ours_.tensors()} == {
-            (t.name, t.type, tuple(t.shape)) for t in theirs.tensors()
-        }
+            expected[key] = theirs[key]
+        assert {key: written[key] for key in expected} == expected
+        assert written["tokenizer.ggml.eos_token_id"] == data.REAL_EOS_TOKEN_ID
+
+        described = [{(t.name, t.type, t.shape) for t in file.tensors()} for file in (theirs, written)]
+        assert described[0] == described[1]
