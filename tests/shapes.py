@@ -169,8 +169,8 @@ def encode(values: Floats, dtype: str) -> bytes:
     if dtype == "BF16":
         bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
         rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-        return rounded.astype("<u2").tobytes()
-    return values.astype({"F32": "<f4", "F16": "<f2"}[dtype]).tobytes()
+        return bytes(rounded.astype("<u2").data)
+    return bytes(values.astype({"F32": "<f4", "F16": "<f2"}[dtype]).data)
 
 
 def write_safetensors(path: Path, entries: Mapping[str, tuple[str, tuple[int, ...], bytes]]) -> None:
@@ -214,7 +214,7 @@ def write_checkpoint(
         overrides["num_hidden_layers"] = n_layers
     config = config_json(shape, dtype=dtype, transformers=transformers, **overrides)
     _write_json(folder / "config.json", config)
-    ids = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in config}
+    ids: dict[str, Any] = {key: value for key, value in config.items() if key.endswith("_token_id")}
     _write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
     if tokenizer is None:
         tiny_tokenizer.write_tokenizer(folder, templates_as_files=transformers >= 5)
@@ -237,7 +237,7 @@ def _write_weights(folder: Path, entries: dict[str, tuple[str, tuple[int, ...], 
         write_safetensors(folder / "model.safetensors", entries)
         return
     names = list(entries)
-    files = {}
+    files: dict[str, str] = {}
     for i in range(n_shards):
         file = f"model-{i + 1:05d}-of-{n_shards:05d}.safetensors"
         part = names[len(names) * i // n_shards : len(names) * (i + 1) // n_shards]

@@ -2,6 +2,7 @@
 
 #include "devices.h"
 #include "kernels/attention.h"
+#include "kernels/matmul.h"
 
 #include <math.h>
 
@@ -31,9 +32,18 @@ static struct ggml_tensor * rope(builder * b, struct ggml_tensor * x) {
                          b->hp->rope_freq_base, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f);
 }
 
+/* W x, for every weight matrix of the model. x: [n_in, n]; result: [n_out, n]. Weights of the CPU in their file's layout go
+ * through our kernel where it beats ggml's; with a GPU in use ggml may compute them there. */
+static struct ggml_tensor * product(builder * b, struct ggml_tensor * w, struct ggml_tensor * x) {
+    if (b->model->n_devs == 0 && ggml_backend_buffer_is_host(w->buffer) && commandr_matmul_wanted(w, x->ne[1])) {
+        return commandr_matmul(b->ctx, w, x);
+    }
+    return ggml_mul_mat(b->ctx, w, x);
+}
+
 /* W x as heads: [head_dim, n, n_tokens] */
 static struct ggml_tensor * heads(builder * b, struct ggml_tensor * w, struct ggml_tensor * x, int64_t n) {
-    return ggml_reshape_3d(b->ctx, ggml_mul_mat(b->ctx, w, x), b->hp->head_dim, n, b->shape->n_tokens);
+    return ggml_reshape_3d(b->ctx, product(b, w, x), b->hp->head_dim, n, b->shape->n_tokens);
 }
 
 /* The first n_kv cells of a cache tensor by head: [head_dim, n_kv, n_head_kv] */
@@ -119,11 +129,11 @@ static struct ggml_tensor * block(builder * b, int64_t il, struct ggml_tensor * 
         h = wanted(b, h);
         x = wanted(b, x);
     }
-    a = ggml_mul_mat(ctx, layer->attn_output, a);
+    a = product(b, layer->attn_output, a);
 
-    struct ggml_tensor * gate = ggml_mul_mat(ctx, layer->ffn_gate, h);
-    struct ggml_tensor * up   = ggml_mul_mat(ctx, layer->ffn_up, h);
-    struct ggml_tensor * f    = ggml_mul_mat(ctx, layer->ffn_down, ggml_swiglu_split(ctx, gate, up));
+    struct ggml_tensor * gate = product(b, layer->ffn_gate, h);
+    struct ggml_tensor * up   = product(b, layer->ffn_up, h);
+    struct ggml_tensor * f    = product(b, layer->ffn_down, ggml_swiglu_split(ctx, gate, up));
 
     return ggml_add(ctx, ggml_add(ctx, f, x), a);
 }
@@ -181,7 +191,7 @@ commandr_graph commandr_graph_build(struct ggml_context * ctx, const commandr_mo
             add_output(&b, x, "hidden");
         }
         if (shape->outputs & COMMANDR_OUTPUT_LOGITS) {
-            b.graph.logits = ggml_scale(ctx, ggml_mul_mat(ctx, model->head, x), b.hp->logit_scale);
+            b.graph.logits = ggml_scale(ctx, product(&b, model->head, x), b.hp->logit_scale);
             add_output(&b, b.graph.logits, "logits");
         }
     }

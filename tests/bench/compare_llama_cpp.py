@@ -113,7 +113,9 @@ def measure_speed(model: Path, options: argparse.Namespace) -> Figures:
                     tokens[program] += answer["tokens"]
             for program in PROGRAMS:
                 figures["decode, tokens/s"][program].append(len(tokens[program]) / seconds[program])
-            print(f"round {i + 1}: {figures}; same tokens: {len(set(map(tuple, tokens.values()))) == 1}", file=sys.stderr)
+            print(
+                f"round {i + 1}: {figures}; same tokens: {len(set(map(tuple, tokens.values()))) == 1}", file=sys.stderr
+            )
     return figures
 
 
@@ -163,7 +165,9 @@ def main() -> int:
             while file.read(1 << 24):
                 pass
         size = model.stat().st_size
-        figures = measure_speed(model, options) | measure_loading(model, options)
+        figures = measure_speed(model, options)
+        if options.load_rounds:
+            figures |= measure_loading(model, options)
     now = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     clock = "CPU time" if options.cpu_time else "wall time"
     print(f"{now}, {processor()}, {options.threads} threads, {size / 1e9:.2f} GB, {options.rounds} rounds, {clock}\n")

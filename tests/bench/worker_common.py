@@ -1,9 +1,9 @@
 """What both programs' workers do alike: obey one command a line on standard input, answer with one line of JSON.
 
-    load          {"seconds"}
-    prefill N     {"seconds"} for N tokens into an empty sequence
-    decode N      {"seconds", "tokens"} for N more, each the most likely one
-    memory        {"peak", "own", "file"}: bytes; VmHWM, and what is resident now, the process's own and the file's
+load          {"seconds"}
+prefill N     {"seconds"} for N tokens into an empty sequence
+decode N      {"seconds", "tokens"} for N more, each the most likely one
+memory        {"peak", "own", "file"}: bytes; VmHWM, and what is resident now, the process's own and the file's
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 Run = Callable[[list[int], int], int]
@@ -31,8 +32,8 @@ def arguments(description: str) -> argparse.Namespace:
 
 def memory() -> dict[str, int]:
     """See the top of this file."""
-    with open("/proc/self/status", encoding="utf-8") as file:
-        status = dict(line.split(":", 1) for line in file)
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    status = dict(line.split(":", 1) for line in lines)
     keys = {"peak": "VmHWM", "own": "RssAnon", "file": "RssFile"}
     return {name: int(status[key].split()[0]) * 1024 for name, key in keys.items()}
 

@@ -21,6 +21,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 import data  # noqa: E402
 import shapes  # noqa: E402
+import tiny_tokenizer  # noqa: E402
 from commandr_gguf.quantize import quantize_rows  # noqa: E402
 from convert.checkpoint import Checkpoint  # noqa: E402
 from convert.pipeline import make_plan  # noqa: E402
@@ -58,7 +59,7 @@ def write_hollow_checkpoint(folder: Path, config: dict[str, Any]) -> None:
     tokenizer = data.cache_dir() / "command-r-plus"
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if not (tokenizer / name).exists():
-            shapes.tiny_tokenizer.write_tokenizer(folder)
+            tiny_tokenizer.write_tokenizer(folder)
             return
         (folder / name).write_bytes((tokenizer / name).read_bytes())
 

@@ -38,7 +38,7 @@ def tokens(stream: str, n: int) -> np.ndarray[Any, np.dtype[np.int32]]:
     """<BOS_TOKEN> and n - 1 tokens of ordinary text, the same for every shape."""
     raw = np.random.PCG64([11, len(stream)]).random_raw(n - 1)
     text = 8 + (np.asarray(raw, np.uint64) >> np.uint64(33)) % np.uint64(668)
-    return np.r_[5, text.astype(np.int32)].astype(np.int32)
+    return np.append(np.int32(5), text.astype(np.int32))
 
 
 def compute(shape: str, folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,7 +45,12 @@ def test_long_sums_of_large_values(loud: tuple[Path, Path], kv_type: str, max_kl
     tokens[0] = 5
     tokens[-3:] = 400, 500, 600
     expected = Reference(checkpoint).logits(tokens)[-5:]
-    options = {"n_ctx": 1024, "n_threads": 1, "type_k": kv_type, "type_v": kv_type if flash_attn else "f16"}
+    options: dict[str, Any] = {
+        "n_ctx": 1024,
+        "n_threads": 1,
+        "type_k": kv_type,
+        "type_v": kv_type if flash_attn else "f16",
+    }
     with Model(file) as model, Session(model, flash_attn=flash_attn, **options) as session:
         session.eval(tokens[:-2], n_outputs=3)
         rows = [session.logits()]

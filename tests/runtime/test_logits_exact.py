@@ -21,7 +21,7 @@ every_shape = pytest.mark.parametrize("shape", models.SHAPES)
 @contextmanager
 def session(shape: str, *, repack: bool = True, **options: Any) -> Iterator[Session]:
     # One thread: models as small as these are not faster with more, and far slower when the machine is busy.
-    defaults = {"n_ctx": 512, "n_threads": 1, "type_k": "f32", "type_v": "f32"}
+    defaults: dict[str, Any] = {"n_ctx": 512, "n_threads": 1, "type_k": "f32", "type_v": "f32"}
     with Model(models.gguf(shape), repack=repack) as model, Session(model, **(defaults | options)) as opened:
         yield opened
 

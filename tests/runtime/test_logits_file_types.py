@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -16,7 +18,7 @@ from commandr_gguf.session import Session
 def logits(shape: str, file_type: str, *, repack: bool, n_ubatch: int = 512) -> npt.NDArray[np.float32]:
     """For the second golden sequence, from a cache in F32."""
     tokens = models.golden(shape)["tokens_b"]
-    options = {"n_ctx": 128, "n_threads": 1, "n_ubatch": n_ubatch, "type_k": "f32", "type_v": "f32"}
+    options: dict[str, Any] = {"n_ctx": 128, "n_threads": 1, "n_ubatch": n_ubatch, "type_k": "f32", "type_v": "f32"}
     with Model(models.gguf(shape, file_type), repack=repack) as model, Session(model, **options) as session:
         session.eval(tokens, n_outputs=len(tokens))
         return session.logits()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import measure
@@ -19,7 +21,7 @@ SHAPE_FACTOR = {"cohere2": 3.0}  # has eight layers
 def kl(shape: str, type_k: str, type_v: str, *, flash_attn: bool | None = None, n_ubatch: int = 512) -> float:
     golden = models.golden(shape)
     tokens = golden["tokens_a"]
-    options = {"n_ctx": 256, "n_threads": 1, "n_ubatch": n_ubatch, "type_k": type_k, "type_v": type_v}
+    options: dict[str, Any] = {"n_ctx": 256, "n_threads": 1, "n_ubatch": n_ubatch, "type_k": type_k, "type_v": type_v}
     with Model(models.gguf(shape)) as model, Session(model, flash_attn=flash_attn, **options) as session:
         session.eval(tokens, n_outputs=len(tokens))
         return measure.kl_divergence(session.logits()[golden["positions_a"]], golden["logits_a"])

@@ -58,7 +58,7 @@ def test_f32_file_after_every_change_of_a_sequence(case: tuple[Path, Oracle], tm
     folder, oracle = case
     tokens, logits = oracle["tokens"], oracle["logits"]
     file = models.convert(folder, folder.with_suffix(".f32.gguf"), "F32")
-    options = {"n_ctx": 1024, "n_seq_max": 3, "n_threads": 1, "type_k": "f32", "type_v": "f32"}
+    options: dict[str, Any] = {"n_ctx": 1024, "n_seq_max": 3, "n_threads": 1, "type_k": "f32", "type_v": "f32"}
     with Model(file) as model, Session(model, **options) as session:
         session.eval_batch([EvalItem(tokens[:200], 0, 50), EvalItem(tokens[:90], 1, 90)])
         measure.assert_same(session.logits(0), logits[150:200])

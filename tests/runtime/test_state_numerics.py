@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ def test_state_round_trip(shape: str, seq_id: int, tmp_path: Path) -> None:
     a, b = models.golden(shape)["tokens_a"], models.golden(shape)["tokens_b"]
     path = tmp_path / "state.bin"
     with Model(models.gguf(shape)) as model:
-        options = {"n_ctx": 512, "n_seq_max": 2, "n_threads": 1, "type_k": "f32", "type_v": "f32"}
+        options: dict[str, Any] = {"n_ctx": 512, "n_seq_max": 2, "n_threads": 1, "type_k": "f32", "type_v": "f32"}
         with Session(model, **options) as first:
             first.eval(b, seq_id=1)
             first.eval(a[:120], seq_id=0)
@@ -42,7 +43,7 @@ def test_state_of_a_smaller_cache_type_is_kept_exactly(shape: str, kv_type: str,
     a = models.golden(shape)["tokens_a"]
     path = tmp_path / "state.bin"
     with Model(models.gguf(shape)) as model:
-        options = {"n_ctx": 256, "n_threads": 1, "type_k": kv_type, "type_v": kv_type}
+        options: dict[str, Any] = {"n_ctx": 256, "n_threads": 1, "type_k": kv_type, "type_v": kv_type}
         with Session(model, **options) as first:
             first.eval(a[:120])
             first.save_state(path)
