@@ -98,7 +98,7 @@ def measure_speed(model: Path, options: argparse.Namespace) -> Figures:
         workers = {"commandr-gguf": ours, "llama.cpp": theirs}
         for worker in workers.values():
             worker("load")
-            worker("prefill 32")
+            worker(f"prefill {max(options.prompts)}")  # the first time, pages are still being read
             worker("decode 2")
         for i in range(options.rounds):
             for name, n in zip(prefills, options.prompts, strict=True):
