@@ -46,7 +46,6 @@ class Tokenizer:
         bos_id: int | None = None,
         eos_id: int | None = None,
         add_bos: bool = True,
-        add_eos: bool = False,
         source: str = "the tokenizer",
     ) -> None:
         """Token texts in the order of their ids, merges as "left right", highest rank first."""
@@ -71,7 +70,6 @@ class Tokenizer:
         self.bos_id = bos_id
         self.eos_id = eos_id
         self.add_bos = add_bos
-        self.add_eos = add_eos
 
     @classmethod
     def from_gguf(cls, file: str | os.PathLike[str] | GGUFFile) -> Tokenizer:
@@ -93,7 +91,6 @@ class Tokenizer:
             bos_id=_optional_id(file, "tokenizer.ggml.bos_token_id"),
             eos_id=_optional_id(file, "tokenizer.ggml.eos_token_id"),
             add_bos=file.typed("tokenizer.ggml.add_bos_token", bool, True),
-            add_eos=file.typed("tokenizer.ggml.add_eos_token", bool, False),
             source=file.path,
         )
 
@@ -120,8 +117,9 @@ class Tokenizer:
 
         Args:
             text: lone surrogates are refused with ArgumentError.
-            add_special: put the begin token before and the end token after, where the file asks for them
-                (Command-R's ask for the begin token); a begin token that the text has already is not doubled.
+            add_special: put the begin token before, where the file asks for it (Command-R's do); one that the text has
+                already is not doubled. No end token ever comes after, though llama.cpp's converter writes
+                add_eos_token = true: text is encoded here to be continued.
             parse_special: take `<|END_OF_TURN_TOKEN|>` and the like in the text for the control tokens they spell.
                 Without it they are plain text, as text from users must be.
         """
@@ -129,8 +127,6 @@ class Tokenizer:
         if add_special:
             if self.add_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
                 ids.insert(0, self.bos_id)
-            if self.add_eos and self.eos_id is not None and ids[-1:] != [self.eos_id]:
-                ids.append(self.eos_id)
         return ids
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:

@@ -86,12 +86,12 @@ def test_rows_without_a_token_are_no_control_tokens() -> None:
     assert padded.decode([705]) == _REFERENCE.decode([705])
 
 
-def test_begin_and_end_tokens() -> None:
+def test_begin_tokens() -> None:
     hello = _TOKENIZER.encode("Hello")
     assert _TOKENIZER.encode("Hello", add_special=True) == [5, *hello]
     assert _TOKENIZER.encode("<BOS_TOKEN>Hello", add_special=True, parse_special=True) == [5, *hello]
     assert _TOKENIZER.encode("", add_special=True) == [5]
-    assert build(add_bos=False, add_eos=True).encode("Hello", add_special=True) == [*hello, build().eos_id]
+    assert build(add_bos=False).encode("Hello", add_special=True) == hello
 
 
 def test_end_of_generation() -> None:
@@ -164,6 +164,10 @@ def write_gguf(path: Path, **keys: object) -> Path:
             writer.add_array(f"tokenizer.ggml.{key}", value)
         elif isinstance(value, str):
             writer.add_string(f"tokenizer.ggml.{key}", value)
+        elif isinstance(value, bool):
+            writer.add_bool(f"tokenizer.ggml.{key}", value)
+        elif isinstance(value, int):
+            writer.add_uint32(f"tokenizer.ggml.{key}", value)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -176,6 +180,14 @@ def test_files_with_few_keys_are_read(tmp_path: Path) -> None:
     assert tokenizer.encode("Hello world") == _TOKENIZER.encode("Hello world")
     assert tokenizer.bos_id is None
     assert tokenizer.encode("a", add_special=True) == tokenizer.encode("a")
+
+
+def test_no_end_token_after_a_prompt(tmp_path: Path) -> None:
+    """llama.cpp's converter asks for <EOS_TOKEN> after every text; a prompt is to be continued."""
+    keys = {"bos_token_id": 5, "eos_token_id": 6, "add_bos_token": True, "add_eos_token": True}
+    tokenizer = Tokenizer.from_gguf(write_gguf(tmp_path / "eos.gguf", **keys))
+    assert tokenizer.encode("Hello", add_special=True) == [5, *_TOKENIZER.encode("Hello")]
+    assert tokenizer.end_of_generation >= {6, *_TOKENIZER.end_of_generation}
 
 
 @pytest.mark.parametrize(
