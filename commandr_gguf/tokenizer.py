@@ -124,9 +124,8 @@ class Tokenizer:
                 Without it they are plain text, as text from users must be.
         """
         ids = self._encode_parsed(text) if parse_special else self._encode_plain(text)
-        if add_special:
-            if self.add_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
-                ids.insert(0, self.bos_id)
+        if add_special and self.add_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
+            ids.insert(0, self.bos_id)
         return ids
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:

@@ -84,7 +84,9 @@ def test_progress_without_a_terminal(checkpoint: Path, tmp_path: Path) -> None:
 
 def test_progress_in_a_terminal(checkpoint: Path, tmp_path: Path) -> None:
     controller, terminal = pty.openpty()
-    with subprocess.Popen(command(checkpoint, "-o", tmp_path / "x.gguf"), stderr=terminal, cwd=ROOT) as process:
+    environment = os.environ | {"TERM": "xterm"}
+    arguments = command(checkpoint, "-o", tmp_path / "x.gguf")
+    with subprocess.Popen(arguments, stderr=terminal, cwd=ROOT, env=environment) as process:
         os.close(terminal)
         shown = b""
         while select.select([controller], [], [], 60)[0]:
