@@ -60,8 +60,7 @@ typedef struct commandr_device_info {
 } commandr_device_info;
 int64_t         commandr_device_count(void);
 commandr_status commandr_device_get(int64_t index, commandr_device_info * info); /* the strings are static */
-int32_t         commandr_default_n_threads(void); /* physical cores that this process may use; >= 1 */
-/* Bytes per second that n_threads together read from memory, best of a few passes over n_bytes. 0 on failure. */
+int32_t         commandr_default_n_threads(void); /* physical cores that this process may use; >= 1 *//* Bytes per second that n_threads together read from memory, best of a few passes over n_bytes. 0 on failure. */
 double commandr_read_bandwidth(int32_t n_threads, int64_t n_bytes);
 
 /* ---- the header of a GGUF file: keys and tensor descriptions, no tensor data. Immutable ---- */
@@ -137,7 +136,7 @@ commandr_status commandr_model_memory(const commandr_model * model, int64_t inde
 /* ---- session ---- */
 typedef struct commandr_session commandr_session;
 /* n_done of n_total tokens computed. Called on the thread that called commandr_session_eval, after each ubatch and
- * about every 50 ms inside one that runs on the CPU. Return false to cancel. */
+ * about every 50 ms inside one that runs on the CPU. Return false to cancel what is left. */
 typedef bool (*commandr_eval_callback)(int64_t n_done, int64_t n_total, void * user_data);
 
 typedef struct commandr_session_params {
@@ -146,7 +145,7 @@ typedef struct commandr_session_params {
     int32_t n_ubatch;                /* most tokens in one graph. [512] */
     int32_t n_outputs;               /* most outputs in one graph, each n_vocab floats of compute buffer; 0 = 64. [0] */
     int32_t n_seq_max;               /* sequences, 1..64. [1] */
-    int32_t n_threads;               /* CPU threads; 0 = commandr_default_n_threads(). [0] */
+    int32_t n_threads;               /* CPU threads, at most 512; 0 = commandr_default_n_threads(). [0] */
     int32_t type_k;                  /* ggml_type of the K cache: F32 F16 BF16 Q8_0 Q4_0. [F16] */
     int32_t type_v;                  /* of the V cache; quantized needs flash attention. [F16] */
     int32_t flash_attn;              /* 1 on, 0 off, -1 where every device in use has it. [-1] */
@@ -180,7 +179,8 @@ const float * commandr_session_logits(const commandr_session * session, int32_t 
 const float * commandr_session_hidden(const commandr_session * session, int32_t item, int64_t i); /* [n_embd], normed */
 int64_t       commandr_session_n_reused(const commandr_session * session, int32_t item); /* tokens not computed */
 
-/* rm forgets positions >= n_keep; cp makes dst hold what src holds, in the same cells; keep forgets all others. */
+/* rm keeps the first n_keep positions, or none where a sliding window cannot go on from there; cp makes dst hold what src
+ * holds, in the same cells; keep forgets all others. */
 commandr_status commandr_session_seq_rm(commandr_session * session, int32_t seq_id, int64_t n_keep);
 commandr_status commandr_session_seq_cp(commandr_session * session, int32_t src, int32_t dst);
 commandr_status commandr_session_seq_keep(commandr_session * session, int32_t seq_id);

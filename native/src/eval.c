@@ -151,7 +151,6 @@ static void commit_batch(commandr_session * s) {
     for (int64_t t = 0; t < s->n_batch; t++) {
         commandr_sequence * seq = &s->seqs[s->batch_seq[t]];
         seq->tokens[seq->n++]   = s->batch_tokens[t]; /* room was made before the first ubatch */
-        seq->was_cut            = false;
     }
 }
 

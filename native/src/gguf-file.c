@@ -2,6 +2,7 @@
 #include "error.h"
 #include "log.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -71,14 +72,14 @@ commandr_status commandr_gguf_open(const char * path, commandr_gguf ** out) {
     commandr_log_init();
     struct stat st;
     if (stat(path, &st) != 0) {
-        return commandr_fail(COMMANDR_ERROR_IO, "%s: no such file", path);
+        return commandr_fail(COMMANDR_ERROR_IO, "%s: %s", *path ? path : "the empty path", strerror(errno));
     }
     if (!S_ISREG(st.st_mode)) {
         return commandr_fail(COMMANDR_ERROR_IO, "%s: not a file", path);
     }
     FILE * file = fopen(path, "rb");
     if (!file) {
-        return commandr_fail(COMMANDR_ERROR_IO, "%s: cannot be read", path);
+        return commandr_fail(COMMANDR_ERROR_IO, "%s: cannot be read: %s", path, strerror(errno));
     }
     char         magic[4] = { 0 };
     const size_t n_magic  = fread(magic, 1, sizeof(magic), file);
@@ -230,6 +231,9 @@ int64_t commandr_gguf_n_tensors(const commandr_gguf * gguf) {
 commandr_status commandr_gguf_tensor(const commandr_gguf * gguf, int64_t index, commandr_tensor_info * info) {
     if (index < 0 || index >= gguf_get_n_tensors(gguf->ctx)) {
         return commandr_fail(COMMANDR_ERROR_ARGUMENT, "%s: there is no tensor number %" PRId64, gguf->path, index);
+    }
+    if (!info) {
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "commandr_gguf_tensor: info must not be NULL");
     }
     const int64_t * ne = gguf_get_tensor_ne(gguf->ctx, index);
     info->name         = gguf_get_tensor_name(gguf->ctx, index);

@@ -89,33 +89,58 @@ static commandr_status read_sizes(const commandr_gguf * gguf, commandr_hparams *
     return COMMANDR_OK;
 }
 
-static commandr_status read_floats(const commandr_gguf * gguf, commandr_hparams * hp) {
-    commandr_status status = commandr_gguf_float(gguf, key_of(hp, "attention.layer_norm_epsilon"), &hp->norm_eps);
-    if (status == COMMANDR_OK) {
-        status = commandr_gguf_float(gguf, key_of(hp, "logit_scale"), &hp->logit_scale);
+/* A float key within its range; a key that is absent keeps the value of out when it may. */
+static commandr_status read_float(const commandr_gguf * gguf, const commandr_hparams * hp, const char * name,
+                                  bool needed, float min, float max, float * out) {
+    const char * key = key_of(hp, name);
+    if (!needed && !has(gguf, key)) {
+        return COMMANDR_OK;
     }
-    hp->rope_freq_base = 10000.0f;
-    if (status == COMMANDR_OK && has(gguf, key_of(hp, "rope.freq_base"))) {
-        status = commandr_gguf_float(gguf, key_of(hp, "rope.freq_base"), &hp->rope_freq_base);
-    }
-    if (status != COMMANDR_OK) {
-        return status;
-    }
-    if (!(hp->norm_eps >= 0.0f) || !(hp->rope_freq_base > 0.0f) || hp->logit_scale - hp->logit_scale != 0.0f) {
-        return commandr_fail(COMMANDR_ERROR_FORMAT,
-                             "%s: layer_norm_epsilon %g, rope.freq_base %g or logit_scale %g makes no sense",
-                             gguf->path, (double) hp->norm_eps, (double) hp->rope_freq_base, (double) hp->logit_scale);
-    }
-    const char * scaling_key = key_of(hp, "rope.scaling.type");
-    if (has(gguf, scaling_key)) {
-        const char * scaling = "";
-        status               = commandr_gguf_string(gguf, scaling_key, &scaling);
-        if (status == COMMANDR_OK && strcmp(scaling, "none") != 0) {
-            status = commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "%s: %s is \"%s\", and only \"none\" is known",
-                                   gguf->path, scaling_key, scaling);
-        }
+    const commandr_status status = commandr_gguf_float(gguf, key, out);
+    if (status == COMMANDR_OK && !(*out >= min && *out <= max)) {
+        return commandr_fail(COMMANDR_ERROR_FORMAT, "%s: the key %s is %g, outside %g..%g", gguf->path, key,
+                             (double) *out, (double) min, (double) max);
     }
     return status;
+}
+
+static commandr_status read_floats(const commandr_gguf * gguf, commandr_hparams * hp) {
+    hp->rope_freq_base     = 10000.0f;
+    commandr_status status = read_float(gguf, hp, "attention.layer_norm_epsilon", true, 0.0f, 1.0f, &hp->norm_eps);
+    if (status == COMMANDR_OK) {
+        status = read_float(gguf, hp, "logit_scale", true, -1e6f, 1e6f, &hp->logit_scale);
+    }
+    if (status == COMMANDR_OK) {
+        status = read_float(gguf, hp, "rope.freq_base", false, 1e-3f, 1e30f, &hp->rope_freq_base);
+    }
+    return status;
+}
+
+/* No model of the family scales its positions. Without a type, other programs take a factor for a linear scaling. */
+static commandr_status check_rope_scaling(const commandr_gguf * gguf, const commandr_hparams * hp) {
+    const char * key = key_of(hp, "rope.scaling.type");
+    if (has(gguf, key)) {
+        const char *          type   = "";
+        const commandr_status status = commandr_gguf_string(gguf, key, &type);
+        if (status == COMMANDR_OK && strcmp(type, "none") != 0) {
+            return commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "%s: %s is \"%s\", and only \"none\" is known", gguf->path,
+                                 key, type);
+        }
+        return status;
+    }
+    static const char * const factors[] = { "rope.scaling.factor", "rope.scale_linear" };
+    for (size_t i = 0; i < sizeof(factors) / sizeof(factors[0]); i++) {
+        float                 factor = 1.0f;
+        const commandr_status status = read_float(gguf, hp, factors[i], false, 0.0f, 1e6f, &factor);
+        if (status != COMMANDR_OK) {
+            return status;
+        }
+        if (factor != 1.0f && factor != 0.0f) {
+            return commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "%s: %s is %g: scaled positions are not known", gguf->path,
+                                 key_of(hp, factors[i]), (double) factor);
+        }
+    }
+    return COMMANDR_OK;
 }
 
 /* attention.sliding_window_pattern is a period, or one bool a layer: true where there is a window. */
@@ -202,6 +227,9 @@ commandr_status commandr_gguf_hparams(const commandr_gguf * gguf, commandr_hpara
     status = read_sizes(gguf, &hp);
     if (status == COMMANDR_OK) {
         status = read_floats(gguf, &hp);
+    }
+    if (status == COMMANDR_OK) {
+        status = check_rope_scaling(gguf, &hp);
     }
     if (status == COMMANDR_OK && strcmp(hp.architecture, "cohere2") == 0) {
         status = commandr_gguf_int(gguf, key_of(&hp, "attention.sliding_window"), 1, MAX_DIM, &hp.n_swa);

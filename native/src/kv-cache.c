@@ -74,8 +74,6 @@ commandr_status commandr_kv_cache_init(commandr_kv_cache * cache, const commandr
     cache->size               = size;
     cache->n_window           = window ? model->hparams.n_swa : 0;
     cache->n_layer            = model->hparams.n_layer;
-    cache->pos                = malloc((size_t) size * sizeof(*cache->pos));
-    cache->seqs               = calloc((size_t) size, sizeof(*cache->seqs));
     cache->k                  = calloc(n_layer, sizeof(*cache->k));
     cache->v                  = calloc(n_layer, sizeof(*cache->v));
     cache->ctxs               = calloc(max_devs, sizeof(*cache->ctxs));
@@ -83,14 +81,21 @@ commandr_status commandr_kv_cache_init(commandr_kv_cache * cache, const commandr
     ggml_backend_dev_t * devs = calloc(max_devs, sizeof(*devs));
 
     commandr_status status = COMMANDR_OK;
-    if (!cache->pos || !cache->seqs || !cache->k || !cache->v || !cache->ctxs || !cache->buffers || !devs) {
+    if (!cache->k || !cache->v || !cache->ctxs || !cache->buffers || !devs) {
         status = commandr_fail(COMMANDR_ERROR_MEMORY, "out of memory for the KV cache");
     }
     if (status == COMMANDR_OK) {
-        for (int64_t c = 0; c < size; c++) {
-            cache->pos[c] = -1;
+        status = allocate(cache, model, window, type_k, type_v, devs); /* the large part first: it is what may fail */
+    }
+    if (status == COMMANDR_OK) {
+        cache->pos  = malloc((size_t) size * sizeof(*cache->pos));
+        cache->seqs = calloc((size_t) size, sizeof(*cache->seqs));
+        if (!cache->pos || !cache->seqs) {
+            status = commandr_fail(COMMANDR_ERROR_MEMORY, "out of memory for the KV cache");
         }
-        status = allocate(cache, model, window, type_k, type_v, devs);
+    }
+    for (int64_t c = 0; c < size && status == COMMANDR_OK; c++) {
+        cache->pos[c] = -1;
     }
     free(devs);
     if (status != COMMANDR_OK) {

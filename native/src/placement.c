@@ -47,7 +47,11 @@ commandr_status commandr_placement_choose(commandr_model * model, const commandr
     ggml_backend_dev_t gpus[sizeof(model->devs) / sizeof(model->devs[0])];
     const int32_t      n_gpus = commandr_device_gpus(gpus, MAX_GPUS);
     if (params->n_gpu_layers < -1 || params->main_device < -1 || params->n_tensor_split < 0) {
-        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "n_gpu_layers, main_device and n_tensor_split are -1 or more");
+        return commandr_fail(
+            COMMANDR_ERROR_ARGUMENT,
+            "n_gpu_layers is %d, main_device %d and n_tensor_split %d; the first two are -1 or more, the "
+            "last 0 or more",
+            params->n_gpu_layers, params->main_device, params->n_tensor_split);
     }
     if (params->n_gpu_layers == 0 || n_gpus == 0) {
         return COMMANDR_OK;

@@ -2,6 +2,7 @@
 
 #include "devices.h"
 #include "error.h"
+#include "threads.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -33,16 +34,24 @@ static bool is_cache_type(int32_t type) {
 
 /* Checks the parameters and fills in what the caller left to us. */
 static commandr_status settle_params(const commandr_hparams * hp, commandr_session_params * p) {
-    if (p->n_ctx < 0 || p->n_batch < 1 || p->n_ubatch < 1 || p->n_outputs < 0 || p->n_threads < 0) {
-        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "n_ctx, n_outputs and n_threads are 0 or more, n_batch and "
-                                                      "n_ubatch 1 or more");
-    }
-    if (p->n_seq_max < 1 || p->n_seq_max > COMMANDR_MAX_SEQS) {
-        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "n_seq_max is %d, outside 1..%d", p->n_seq_max,
-                             COMMANDR_MAX_SEQS);
-    }
-    if (p->flash_attn < -1 || p->flash_attn > 1) {
-        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "flash_attn is %d; it is 1, 0 or -1", p->flash_attn);
+    const struct {
+        const char * name;
+        int64_t      value, min, max;
+    } ranges[] = {
+        /* 2^31 cells are 2 TiB and more of keys and values; the bound keeps arithmetic on sizes far from 2^63 */
+        { "n_ctx",      p->n_ctx,      0,  INT32_MAX            },
+        { "n_batch",    p->n_batch,    1,  INT32_MAX            },
+        { "n_ubatch",   p->n_ubatch,   1,  INT32_MAX            },
+        { "n_outputs",  p->n_outputs,  0,  INT32_MAX            },
+        { "n_seq_max",  p->n_seq_max,  1,  COMMANDR_MAX_SEQS    },
+        { "n_threads",  p->n_threads,  0,  COMMANDR_MAX_THREADS },
+        { "flash_attn", p->flash_attn, -1, 1                    },
+    };
+    for (size_t i = 0; i < sizeof(ranges) / sizeof(ranges[0]); i++) {
+        if (ranges[i].value < ranges[i].min || ranges[i].value > ranges[i].max) {
+            return commandr_fail(COMMANDR_ERROR_ARGUMENT, "%s is %" PRId64 ", outside %" PRId64 "..%" PRId64,
+                                 ranges[i].name, ranges[i].value, ranges[i].min, ranges[i].max);
+        }
     }
     const struct {
         const char * name;
@@ -63,11 +72,7 @@ static commandr_status settle_params(const commandr_hparams * hp, commandr_sessi
                                  commandr_type_name(types[i].type), hp->head_dim);
         }
     }
-    p->n_ctx = p->n_ctx ? p->n_ctx : hp->n_ctx_train;
-    /* 2^31 cells are 2 TiB and more of keys and values; a bound keeps the arithmetic on sizes far from 2^63. */
-    if (p->n_ctx > INT32_MAX) {
-        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "n_ctx is %" PRId64 ", beyond %d", p->n_ctx, INT32_MAX);
-    }
+    p->n_ctx     = p->n_ctx ? p->n_ctx : hp->n_ctx_train;
     p->n_threads = p->n_threads ? p->n_threads : commandr_default_n_threads();
     p->n_ubatch  = p->n_ubatch < p->n_ctx ? p->n_ubatch : (int32_t) p->n_ctx;
     p->n_outputs = p->n_outputs ? p->n_outputs : 64;
@@ -281,20 +286,20 @@ commandr_status commandr_sequence_reserve(commandr_sequence * seq, int64_t n) {
 }
 
 int64_t commandr_session_keepable(const commandr_session * s, int32_t seq_id, int64_t n) {
-    const commandr_kv_cache * window    = &s->caches[COMMANDR_CACHE_WINDOW];
-    const bool                untouched = n == s->seqs[seq_id].n && !s->seqs[seq_id].was_cut;
-    if (untouched || window->size == 0 || commandr_kv_cache_complete(window, seq_id, n)) {
-        return n;
+    const commandr_kv_cache * window = &s->caches[COMMANDR_CACHE_WINDOW];
+    if (n >= s->seqs[seq_id].n) {
+        return s->seqs[seq_id].n;
     }
-    return 0; /* what position n would see has made room for newer positions: there is no way but from the start */
+    /* When what position n would see has made room for newer positions, there is no way but from the start. */
+    return window->size == 0 || commandr_kv_cache_complete(window, seq_id, n) ? n : 0;
 }
 
 void commandr_session_truncate(commandr_session * s, int32_t seq_id, int64_t n_keep) {
+    n_keep = commandr_session_keepable(s, seq_id, n_keep);
     if (n_keep < s->seqs[seq_id].n) {
         commandr_kv_cache_seq_rm(&s->caches[COMMANDR_CACHE_FULL], seq_id, n_keep);
         commandr_kv_cache_seq_rm(&s->caches[COMMANDR_CACHE_WINDOW], seq_id, n_keep);
-        s->seqs[seq_id].n       = n_keep;
-        s->seqs[seq_id].was_cut = true;
+        s->seqs[seq_id].n = n_keep;
     }
 }
 
@@ -330,8 +335,7 @@ commandr_status commandr_session_seq_cp(commandr_session * s, int32_t src, int32
     if (s->seqs[src].n > 0) {
         memcpy(s->seqs[dst].tokens, s->seqs[src].tokens, (size_t) s->seqs[src].n * sizeof(int32_t));
     }
-    s->seqs[dst].n       = s->seqs[src].n;
-    s->seqs[dst].was_cut = s->seqs[src].was_cut;
+    s->seqs[dst].n = s->seqs[src].n;
     return COMMANDR_OK;
 }
 
@@ -372,6 +376,9 @@ void commandr_session_cancel(commandr_session * s, bool cancelled) {
 }
 
 commandr_status commandr_session_memory(const commandr_session * s, int64_t index, commandr_memory_info * info) {
+    if (!info) {
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "commandr_session_memory: info must not be NULL");
+    }
     int64_t i = index;
     for (int which = 0; which < 2; which++) {
         const commandr_kv_cache * cache = &s->caches[which];

@@ -13,7 +13,6 @@ typedef struct commandr_sequence {
     int32_t * tokens; /* [capacity], the first n held */
     int64_t   n;
     int64_t   capacity;
-    bool      was_cut; /* shortened since it was last computed: what its end sees in a window may be gone */
 } commandr_sequence;
 
 /* The outputs of one item: rows first..first+n-1 of the buffers. */
@@ -80,7 +79,8 @@ commandr_status commandr_eval_reserve(commandr_session * session);
 /* eval.c: how many of the first n tokens a sequence holds can be kept so that computing goes on from there. */
 int64_t commandr_session_keepable(const commandr_session * session, int32_t seq_id, int64_t n);
 
-/* Shortens a sequence in tokens and caches. */
+/* Shortens a sequence in tokens and caches to what commandr_session_keepable says of n_keep: a sequence that holds
+ * anything can always go on from its end. */
 void commandr_session_truncate(commandr_session * session, int32_t seq_id, int64_t n_keep);
 
 #endif

@@ -5,16 +5,18 @@
  *   3. for each layer, first the layers that see everything, then those with a window:
  *        K rows [n_rows][row size of type_k], V rows [n_rows][row size of type_v], in order of position;
  *        n_rows is n_tokens, or n_tokens - window_first in layers with a window
- *   4. FNV-1a of all bytes from the header on, taken over 64-bit words, uint64
+ *   4. a checksum of all bytes before, taken over 64-bit words, uint64
  */
 #include "error.h"
 #include "session.h"
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static const char MAGIC[8] = "CMDRSTAT";
@@ -43,19 +45,26 @@ typedef struct stream {
     bool         failed;
 } stream;
 
+/* One step of the checksum. The shift brings high bits down, which a product alone never does: without it two flips of a
+ * word's top bit would cancel. */
+static uint64_t mix(uint64_t hash, uint64_t word) {
+    hash = (hash ^ word) * 0x9e3779b97f4a7c15u;
+    return hash ^ hash >> 32;
+}
+
 static void hash_bytes(stream * st, const void * data, size_t size) {
     const uint8_t * bytes = data;
     for (size_t i = 0; i < size;) {
         if (st->n_word == 0 && size - i >= 8) {
             memcpy(&st->word, bytes + i, 8);
-            st->hash = (st->hash ^ st->word) * 1099511628211u;
+            st->hash = mix(st->hash, st->word);
             st->word = 0;
             i += 8;
             continue;
         }
         st->word |= (uint64_t) bytes[i++] << (8 * st->n_word++);
         if (st->n_word == 8) {
-            st->hash   = (st->hash ^ st->word) * 1099511628211u;
+            st->hash   = mix(st->hash, st->word);
             st->word   = 0;
             st->n_word = 0;
         }
@@ -63,7 +72,7 @@ static void hash_bytes(stream * st, const void * data, size_t size) {
 }
 
 static uint64_t hash_end(const stream * st) {
-    return (st->hash ^ st->word) * 1099511628211u;
+    return mix(st->hash, st->word);
 }
 
 static void put(stream * st, const void * data, size_t size) {
@@ -193,13 +202,22 @@ commandr_status commandr_session_state_save(const commandr_session * s, int32_t 
         return commandr_fail(COMMANDR_ERROR_ARGUMENT, "sequence %d is empty, or path is NULL: there is nothing to save",
                              seq_id);
     }
-    const size_t size      = strlen(path) + 32;
+    struct stat st;
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
+        return commandr_fail(COMMANDR_ERROR_IO, "%s: exists and is not a file",
+                             path); /* nothing renames over a device */
+    }
+    char * const real      = realpath(path, NULL); /* NULL for a new file; what a link points to is what is replaced */
+    const char * target    = real ? real : path;
+    const size_t size      = strlen(target) + 64;
     char *       temporary = malloc(size);
     if (!temporary) {
+        free(real);
         return commandr_fail(COMMANDR_ERROR_MEMORY, "%s: out of memory", path);
     }
-    snprintf(temporary, size, "%s.%ld.tmp", path, (long) getpid());
-    FILE * file = fopen(temporary, "wb");
+    static atomic_uint n_saves; /* two threads may save to one path */
+    snprintf(temporary, size, "%s.%ld.%u.tmp", target, (long) getpid(), atomic_fetch_add(&n_saves, 1));
+    FILE * file = fopen(temporary, "wbx");
     if (!file) {
         status = commandr_fail(COMMANDR_ERROR_IO, "%s: cannot be written: %s", path, strerror(errno));
     } else {
@@ -207,7 +225,7 @@ commandr_status commandr_session_state_save(const commandr_session * s, int32_t 
         if (fclose(file) != 0 && status == COMMANDR_OK) {
             status = commandr_fail(COMMANDR_ERROR_IO, "%s: cannot be written: %s", path, strerror(errno));
         }
-        if (status == COMMANDR_OK && rename(temporary, path) != 0) {
+        if (status == COMMANDR_OK && rename(temporary, target) != 0) {
             status = commandr_fail(COMMANDR_ERROR_IO, "%s: cannot be written: %s", path, strerror(errno));
         }
         if (status != COMMANDR_OK) {
@@ -215,6 +233,7 @@ commandr_status commandr_session_state_save(const commandr_session * s, int32_t 
         }
     }
     free(temporary);
+    free(real);
     return status;
 }
 
@@ -238,12 +257,25 @@ static commandr_status check_header(const commandr_session * s, int32_t seq_id, 
                              k ? k : "?", v ? v : "?", commandr_type_name(s->params.type_k),
                              commandr_type_name(s->params.type_v));
     }
-    if (h->n_tokens < 1 || h->window_first < 0 || h->window_first > h->n_tokens) {
+    if (h->n_tokens < 1 || h->n_tokens > INT32_MAX || h->window_first < 0 || h->window_first > h->n_tokens) {
         return commandr_fail(COMMANDR_ERROR_FORMAT, "%s: damaged header: %" PRId64 " tokens", path, h->n_tokens);
     }
-    if (h->n_tokens > s->params.n_ctx) {
-        return commandr_fail(COMMANDR_ERROR_CONTEXT, "%s: %" PRId64 " tokens do not fit in the context of %" PRId64,
-                             path, h->n_tokens, s->params.n_ctx);
+    return COMMANDR_OK;
+}
+
+/* Whether the tokens fit, once what the sequence holds alone has been given up. */
+static commandr_status check_room(const commandr_session * s, int32_t seq_id, const char * path,
+                                  const state_header * h) {
+    const commandr_kv_cache * cache  = &s->caches[COMMANDR_CACHE_FULL];
+    int64_t                   n_free = commandr_session_n_free(s);
+    for (int64_t c = 0; c < cache->n_seen; c++) {
+        n_free += cache->seqs[c] == (uint64_t) 1 << seq_id;
+    }
+    if (h->n_tokens > n_free) {
+        return commandr_fail(COMMANDR_ERROR_CONTEXT,
+                             "%s: its %" PRId64 " tokens do not fit in the context of %" PRId64 ", of which %" PRId64
+                             " are free",
+                             path, h->n_tokens, s->params.n_ctx, n_free);
     }
     return COMMANDR_OK;
 }
@@ -314,9 +346,8 @@ static commandr_status load_rest(commandr_session * s, int32_t seq_id, stream * 
         get(st, seq->tokens, (size_t) h->n_tokens * sizeof(int32_t));
         status = take_cells(s, seq_id, h, by_cache, n_rows);
         if (status == COMMANDR_OK) {
-            seq->n       = h->n_tokens; /* so that truncating the sequence gives the cells back */
-            seq->was_cut = false;
-            status       = move_all(s, st, by_cache, n_rows, false);
+            seq->n = h->n_tokens; /* so that truncating the sequence gives the cells back */
+            status = move_all(s, st, by_cache, n_rows, false);
         }
     }
     free(cells);
@@ -343,7 +374,7 @@ commandr_status commandr_session_state_load(commandr_session * s, int32_t seq_id
     }
     FILE * file = path ? fopen(path, "rb") : NULL;
     if (!file) {
-        return commandr_fail(COMMANDR_ERROR_IO, "%s: cannot be opened", path ? path : "NULL");
+        return commandr_fail(COMMANDR_ERROR_IO, "%s: cannot be opened: %s", path ? path : "NULL", strerror(errno));
     }
     stream       st = { .file = file, .path = path, .hash = 14695981039346656037u };
     state_header header;
@@ -352,6 +383,9 @@ commandr_status commandr_session_state_load(commandr_session * s, int32_t seq_id
                        : check_header(s, seq_id, path, &header);
     if (status == COMMANDR_OK) {
         status = check_size(file, path, file_size(s, &header));
+    }
+    if (status == COMMANDR_OK) {
+        status = check_room(s, seq_id, path, &header);
     }
     if (status == COMMANDR_OK) {
         commandr_session_drop_outputs(s);

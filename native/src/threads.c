@@ -5,8 +5,6 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-enum { MAX_THREADS = 512 };
-
 struct job {
     commandr_work_fn work;
     void *           ctx;
@@ -39,9 +37,9 @@ void commandr_parallel_for(int32_t n_threads, int64_t n_items, int64_t chunk, co
 
     int64_t n = n_threads > 0 ? n_threads : commandr_default_n_threads();
     n         = n < job.n_chunks ? n : job.n_chunks;
-    n         = n < MAX_THREADS ? n : MAX_THREADS;
+    n         = n < COMMANDR_MAX_THREADS ? n : COMMANDR_MAX_THREADS;
 
-    pthread_t others[MAX_THREADS];
+    pthread_t others[COMMANDR_MAX_THREADS];
     int64_t   n_started = 0;
     while (n_started < n - 1 && pthread_create(&others[n_started], NULL, take_chunks, &job) == 0) {
         n_started++;

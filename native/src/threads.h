@@ -5,6 +5,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* What ggml can use, and far beyond any machine's cores. */
+enum { COMMANDR_MAX_THREADS = 512 };
+
 /* Does items begin..end-1. Runs on several threads at once, each time with a range of its own. */
 typedef void (*commandr_work_fn)(void * ctx, int64_t begin, int64_t end);
 

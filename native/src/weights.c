@@ -264,6 +264,10 @@ static commandr_status fill(loader * ld) {
 
 commandr_status commandr_weights_load(commandr_model * model, const commandr_model_params * params) {
     loader ld = { .model = model, .params = params };
+    if (params->n_threads < 0 || params->n_threads > COMMANDR_MAX_THREADS) {
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "n_threads is %d, outside 0..%d", params->n_threads,
+                             COMMANDR_MAX_THREADS);
+    }
 
     model->layers = calloc((size_t) model->hparams.n_layer, sizeof(*model->layers));
     ld.weights    = calloc(1, sizeof(*ld.weights));

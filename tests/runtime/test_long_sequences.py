@@ -13,7 +13,7 @@ import pytest
 import measure
 import models
 import shapes
-from commandr_gguf import CancelledError, Model, Session
+from commandr_gguf import ArgumentError, CancelledError, Model, Session
 from reference import Reference
 
 N = 700
@@ -156,4 +156,29 @@ def test_a_cancelled_evaluation_goes_on_with_its_window(window: Case) -> None:
         assert 320 <= held < N
         session.eval(TOKENS)
         assert session.n_reused() == held
+        measure.assert_same(session.logits(), window.expected[-1:])
+
+
+@pytest.mark.parametrize("n_keep", [300, 420])
+def test_a_sequence_cut_beyond_the_slack_holds_nothing(window: Case, n_keep: int, tmp_path: Path) -> None:
+    """What it would see is gone: it must neither be continued nor saved as if it were there."""
+    with window.session(n_ubatch=16) as session:
+        session.eval(TOKENS)
+        session.seq_rm(0, n_keep)
+        assert session.seq_length() == 0
+        assert session.n_free == session.n_ctx
+        with pytest.raises(ArgumentError, match="sequence 0 is empty"):
+            session.save_state(tmp_path / "state")
+
+
+def test_state_of_a_sequence_cut_within_the_slack(window: Case, tmp_path: Path) -> None:
+    n_keep = N - 40
+    with window.session(n_ubatch=16) as session:
+        session.eval(TOKENS)
+        session.seq_rm(0, n_keep)
+        session.save_state(tmp_path / "state")
+    with window.session(n_ubatch=16) as session:
+        session.load_state(tmp_path / "state")
+        session.eval(TOKENS)
+        assert session.n_reused() == n_keep
         measure.assert_same(session.logits(), window.expected[-1:])

@@ -163,6 +163,7 @@ def test_too_many_tokens(model: Model) -> None:
         {"n_ubatch": -1},
         {"n_seq_max": 65},
         {"n_threads": 2**40},
+        {"n_threads": 513},
         {"type_k": "q9"},
         {"type_v": "q5_k"},
         {"type_v": "q8_0", "flash_attn": False},

@@ -51,6 +51,12 @@ COMMANDR_INLINE void scale(float * x, float a, int64_t n) {
     }
 }
 
+COMMANDR_INLINE void add_1(float * x, float a, const float * v, int64_t n) {
+    for (int64_t i = 0; i < n; i += LANES) {
+        *(f32v *) (x + i) += a * *(const f32v *) (v + i);
+    }
+}
+
 /* x += a[0] v[0] + ... + a[3] v[3], the v being rows of n */
 COMMANDR_INLINE void add_4(float * x, const float * a, const float * v, int64_t n) {
     for (int64_t i = 0; i < n; i += LANES) {
@@ -83,8 +89,10 @@ COMMANDR_INLINE f32v exp_of(f32v x) {
     return p;
 }
 
-/* Finite half floats to floats: the bits moved to their places give the number times 2^-112. */
-COMMANDR_INLINE void f16_to_f32(const ggml_fp16_t * x, float * y, int64_t n) {
+/* Half floats to floats: the bits moved to their places give the number times 2^-112. Returns whether one is infinite or
+ * NaN, which it stays. */
+COMMANDR_INLINE bool f16_to_f32(const ggml_fp16_t * x, float * y, int64_t n) {
+    i32v any_special = { 0 };
     for (int64_t i = 0; i < n; i += LANES) {
         const u32v half = __builtin_convertvector(*(const u16v *) (x + i), u32v);
         u32v       bits = (half & 0x7fff) << 13;
@@ -92,20 +100,29 @@ COMMANDR_INLINE void f16_to_f32(const ggml_fp16_t * x, float * y, int64_t n) {
         memcpy(&f, &bits, sizeof(f));
         f *= 0x1p112f;
         memcpy(&bits, &f, sizeof(bits));
-        bits |= (half & 0x8000) << 16;
+        const i32v special = (0x7bff - (i32v) (half & 0x7fff)) >> 31; /* all ones above the largest finite number */
+        bits |= (half & 0x8000) << 16 | ((u32v) special & 0x7f800000);
+        any_special |= special;
         memcpy(y + i, &bits, sizeof(bits));
     }
+    int32_t any = 0;
+    for (int l = 0; l < LANES; l++) {
+        any |= any_special[l];
+    }
+    return any != 0;
 }
 
-/* Cells first..first+n-1 of one head as floats: rows [n][dim_pad], 0 beyond the head's dimensions. */
-COMMANDR_INLINE void read_rows(const struct ggml_tensor * cache, int64_t head, int64_t first, int64_t n, float * rows) {
+/* Cells first..first+n-1 of one head as floats: rows [n][dim_pad], 0 beyond the head's dimensions. Returns whether there
+ * may be numbers that are not finite. */
+COMMANDR_INLINE bool read_rows(const struct ggml_tensor * cache, int64_t head, int64_t first, int64_t n, float * rows) {
     const int64_t dim     = cache->ne[0];
     const int64_t dim_pad = pad(dim);
+    bool          special = cache->type != GGML_TYPE_F16 || dim != dim_pad;
     for (int64_t i = 0; i < n; i++, rows += dim_pad) {
         const char * row =
             (const char *) cache->data + (size_t) (first + i) * cache->nb[1] + (size_t) head * cache->nb[2];
         if (cache->type == GGML_TYPE_F16 && dim == dim_pad) {
-            f16_to_f32((const ggml_fp16_t *) row, rows, dim);
+            special |= f16_to_f32((const ggml_fp16_t *) row, rows, dim);
             continue;
         }
         memset(rows, 0, (size_t) dim_pad * sizeof(float));
@@ -115,6 +132,7 @@ COMMANDR_INLINE void read_rows(const struct ggml_tensor * cache, int64_t head, i
             ggml_get_type_traits(cache->type)->to_float(row, rows, dim);
         }
     }
+    return special;
 }
 
 /* ---- one piece: a tile of query rows over a chunk of cells ---- */
@@ -147,7 +165,11 @@ COMMANDR_INLINE void weigh(float * acc, int64_t dim_pad, float * w) {
     float * const sum       = &acc[dim_pad + 1];
     float         block_max = -INFINITY;
     for (int i = 0; i < BLOCK_CELLS; i++) {
-        block_max = w[i] > block_max ? w[i] : block_max;
+        block_max = w[i] > block_max || w[i] != w[i] ? w[i] : block_max;
+    }
+    if (block_max != block_max || block_max == INFINITY) {
+        *sum = NAN; /* shows in the logits, as it should */
+        return;
     }
     if (!(block_max > -INFINITY)) {
         memset(w, 0, BLOCK_CELLS * sizeof(float)); /* the row sees none of these cells */
@@ -187,11 +209,17 @@ static void attend_piece(const tile * t, int64_t begin, int64_t end) {
             }
             weigh(t->acc[r], dim_pad, w);
         }
-        read_rows(t->v, t->head, first, n, block);
+        const bool special = read_rows(t->v, t->head, first, n, block);
         memset(block + n * dim_pad, 0, (size_t) ((BLOCK_CELLS - n) * dim_pad) * sizeof(float));
         for (int64_t r = 0; r < t->n_rows; r++) {
-            for (int64_t i = 0; i < BLOCK_CELLS; i += 4) {
+            for (int64_t i = 0; i < BLOCK_CELLS && !special; i += 4) {
                 add_4(t->acc[r], weights[r] + i, block + i * dim_pad, dim_pad);
+            }
+            for (int64_t i = 0; i < n && special; i++) {
+                if (weights[r][i] !=
+                    0.0f) { /* what is infinite in a cell that the row does not see must not reach it */
+                    add_1(t->acc[r], weights[r][i], block + i * dim_pad, dim_pad);
+                }
             }
         }
     }
@@ -257,7 +285,7 @@ static void join(struct ggml_tensor * dst, int ith, int nth, void * user_data) {
         memset(out, 0, (size_t) dim * sizeof(float));
         for (int64_t c = 0; c < n_chunks; c++) {
             const float * part = (const float *) (first + (size_t) c * parts->nb[3]);
-            if (!(part[max_at] > -INFINITY)) {
+            if (part[max_at + 1] == 0.0f) {
                 continue; /* a chunk of which the row sees no cell */
             }
             const float weight = expf(part[max_at] - max);
@@ -266,7 +294,7 @@ static void join(struct ggml_tensor * dst, int ith, int nth, void * user_data) {
                 out[d] += part[d] * weight;
             }
         }
-        for (int64_t d = 0; d < dim && sum > 0.0f; d++) {
+        for (int64_t d = 0; d < dim && sum != 0.0f; d++) {
             out[d] /= sum;
         }
     }

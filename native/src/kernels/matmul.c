@@ -54,13 +54,18 @@ TARGET static void round_columns(struct ggml_tensor * dst, int ith, int nth, voi
         column_block * out = (column_block *) ((char *) dst->data + (size_t) c * dst->nb[1]);
         const float *  in  = (const float *) ((const char *) x->data + (size_t) c * x->nb[1]);
         for (int64_t b = 0; b < n_blocks; b++, out++, in += BLOCK) {
-            float max = 0.0f;
+            /* The order of positive floats is that of their bits, in which NaN comes after infinity. */
+            int32_t max_bits = 0;
             for (int i = 0; c < x->ne[1] && i < BLOCK; i++) {
-                const float a = fabsf(in[i]);
-                max           = a > max ? a : max;
+                int32_t bits;
+                memcpy(&bits, in + i, sizeof(bits));
+                bits &= INT32_MAX;
+                max_bits = bits > max_bits ? bits : max_bits;
             }
-            out->d = max / 127.0f;
-            if (!(max > 0.0f)) {
+            float max;
+            memcpy(&max, &max_bits, sizeof(max));
+            out->d = max < INFINITY ? max / 127.0f : NAN; /* what is not finite shows in the logits, as it should */
+            if (max == 0.0f || !(max < INFINITY)) {
                 memset(out->q, 128, BLOCK);
                 continue;
             }

@@ -1,0 +1,126 @@
+"""State files that are damaged, do not fit, or would be written over what is no file."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import models
+from commandr_gguf import ContextFullError, FileError, FormatError, Model, Session
+
+TOKENS = np.r_[5, np.random.default_rng(4).integers(8, 600, 99)].astype(np.int32)
+OPTIONS: dict[str, Any] = {"n_ctx": 256, "n_seq_max": 2, "n_threads": 1}
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[Model]:
+    with Model(models.gguf("gqa")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def session(model: Model) -> Iterator[Session]:
+    with Session(model, **OPTIONS) as opened:
+        opened.eval(TOKENS)
+        yield opened
+
+
+@pytest.fixture
+def state(session: Session, tmp_path: Path) -> Path:
+    session.save_state(tmp_path / "state")
+    return tmp_path / "state"
+
+
+def flip(path: Path, *places: tuple[int, int]) -> None:
+    data = bytearray(path.read_bytes())
+    for offset, bit in places:
+        data[offset] ^= 1 << bit
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_flipped_bits_are_found(session: Session, state: Path, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    places = random.integers(80, state.stat().st_size - 8, size=2)
+    bits = [7, 7] if seed % 2 else random.integers(0, 8, size=2).tolist()  # 7 of a half float's last byte is its sign
+    places = places // 8 * 8 + 7 if seed % 2 else places
+    if places[0] == places[1]:
+        places[1] += 8
+    flip(state, *zip(places.tolist(), bits, strict=True))
+    with pytest.raises(FormatError, match="damaged"):
+        session.load_state(state)
+    assert session.seq_length() == 0
+
+
+@pytest.mark.parametrize("n", [0, 7, 60, 500, -1])
+def test_a_cut_off_file_leaves_the_sequence_as_it_was(session: Session, state: Path, n: int) -> None:
+    state.write_bytes(state.read_bytes()[:n])
+    with pytest.raises(FormatError, match="state"):
+        session.load_state(state)
+    assert session.seq_tokens() == TOKENS.tolist()
+
+
+def test_a_length_that_cannot_be_is_damage(session: Session, state: Path) -> None:
+    flip(state, (55, 6))  # the highest byte of n_tokens
+    with pytest.raises(FormatError):
+        session.load_state(state)
+    assert session.seq_tokens() == TOKENS.tolist()
+
+
+def test_no_room_leaves_the_sequence_as_it_was(session: Session, state: Path) -> None:
+    session.seq_rm(0)
+    session.eval(TOKENS[:10], seq_id=1)
+    session.eval(np.tile(TOKENS, 2)[:190], seq_id=0)
+    with pytest.raises(ContextFullError, match=r"state: its 100 tokens do not fit in the context of 256"):
+        session.load_state(state, seq_id=1)
+    assert session.seq_tokens(1) == TOKENS[:10].tolist()
+    session.load_state(state, seq_id=0)  # in place of what it held itself
+    assert session.seq_tokens(0) == TOKENS.tolist()
+
+
+def test_of_another_model_or_cache(state: Path, model: Model) -> None:
+    with Model(models.gguf("v01")) as other, Session(other, **OPTIONS) as session:  # noqa: SIM117
+        with pytest.raises(FormatError, match="another model"):
+            session.load_state(state)
+    with Session(model, **OPTIONS, type_k="q8_0") as session, pytest.raises(FormatError, match="Q8_0"):
+        session.load_state(state)
+
+
+def test_what_is_no_file_is_not_replaced(session: Session, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with pytest.raises(FileError, match="exists and is not a file"):
+        session.save_state(fifo)
+    assert fifo.is_fifo()
+    assert list(tmp_path.iterdir()) == [fifo]
+
+
+def test_a_link_stays_and_its_target_is_replaced(session: Session, tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to("target")
+    session.save_state(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    session.seq_rm(0)
+    session.load_state(tmp_path / "target")
+    assert session.seq_tokens() == TOKENS.tolist()
+
+
+def test_two_threads_save_to_one_path(model: Model, tmp_path: Path) -> None:
+    sessions = [Session(model, **OPTIONS) for _ in range(2)]
+    for session in sessions:
+        session.eval(TOKENS)
+    threads = [threading.Thread(target=s.save_state, args=(tmp_path / "state",)) for s in sessions for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for session in sessions:
+        session.load_state(tmp_path / "state")
+        session.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
