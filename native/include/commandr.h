@@ -60,7 +60,8 @@ typedef struct commandr_device_info {
 } commandr_device_info;
 int64_t         commandr_device_count(void);
 commandr_status commandr_device_get(int64_t index, commandr_device_info * info); /* the strings are static */
-int32_t         commandr_default_n_threads(void); /* physical cores that this process may use; >= 1 *//* Bytes per second that n_threads together read from memory, best of a few passes over n_bytes. 0 on failure. */
+int32_t         commandr_default_n_threads(void); /* physical cores that this process may use; >= 1 */
+/* Bytes per second that n_threads together read from memory, best of a few passes over n_bytes. 0 on failure. */
 double commandr_read_bandwidth(int32_t n_threads, int64_t n_bytes);
 
 /* ---- the header of a GGUF file: keys and tensor descriptions, no tensor data. Immutable ---- */
@@ -179,8 +180,7 @@ const float * commandr_session_logits(const commandr_session * session, int32_t 
 const float * commandr_session_hidden(const commandr_session * session, int32_t item, int64_t i); /* [n_embd], normed */
 int64_t       commandr_session_n_reused(const commandr_session * session, int32_t item); /* tokens not computed */
 
-/* rm keeps the first n_keep positions, or none where a sliding window cannot go on from there; cp makes dst hold what src
- * holds, in the same cells; keep forgets all others. */
+/* rm keeps n_keep positions, or none where a window cannot go on from there; cp: dst shares src's cells; keep: only it. */
 commandr_status commandr_session_seq_rm(commandr_session * session, int32_t seq_id, int64_t n_keep);
 commandr_status commandr_session_seq_cp(commandr_session * session, int32_t src, int32_t dst);
 commandr_status commandr_session_seq_keep(commandr_session * session, int32_t seq_id);
