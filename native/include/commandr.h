@@ -180,7 +180,7 @@ const float * commandr_session_logits(const commandr_session * session, int32_t 
 const float * commandr_session_hidden(const commandr_session * session, int32_t item, int64_t i); /* [n_embd], normed */
 int64_t       commandr_session_n_reused(const commandr_session * session, int32_t item); /* tokens not computed */
 
-/* rm keeps n_keep positions, or none where a window cannot go on from there; cp: dst shares src's cells; keep: only it. */
+/* rm keeps n_keep positions, or none if a window cannot go on there; cp: dst shares src's cells; keep: only seq_id. */
 commandr_status commandr_session_seq_rm(commandr_session * session, int32_t seq_id, int64_t n_keep);
 commandr_status commandr_session_seq_cp(commandr_session * session, int32_t src, int32_t dst);
 commandr_status commandr_session_seq_keep(commandr_session * session, int32_t seq_id);
