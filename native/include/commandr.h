@@ -7,7 +7,7 @@
  *                      only commandr_session_cancel may be called from another.
  *
  * A session is told all that a sequence shall hold; it finds the longest prefix that it holds already and computes only
- * the rest. There is no other way to add tokens, so prompt caching, chat, regeneration and rollback need no bookkeeping:
+ * the rest. There is no other way to add tokens, so prompt caching, chat, regeneration and rollback need no upkeep:
  *   commandr_model_load("command-r.gguf", commandr_model_default_params(), &model);
  *   commandr_session_init(model, commandr_session_default_params(), &session);
  *   for (; n < n_max; n++) {
@@ -17,8 +17,8 @@
  *   }
  *
  * Fallible functions return a commandr_status; the sentence that explains a failure is commandr_last_error(). Output
- * arguments are untouched on failure unless stated. The library never prints, exits or aborts. Strings are UTF-8. What a
- * pointer handed in points to must stay valid only for the call. Every *_free takes NULL.
+ * arguments are untouched on failure unless stated. The library never prints, exits or aborts. Strings are UTF-8. What
+ * a pointer handed in points to must stay valid only for the call. Every *_free takes NULL.
  */
 #ifndef COMMANDR_H
 #define COMMANDR_H
@@ -95,8 +95,8 @@ int64_t         commandr_gguf_n_keys(const commandr_gguf * gguf);
 const char *    commandr_gguf_key(const commandr_gguf * gguf, int64_t index);     /* NULL out of range */
 int64_t         commandr_gguf_find(const commandr_gguf * gguf, const char * key); /* -1 when absent */
 commandr_status commandr_gguf_get(const commandr_gguf * gguf, int64_t index, commandr_gguf_value * value);
-/* Copies an array of n values. INT and BOOL arrays give int64_t, FLOAT arrays double: dst has n elements. A STRING array
- * gives its strings one after the other, each with its NUL: with dst NULL, *n_bytes receives the size needed. */
+/* Copies an array of n values. INT and BOOL arrays give int64_t, FLOAT arrays double: dst has n elements. A STRING
+ * array gives its strings one after the other, each with its NUL: with dst NULL, *n_bytes receives the size needed. */
 commandr_status commandr_gguf_get_array(const commandr_gguf * gguf, int64_t index, void * dst, int64_t * n_bytes);
 int64_t         commandr_gguf_n_tensors(const commandr_gguf * gguf);
 commandr_status commandr_gguf_tensor(const commandr_gguf * gguf, int64_t index, commandr_tensor_info * info);
@@ -168,9 +168,9 @@ commandr_status commandr_session_init(commandr_model * model, commandr_session_p
 commandr_status commandr_session_kv_size(const commandr_hparams * hp, commandr_session_params params, int64_t * size);
 void            commandr_session_free(commandr_session * session);
 
-/* Makes each item's sequence hold its tokens and computes the outputs asked for (COMMANDR_OUTPUT_*), all items in common
- * graphs. On failure no outputs are held. ARGUMENT and CONTEXT leave every sequence as it was; after CANCELLED, BACKEND
- * and MEMORY each sequence holds a prefix of its item, so the same call again goes on where this one stopped. */
+/* Makes each item's sequence hold its tokens and computes the outputs asked for (COMMANDR_OUTPUT_*), all items in
+ * common graphs. On failure no outputs are held. ARGUMENT and CONTEXT leave every sequence as it was; after CANCELLED,
+ * BACKEND and MEMORY each sequence holds a prefix of its item, so the same call again goes on where this one stopped. */
 commandr_status commandr_session_eval(commandr_session * session, const commandr_eval_item * items, int32_t n_items,
                                       int32_t outputs);
 
@@ -223,8 +223,8 @@ void            commandr_sampler_free(commandr_sampler * sampler);
 commandr_status commandr_sampler_set_bias(commandr_sampler * sampler, const int32_t * ids, const float * add,
                                           int64_t n);
 /* Picks a token. logits: [n_vocab], not changed. history: [n_history] tokens, oldest first; NULL when n_history is 0.
- * mask: bit (i % 32) of word i / 32 allows token i, (n_vocab + 31) / 32 words; NULL allows all. ARGUMENT when nothing is
- * allowed or an allowed logit is NaN. */
+ * mask: bit (i % 32) of word i / 32 allows token i, (n_vocab + 31) / 32 words; NULL allows all. ARGUMENT when nothing
+ * is allowed or an allowed logit is NaN. */
 commandr_status commandr_sampler_sample(commandr_sampler * sampler, const float * logits, const int32_t * history,
                                         int64_t n_history, const uint32_t * mask, int32_t * token);
 /* Natural logarithms of softmax(logits): of token, and of the n_top most likely in falling order. */

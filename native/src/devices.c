@@ -31,9 +31,9 @@ static void write_features(ggml_backend_dev_t dev, char * text, size_t size) {
     }
 }
 
-/* A ggml with loadable backends starts without any: they are taken from the folder that ggml itself was loaded from, and
- * not, as ggml_backend_load_all would, from the current one, where a stranger's file may lie. Other builds have theirs
- * linked in, and must not load a second copy. */
+/* A ggml with loadable backends starts without any: they are taken from the folder that ggml itself was loaded from,
+ * and not, as ggml_backend_load_all would, from the current one, where a stranger's file may lie. Other builds have
+ * theirs linked in, and must not load a second copy. */
 static void load_backends(void) {
     Dl_info info;
     char    folder[4096];

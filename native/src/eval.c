@@ -10,7 +10,8 @@
 
 /* ---- running one ubatch ---- */
 
-/* How much of a cache a graph must look at: the cells in use, rounded up so that the next graphs have the same shape. */
+/* How much of a cache a graph must look at: the cells in use, rounded up so that the next graphs have the same
+ * shape. */
 static int64_t kv_extent(const commandr_kv_cache * cache) {
     if (cache->n_buffers == 0) {
         return 0;

@@ -32,8 +32,8 @@ static struct ggml_tensor * rope(builder * b, struct ggml_tensor * x) {
                          b->hp->rope_freq_base, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f);
 }
 
-/* W x, for every weight matrix of the model. x: [n_in, n]; result: [n_out, n]. Weights of the CPU in their file's layout go
- * through our kernel where it beats ggml's; with a GPU in use ggml may compute them there. */
+/* W x, for every weight matrix of the model. x: [n_in, n]; result: [n_out, n]. Weights of the CPU in their file's
+ * layout go through our kernel where it beats ggml's; with a GPU in use ggml may compute them there. */
 static struct ggml_tensor * product(builder * b, struct ggml_tensor * w, struct ggml_tensor * x) {
     if (b->model->n_devs == 0 && ggml_backend_buffer_is_host(w->buffer) && commandr_matmul_wanted(w, x->ne[1])) {
         return commandr_matmul(b->ctx, w, x);

@@ -187,8 +187,8 @@ static commandr_status read_window_pattern(const commandr_gguf * gguf, commandr_
     return status;
 }
 
-/* What no key says: the vocabulary's size and whether there is q/k norm. llama.cpp decides on the latter by the number of
- * layers; the tensors are the better sign. */
+/* What no key says: the vocabulary's size and whether there is q/k norm. llama.cpp decides on the latter by the
+ * number of layers; the tensors are the better sign. */
 static commandr_status read_tensors(const commandr_gguf * gguf, commandr_hparams * hp) {
     const int64_t embd = gguf_find_tensor(gguf->ctx, "token_embd.weight");
     if (embd < 0) {

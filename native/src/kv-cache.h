@@ -54,8 +54,8 @@ void commandr_kv_cache_seq_cp(commandr_kv_cache * cache, int32_t src, int32_t ds
 /* Whether all that position n_keep of the sequence would see is still there. */
 bool commandr_kv_cache_complete(const commandr_kv_cache * cache, int32_t seq_id, int64_t n_keep);
 
-/* The first position worth saving of a sequence of this length: all after it is there, and the next token and those of a
- * short rollback see none before it. */
+/* The first position worth saving of a sequence of this length: all after it is there, and the next token and those
+ * of a short rollback see none before it. */
 int64_t commandr_kv_cache_first(const commandr_kv_cache * cache, int32_t seq_id, int64_t length);
 
 /* Does a token of the sequence at pos see the cell? */

@@ -2,7 +2,8 @@
 #ifndef COMMANDR_SRC_LOG_H
 #define COMMANDR_SRC_LOG_H
 
-/* Routes ggml's messages here. Every entry point that reaches ggml calls it first; only the first call does anything. */
+/* Routes ggml's messages here. Every entry point that reaches ggml calls it first; only the first call does
+ * anything. */
 void commandr_log_init(void);
 
 /* The first error ggml has logged on this thread since the last clear; "no reason given" when none. */

@@ -45,8 +45,8 @@ typedef struct stream {
     bool         failed;
 } stream;
 
-/* One step of the checksum. The shift brings high bits down, which a product alone never does: without it two flips of a
- * word's top bit would cancel. */
+/* One step of the checksum. The shift brings high bits down, which a product alone never does: without it two flips
+ * of a word's top bit would cancel. */
 static uint64_t mix(uint64_t hash, uint64_t word) {
     hash = (hash ^ word) * 0x9e3779b97f4a7c15u;
     return hash ^ hash >> 32;

@@ -13,7 +13,8 @@ typedef struct commandr_slot {
     ggml_backend_dev_t    dev;
 } commandr_slot;
 
-/* Checks every tensor of the file against what the architecture has. The model's layers must be allocated. *slots is malloc'ed; free it with free. */
+/* Checks every tensor of the file against what the architecture has. The model's layers must be allocated. *slots is
+ * malloc'ed; free it with free. */
 commandr_status commandr_tensors_list(commandr_model * model, commandr_slot ** slots, int64_t * n_slots);
 
 #endif

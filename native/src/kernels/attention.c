@@ -68,7 +68,8 @@ COMMANDR_INLINE void add_4(float * x, const float * a, const float * v, int64_t 
     }
 }
 
-/* e^x for x <= 0, relative error 2e-7; 0 below -86.6, where normal floats end. x = n ln 2 + f, and e^f by its Taylor series. */
+/* e^x for x <= 0, relative error 2e-7; 0 below -86.6, where normal floats end. x = n ln 2 + f, and e^f by its Taylor
+ * series. */
 COMMANDR_INLINE f32v exp_of(f32v x) {
     const f32v magic = { 0 };
     const f32v n     = x * 1.44269504f + (magic + 0x1.8p23f) - 0x1.8p23f; /* rounds to a whole number */
@@ -79,8 +80,8 @@ COMMANDR_INLINE f32v exp_of(f32v x) {
     p                = p * f + 0.5f;
     p                = p * f + 1.0f;
     p                = p * f + 1.0f;
-    /* times 2^n, by adding n to the exponent; where that leaves the normal floats (x = -inf too), 0. As integers: GCC 12
-     * cannot compile a comparison of vectors here. */
+    /* times 2^n, by adding n to the exponent; where that leaves the normal floats (x = -inf too), 0. As integers:
+     * GCC 12 cannot compile a comparison of vectors here. */
     const i32v exponent = __builtin_convertvector(n, i32v);
     i32v       bits;
     memcpy(&bits, &p, sizeof(bits));
@@ -89,8 +90,8 @@ COMMANDR_INLINE f32v exp_of(f32v x) {
     return p;
 }
 
-/* Half floats to floats: the bits moved to their places give the number times 2^-112. Returns whether one is infinite or
- * NaN, which it stays. */
+/* Half floats to floats: the bits moved to their places give the number times 2^-112. Returns whether one is
+ * infinite or NaN, which it stays. */
 COMMANDR_INLINE bool f16_to_f32(const ggml_fp16_t * x, float * y, int64_t n) {
     i32v any_special = { 0 };
     for (int64_t i = 0; i < n; i += LANES) {
@@ -112,8 +113,8 @@ COMMANDR_INLINE bool f16_to_f32(const ggml_fp16_t * x, float * y, int64_t n) {
     return any != 0;
 }
 
-/* Cells first..first+n-1 of one head as floats: rows [n][dim_pad], 0 beyond the head's dimensions. Returns whether there
- * may be numbers that are not finite. */
+/* Cells first..first+n-1 of one head as floats: rows [n][dim_pad], 0 beyond the head's dimensions. Returns whether
+ * there may be numbers that are not finite. */
 COMMANDR_INLINE bool read_rows(const struct ggml_tensor * cache, int64_t head, int64_t first, int64_t n, float * rows) {
     const int64_t dim     = cache->ne[0];
     const int64_t dim_pad = pad(dim);

@@ -115,8 +115,8 @@ TARGET static void unpack_q6_k(const q6_k * block, row_tile * tile, int lane) {
 
 /* ---- the product ---- */
 
-/* Adds the product of a tile with COLS columns' super-blocks to out: [COLS] columns of LANES floats, the first n written.
- * columns: of the first column; the next is column_size bytes on. */
+/* Adds the product of a tile with COLS columns' super-blocks to out: [COLS] columns of LANES floats, the first n
+ * written. columns: of the first column; the next is column_size bytes on. */
 TARGET static void multiply_tile(const row_tile * tile, const char * columns, size_t column_size, float * out,
                                  size_t out_stride, int64_t n) {
     __m512 sums[COLS];

@@ -1,7 +1,8 @@
 /* Products of quantized weights with many columns on the CPU, where ggml 0.20.2 has a slow path only.
  *
- * ggml computes Q6_K (half of ffn_down and attn_v, and the head, in a Q4_K_M file) on x86 by unpacking each weight anew
- * for every column. This kernel unpacks a tile of weights once into bytes and reuses it for all columns of the batch. */
+ * ggml computes Q6_K (half of ffn_down and attn_v, and the head, in a Q4_K_M file) on x86 by unpacking each weight
+ * anew for every column. This kernel unpacks a tile of weights once into bytes and reuses it for all columns of the
+ * batch. */
 #ifndef COMMANDR_SRC_KERNELS_MATMUL_H
 #define COMMANDR_SRC_KERNELS_MATMUL_H
 
