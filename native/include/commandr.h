@@ -170,7 +170,7 @@ void            commandr_session_free(commandr_session * session);
 
 /* Makes each item's sequence hold its tokens and computes the outputs asked for (COMMANDR_OUTPUT_*), all items in
  * common graphs. On failure no outputs are held. ARGUMENT and CONTEXT leave every sequence as it was; after CANCELLED,
- * BACKEND and MEMORY each sequence holds a prefix of its item, so the same call again goes on where this one stopped. */
+ * BACKEND and MEMORY each sequence holds a prefix of its item, so the same call again goes on where this stopped. */
 commandr_status commandr_session_eval(commandr_session * session, const commandr_eval_item * items, int32_t n_items,
                                       int32_t outputs);
 
