@@ -35,7 +35,7 @@ from commandr_gguf.memory import default_n_ctx, kv_cache_bytes
 from commandr_gguf.model import Model
 from commandr_gguf.quantize import dequantize_rows, quantize_rows
 from commandr_gguf.sampling import Logprobs, Sampler, SamplingParams, allowed_mask, logprobs
-from commandr_gguf.session import EvalItem, Session
+from commandr_gguf.session import EvalItem, NextToken, Session
 from commandr_gguf.tokenizer import Detokenizer, Tokenizer
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "MemoryUse",
     "Message",
     "Model",
+    "NextToken",
     "OutOfMemoryError",
     "Piece",
     "Prompt",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import array
+import operator
 import os
+import threading
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import cached_property
-from typing import Any, Literal, overload
+from typing import Any, Literal, Protocol, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +18,7 @@ import numpy.typing as npt
 from commandr_gguf.chat import messages as chat_messages
 from commandr_gguf.chat.prompt import ChatTemplate
 from commandr_gguf.chat.tokens import Prompt, encode_prompt
-from commandr_gguf.errors import ArgumentError
+from commandr_gguf.errors import ArgumentError, ClosedError
 from commandr_gguf.generate import Generation, GenerationStream, generate
 from commandr_gguf.memory import default_n_ctx
 from commandr_gguf.model import Model
@@ -28,6 +32,26 @@ CHAT_TEMPERATURE = 0.3
 """The temperature at which Cohere's model cards run Command-R."""
 
 _SAMPLING_NAMES = frozenset(field.name for field in fields(SamplingParams))
+
+
+class _Stoppable(Protocol):
+    def cancel(self) -> None: ...
+
+
+_T = TypeVar("_T", bound=_Stoppable)
+
+
+class _Stop:
+    """Lets `CommandR.cancel` reach a call that returns no stream."""
+
+    def __init__(self) -> None:
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+
+    def go_on(self, _n_done: int, _n_total: int) -> bool:
+        return not self._cancelled.is_set()
 
 
 class CommandR:
@@ -92,6 +116,8 @@ class CommandR:
             raise
         self.n_ctx = self.session.n_ctx
         self._n_batch = n_batch
+        self._running: weakref.WeakSet[_Stoppable] = weakref.WeakSet()
+        self._running_lock = threading.Lock()
 
     @cached_property
     def template(self) -> ChatTemplate:
@@ -161,6 +187,7 @@ class CommandR:
             progress=progress,
             stream=True,
         )
+        self._register(pieces)
         return pieces if stream else pieces.finish()
 
     @overload
@@ -248,10 +275,12 @@ class CommandR:
 
     def logits(self, tokens: Tokens) -> npt.NDArray[np.float32]:
         """Logits at every position, [n_tokens, n_vocab]; row i is for the token that follows tokens[i]."""
+        tokens = _token_array(tokens)
+        stop = self._register(_Stop())
         result = np.empty((len(tokens), self.model.hparams.n_vocab), dtype=np.float32)
         for start in range(0, len(tokens), self._n_batch):
             end = min(start + self._n_batch, len(tokens))
-            self.session.eval(tokens[:end], n_outputs=end - start)
+            self.session.eval(tokens[:end], n_outputs=end - start, progress=stop.go_on)
             result[start:end] = self.session.logits()
         return result
 
@@ -264,23 +293,27 @@ class CommandR:
         """
         if pooling not in ("mean", "last"):
             raise ArgumentError(f"pooling must be 'mean' or 'last', not {pooling!r}")
+        stop = self._register(_Stop())
         if isinstance(texts, str):
-            return self._embed(texts, pooling)
-        rows = [self._embed(text, pooling) for text in texts]
+            return self._embed(texts, pooling, stop)
+        if not isinstance(texts, Iterable):
+            raise ArgumentError(f"texts must be a text or a sequence of texts, not {texts!r}")
+        rows = [self._embed(text, pooling, stop) for text in texts]
         return np.stack(rows) if rows else np.empty((0, self.model.hparams.n_embd), dtype=np.float32)
 
-    def _embed(self, text: str, pooling: str) -> npt.NDArray[np.float32]:
+    def _embed(self, text: str, pooling: str, stop: _Stop) -> npt.NDArray[np.float32]:
         tokens = self.tokenizer.encode(text, add_special=True)
         if not tokens:
             raise ArgumentError("an empty text has no embedding")
         total = np.zeros(self.model.hparams.n_embd, dtype=np.float64)
         if pooling == "last":
-            self.session.eval(tokens, logits=False, hidden=True)
+            self.session.eval(tokens, logits=False, hidden=True, progress=stop.go_on)
             total += self.session.hidden()[0]
         else:
             for start in range(0, len(tokens), self._n_batch):
                 end = min(start + self._n_batch, len(tokens))
-                self.session.eval(tokens[:end], n_outputs=end - start, logits=False, hidden=True)
+                n_outputs = end - start
+                self.session.eval(tokens[:end], n_outputs=n_outputs, logits=False, hidden=True, progress=stop.go_on)
                 total += self.session.hidden().sum(axis=0, dtype=np.float64)
         norm = float(np.linalg.norm(total))
         return (total / norm if norm > 0 else total).astype(np.float32)
@@ -288,8 +321,22 @@ class CommandR:
     # ---- life
 
     def cancel(self) -> None:
-        """Stop a generation that runs in another thread; it ends with the finish reason "cancelled"."""
-        self.session.cancel()
+        """Stop what runs now, from any thread and without waiting; calls that begin later are not touched.
+
+        A generation, unfinished streams included, ends with the finish reason "cancelled"; `logits` and `embed` raise
+        CancelledError.
+        """
+        if self.session.closed:
+            raise ClosedError("the session was closed")
+        with self._running_lock:
+            running = list(self._running)
+        for call in running:
+            call.cancel()
+
+    def _register(self, call: _T) -> _T:
+        with self._running_lock:
+            self._running.add(call)
+        return call
 
     def close(self) -> None:
         """Free the session and the model. Calling it again does nothing."""
@@ -304,6 +351,15 @@ class CommandR:
 
     def __repr__(self) -> str:
         return f"CommandR({self.model.path!r}, n_ctx={self.n_ctx})"
+
+
+def _token_array(tokens: Iterable[int]) -> array.array[int]:
+    if isinstance(tokens, (str, bytes, bytearray, memoryview)):
+        raise ArgumentError(f"tokens must be a sequence of token ids, not {type(tokens).__name__}")
+    try:
+        return array.array("i", [operator.index(token) for token in tokens])
+    except (TypeError, OverflowError) as error:
+        raise ArgumentError(f"tokens must be a sequence of token ids: {error}") from None
 
 
 def _sampling_params(temperature: float, others: Mapping[str, Any]) -> SamplingParams:

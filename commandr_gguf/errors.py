@@ -14,6 +14,10 @@ CommandRError
 
 from __future__ import annotations
 
+import numbers
+import operator
+import typing
+
 from commandr_gguf._native import ffi, lib
 
 
@@ -57,6 +61,8 @@ class ClosedError(CommandRError):
     """A model, session or file was used after close()."""
 
 
+_FLOAT32_MAX = (2 - 2**-23) * 2.0**127
+
 _BY_STATUS: dict[int, type[CommandRError]] = {
     lib.COMMANDR_ERROR_ARGUMENT: ArgumentError,
     lib.COMMANDR_ERROR_IO: FileError,
@@ -78,8 +84,40 @@ def check(status: int) -> None:
     raise error(message or f"the native library failed with status {status}")
 
 
-def int32(name: str, value: int) -> int:
+def integer(name: str, value: typing.SupportsIndex, low: int = -(2**63), high: int = 2**63 - 1) -> int:
+    """`value` as an int, numpy's integers included. Raises ArgumentError for what is none, or not in low..high."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise ArgumentError(f"{name} must be an integer, not {value!r}")
+    if not low <= number <= high:
+        allowed = f"{low} or more" if high == 2**63 - 1 and number < low else f"{low} to {high}"
+        raise ArgumentError(f"{name} must be {allowed}, not {number}")
+    return number
+
+
+def int32(name: str, value: typing.SupportsIndex) -> int:
     """`value`, when a 32-bit integer holds it. Raises ArgumentError when not."""
-    if not isinstance(value, int) or not -(2**31) <= value < 2**31:
-        raise ArgumentError(f"{name} must be an integer of 32 bits, not {value!r}")
+    return integer(name, value, -(2**31), 2**31 - 1)
+
+
+def number(name: str, value: object) -> float:
+    """`value` as a float that 32 bits hold; infinities and NaN pass. Raises ArgumentError for what is no number."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise ArgumentError(f"{name} must be a number, not {value!r}")
+    try:
+        result = float(value)
+    except OverflowError:
+        result = _FLOAT32_MAX * 2
+    if _FLOAT32_MAX < abs(result) < float("inf"):
+        raise ArgumentError(f"{name} must be a number of 32 bits, not {value!r}")
+    return result
+
+
+def flag(name: str, value: object) -> bool:
+    """`value`, when it is True or False. Raises ArgumentError when not."""
+    if not isinstance(value, bool):
+        raise ArgumentError(f"{name} must be True or False, not {value!r}")
     return value

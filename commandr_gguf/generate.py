@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import array
+import operator
+import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, overload
 
-from commandr_gguf.errors import ArgumentError, CancelledError, ContextFullError
+from commandr_gguf.errors import ArgumentError, CancelledError, ContextFullError, integer
 from commandr_gguf.sampling import Logprobs, Sampler, SamplingParams
 from commandr_gguf.session import Progress, Session, Tokens
 from commandr_gguf.stops import StopStrings
 from commandr_gguf.tokenizer import Tokenizer
 
 FinishReason = Literal["stop", "length", "cancelled"]
-"""stop: an end token or a stop string; length: max_tokens or the context; cancelled: Session.cancel or close()."""
+"""stop: an end token or a stop string; length: max_tokens or the context;
+cancelled: cancel(), close() or a progress function."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,7 @@ class GenerationStream(Iterator[Piece]):
         self._top_logprobs = top_logprobs
         self._seq_id = seq_id
         self._progress = progress
+        self._cancelled = threading.Event()
         self._detokenizer = tokenizer.decoder()
         self._tokens: list[int] = []
         self._logprobs: list[Logprobs] = []
@@ -124,6 +128,10 @@ class GenerationStream(Iterator[Piece]):
         for _ in self:
             pass
         return self.result
+
+    def cancel(self) -> None:
+        """Stop this reply and no other, from any thread and without waiting; it ends as "cancelled"."""
+        self._cancelled.set()
 
     def close(self) -> None:
         """Compute no more. The finish reason of an unfinished reply becomes "cancelled"."""
@@ -142,7 +150,7 @@ class GenerationStream(Iterator[Piece]):
         try:
             reason: FinishReason | None = None
             while reason is None:
-                text, reason = self._step(sampler)
+                text, reason = ("", "cancelled") if self._cancelled.is_set() else self._step(sampler)
                 if reason is not None and self._stops.found is None:
                     text += self._stops.push(self._detokenizer.flush()) + self._stops.flush()
                     reason = "stop" if self._stops.found is not None else reason
@@ -157,20 +165,25 @@ class GenerationStream(Iterator[Piece]):
         n_prompt = self.result.usage.prompt_tokens
         first = len(self._history) == n_prompt
         try:
-            self._session.eval(self._history, seq_id=self._seq_id, progress=self._progress)
+            step = self._session.next_token(
+                self._history,
+                None if self._max_tokens == 0 else sampler,
+                seq_id=self._seq_id,
+                top_logprobs=self._top_logprobs,
+                progress=self._go_on,
+            )
         except CancelledError:
-            self._session.cancel(False)
             return "", "cancelled"
         except ContextFullError:
             if first:
                 raise
             return "", "length"
         if first:
-            self.result.usage.cached_tokens = self._session.n_reused()
-        if self._max_tokens == 0:
+            self.result.usage.cached_tokens = step.n_reused
+        token, logprobs = step.token, step.logprobs
+        if token is None:
             self._count(started, first)
             return "", "length"
-        token, logprobs = self._session.sample(sampler, self._history, top_logprobs=self._top_logprobs)
         over = token in self._tokenizer.end_of_generation
         if not over:
             self._history.append(token)
@@ -185,6 +198,12 @@ class GenerationStream(Iterator[Piece]):
             return text, "stop"
         n_done = len(self._history) - n_prompt
         return text, "length" if n_done == self._max_tokens else None
+
+    def _go_on(self, n_done: int, n_total: int) -> object:
+        if self._cancelled.is_set():
+            return False
+        progress = self._progress or self._session.progress
+        return None if progress is None else progress(n_done, n_total)
 
     def _count(self, started: float, first: bool) -> None:
         seconds = time.perf_counter() - started
@@ -266,16 +285,14 @@ def generate(
         ArgumentError: the prompt is empty or an argument is outside its range.
         ContextFullError: the prompt does not fit in the context.
     """
-    if max_tokens is not None and (isinstance(max_tokens, bool) or max_tokens < 0):
-        raise ArgumentError(f"max_tokens must be 0 or more, not {max_tokens!r}")
     pieces = GenerationStream(
         session,
         tokenizer,
         tokenizer.encode(prompt, add_special=True) if isinstance(prompt, str) else prompt,
-        max_tokens=max_tokens,
+        max_tokens=None if max_tokens is None else integer("max_tokens", max_tokens, 0),
         sampling=sampling or SamplingParams(),
         stop=stop,
-        top_logprobs=top_logprobs,
+        top_logprobs=None if top_logprobs is None else integer("top_logprobs", top_logprobs, 0),
         seq_id=seq_id,
         progress=progress,
     )
@@ -283,8 +300,10 @@ def generate(
 
 
 def _history(tokens: Tokens) -> array.array[int]:
+    if isinstance(tokens, (bytes, bytearray, memoryview)):
+        raise ArgumentError(f"the prompt must be text or a sequence of token ids, not {type(tokens).__name__}")
     try:
-        history = array.array("i", [int(token) for token in tokens])
+        history = array.array("i", [operator.index(token) for token in tokens])
     except (TypeError, ValueError, OverflowError) as error:
         raise ArgumentError(f"the prompt must be text or a sequence of token ids: {error}") from None
     if not history:

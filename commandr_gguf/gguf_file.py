@@ -43,9 +43,10 @@ class GGUFFile(Mapping[str, Value]):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        encoded = encode_path(path)
         self.path = os.fspath(path)
         out = ffi.new("commandr_gguf **")
-        check(lib.commandr_gguf_open(encode_path(self.path), out))
+        check(lib.commandr_gguf_open(encoded, out))
         self._attach(out[0], None)
         self._finalizer: Callable[[], object] | None = weakref.finalize(self, lib.commandr_gguf_free, out[0])
 
@@ -194,7 +195,12 @@ class GGUFFile(Mapping[str, Value]):
 
 def encode_path(path: str | os.PathLike[str]) -> bytes:
     """The bytes under which the native library finds a file."""
-    encoded = os.fsencode(path)
+    try:
+        encoded = os.fsencode(path)
+    except TypeError:
+        raise ArgumentError(f"a path must be a string or a path object, not {path!r}") from None
+    if not encoded:
+        raise ArgumentError("the path of the file is empty")
     if b"\0" in encoded:
         raise ArgumentError("a path cannot contain a NUL character")
     return encoded

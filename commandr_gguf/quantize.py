@@ -11,6 +11,8 @@ from commandr_gguf.errors import ArgumentError, check
 
 def type_find(name: str) -> int:
     """The ggml_type of a name such as "Q4_K" (upper or lower case). Raises ArgumentError when there is none."""
+    if not isinstance(name, str):
+        raise ArgumentError(f"a ggml type must be named by a string, not {name!r}")
     number = int(lib.commandr_type_find(name.upper().encode("utf-8", "replace")))
     if number < 0:
         raise ArgumentError(f"there is no ggml type named {name!r}")

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from commandr_gguf._native import ffi, lib
-from commandr_gguf.errors import ArgumentError, ClosedError, check
+from commandr_gguf.errors import ArgumentError, ClosedError, check, int32, integer, number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,10 @@ class SamplingParams:
     """Added to the logits of these tokens; -inf forbids one."""
 
     def __post_init__(self) -> None:
+        for name in ("top_k", "penalty_last_n"):
+            self._set(name, integer(name, getattr(self, name)))
+        for name in _NUMBERS:
+            self._set(name, number(name, getattr(self, name)))
         _require("temperature", self.temperature, "0 or more", self.temperature >= 0)
         _require("top_k", self.top_k, "0 to 2147483647", 0 <= self.top_k < 2**31)
         _require("top_p", self.top_p, "above 0 and at most 1", 0 < self.top_p <= 1)
@@ -60,15 +64,42 @@ class SamplingParams:
         _require("presence_penalty", self.presence_penalty, "finite", True)
         _require("penalty_last_n", self.penalty_last_n, "-1 to 2147483647", -1 <= self.penalty_last_n < 2**31)
         if self.seed is not None:
-            _require("seed", self.seed, "0 to 2**64 - 2", 0 <= self.seed < 2**64 - 1)
-        for token, bias in self.logit_bias.items():
-            if not isinstance(token, int) or not 0 <= token < 2**31 or math.isnan(bias) or bias == math.inf:
-                raise ArgumentError(f"logit_bias must map token ids to numbers, not {token!r} to {bias!r}")
+            self._set("seed", integer("seed", self.seed, 0, 2**64 - 2))
+        self._set("logit_bias", _biases(self.logit_bias))
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+
+_NUMBERS = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "repeat_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+)
 
 
 def _require(name: str, value: float, allowed: str, valid: bool) -> None:
-    if isinstance(value, bool) or not math.isfinite(value) or not valid:
+    if not math.isfinite(value) or not valid:
         raise ArgumentError(f"{name} must be {allowed}, not {value!r}")
+
+
+def _biases(logit_bias: Mapping[int, float]) -> dict[int, float]:
+    if not isinstance(logit_bias, Mapping):
+        raise ArgumentError(f"logit_bias must map token ids to numbers, not be {logit_bias!r}")
+    biases: dict[int, float] = {}
+    for token, bias in logit_bias.items():
+        try:
+            index, value = integer("token", token, 0, 2**31 - 1), number("bias", bias)
+        except ArgumentError:
+            index, value = -1, math.nan
+        if math.isnan(value) or value == math.inf:
+            raise ArgumentError(f"logit_bias must map token ids to numbers, not {token!r} to {bias!r}")
+        biases[index] = value
+    return biases
 
 
 @dataclass(frozen=True)
@@ -142,8 +173,7 @@ def logprobs(logits: Any, n_vocab: int, token: int, n_top: int = 0) -> Logprobs:
         token: 0 .. n_vocab - 1.
         n_top: 0 .. n_vocab.
     """
-    if not 0 <= n_top <= n_vocab:
-        raise ArgumentError(f"n_top must be 0 to {n_vocab}, not {n_top}")
+    token, n_top = int32("token", token), integer("n_top", n_top, 0, n_vocab)
     logprob = ffi.new("float *")
     ids = ffi.new("int32_t[]", max(1, n_top))
     values = ffi.new("float[]", max(1, n_top))

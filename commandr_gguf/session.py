@@ -17,10 +17,10 @@ import numpy.typing as npt
 from commandr_gguf._native import ffi, lib
 from commandr_gguf.callbacks import Callback
 from commandr_gguf.devices import MemoryUse, memory_uses
-from commandr_gguf.errors import ArgumentError, ClosedError, CommandRError, check, int32
+from commandr_gguf.errors import ArgumentError, ClosedError, CommandRError, check, flag, int32, integer
 from commandr_gguf.gguf_file import encode_path
+from commandr_gguf.memory import cache_type
 from commandr_gguf.model import Model
-from commandr_gguf.quantize import type_find
 from commandr_gguf.sampling import Logprobs, Sampler, logprobs
 
 Tokens = Sequence[int] | npt.NDArray[np.integer[Any]]
@@ -39,6 +39,17 @@ class EvalItem:
     seq_id: int = 0
     n_outputs: int = 1
     """Outputs for the last n_outputs positions, 0 to len(tokens)."""
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """What `Session.next_token` returns."""
+
+    token: int | None
+    """None without a sampler."""
+    logprobs: Logprobs | None
+    n_reused: int
+    """Tokens that the sequence held already."""
 
 
 class Session:
@@ -80,7 +91,7 @@ class Session:
         self.model = model
         self._n_vocab = model.hparams.n_vocab
         self._n_embd = model.hparams.n_embd
-        self._progress = progress
+        self.progress = progress
         self._callback = Callback(None)
         self._handle = ffi.new_handle(self._callback)
         self._turn = threading.Lock()
@@ -88,17 +99,15 @@ class Session:
         self._alive = threading.Lock()
         self._items: list[int] = []
         params = lib.commandr_session_default_params()
-        if not 0 <= n_ctx < 2**63:
-            raise ArgumentError(f"n_ctx must be 0 or more, not {n_ctx!r}")
-        params.n_ctx = n_ctx
+        params.n_ctx = integer("n_ctx", n_ctx, 0)
         params.n_batch = int32("n_batch", n_batch)
         params.n_ubatch = int32("n_ubatch", n_ubatch)
         params.n_outputs = int32("n_outputs", n_outputs)
         params.n_seq_max = int32("n_seq_max", n_seq_max)
         params.n_threads = int32("n_threads", n_threads)
-        params.type_k = type_find(type_k)
-        params.type_v = type_find(type_v)
-        params.flash_attn = -1 if flash_attn is None else int(flash_attn)
+        params.type_k = cache_type("type_k", type_k)
+        params.type_v = cache_type("type_v", type_v)
+        params.flash_attn = -1 if flash_attn is None else int(flag("flash_attn", flash_attn))
         params.progress = lib.commandr_py_on_eval
         params.progress_user_data = self._handle
         out = ffi.new("commandr_session **")
@@ -150,6 +159,39 @@ class Session:
             ArgumentError, BackendError, OutOfMemoryError
         """
         outputs = (lib.COMMANDR_OUTPUT_LOGITS if logits else 0) | (lib.COMMANDR_OUTPUT_HIDDEN if hidden else 0)
+        with self._use() as pointer:
+            self._eval(pointer, items, outputs, progress)
+
+    def next_token(
+        self,
+        tokens: Tokens,
+        sampler: Sampler | None,
+        *,
+        seq_id: int = 0,
+        mask: npt.NDArray[np.uint32] | None = None,
+        top_logprobs: int | None = None,
+        progress: Progress | None = None,
+    ) -> NextToken:
+        """Make one sequence hold `tokens` and pick the token after them, with no other thread's call in between.
+
+        This is how several threads generate with one session, each in a sequence of its own.
+
+        Args:
+            tokens: see `eval`; the errors and the state they leave are those of `eval_batch`.
+            sampler: None computes and picks nothing.
+            seq_id: the sequence.
+            mask: see `Sampler.sample`.
+            top_logprobs: see `sample`.
+            progress: instead of the session's.
+        """
+        with self._use() as pointer:
+            self._eval(pointer, [EvalItem(tokens, seq_id)], lib.COMMANDR_OUTPUT_LOGITS, progress)
+            n_reused = int(lib.commandr_session_n_reused(pointer, 0))
+            if sampler is None:
+                return NextToken(None, None, n_reused)
+            return NextToken(*self._sample(pointer, sampler, tokens, 0, mask, top_logprobs), n_reused)
+
+    def _eval(self, pointer: Any, items: Sequence[EvalItem], outputs: int, progress: Progress | None) -> None:
         c_items = ffi.new("commandr_eval_item[]", len(items))
         buffers = []  # keeps the arrays alive that the items point to
         for c_item, item in zip(c_items, items, strict=True):
@@ -158,19 +200,18 @@ class Session:
             c_item.tokens = buffer
             c_item.n_tokens = len(buffer)
             c_item.seq_id = int32("seq_id", item.seq_id)
-            c_item.n_outputs = item.n_outputs
-        with self._use() as pointer:
-            self._items = []
-            self._callback.function = progress or self._progress
-            try:
-                status = lib.commandr_session_eval(pointer, c_items, len(items), outputs)
-            finally:
-                self._callback.function = None
-                for buffer in buffers:
-                    ffi.release(buffer)  # an array("i") can grow again
-            self._callback.reraise()
-            check(status)
-            self._items = [item.n_outputs for item in items]
+            c_item.n_outputs = integer("n_outputs", item.n_outputs)
+        self._items = []
+        self._callback.function = progress or self.progress
+        try:
+            status = lib.commandr_session_eval(pointer, c_items, len(items), outputs)
+        finally:
+            self._callback.function = None
+            for buffer in buffers:
+                ffi.release(buffer)  # an array("i") can grow again
+        self._callback.reraise()
+        check(status)
+        self._items = [item.n_outputs for item in items]
 
     def logits(self, item: int = 0) -> npt.NDArray[np.float32]:
         """A copy of an item's logits of the last evaluation, [n_outputs, n_vocab]; the last row is the last token's."""
@@ -191,6 +232,8 @@ class Session:
     ) -> tuple[int, Logprobs | None]:
         """Pick the token after an item's last one, from the logits of the last evaluation and without a copy of them.
 
+        Where several threads use the session, the last evaluation may be another thread's: see `next_token`.
+
         Args:
             sampler: with its parameters and random stream.
             history: the tokens so far, for the penalties.
@@ -198,25 +241,37 @@ class Session:
             mask: of the allowed tokens, see `Sampler.sample`.
             top_logprobs: also return the token's log-probability and those of this many most likely ones.
         """
-        buffer = _token_buffer(history)
         with self._use() as pointer:
-            row = ffi.NULL
-            if 0 <= item < len(self._items) and self._items[item] > 0:
-                row = lib.commandr_session_logits(pointer, item, self._items[item] - 1)
+            return self._sample(pointer, sampler, history, int32("item", item), mask, top_logprobs)
+
+    def _sample(
+        self,
+        pointer: Any,
+        sampler: Sampler,
+        history: Tokens,
+        item: int,
+        mask: npt.NDArray[np.uint32] | None,
+        top_logprobs: int | None,
+    ) -> tuple[int, Logprobs | None]:
+        buffer = _token_buffer(history)
+        row = ffi.NULL
+        if 0 <= item < len(self._items) and self._items[item] > 0:
+            row = lib.commandr_session_logits(pointer, item, self._items[item] - 1)
+        try:
             if not row:
                 raise ArgumentError(f"the last evaluation computed no logits for item {item}")
-            try:
-                token = sampler.sample(row, buffer, len(buffer), mask)
-            finally:
-                ffi.release(buffer)
-            return token, None if top_logprobs is None else logprobs(row, self._n_vocab, token, top_logprobs)
+            token = sampler.sample(row, buffer, len(buffer), mask)
+        finally:
+            ffi.release(buffer)
+        return token, None if top_logprobs is None else logprobs(row, self._n_vocab, token, top_logprobs)
 
     def n_reused(self, item: int = 0) -> int:
         """Tokens of an item that the last evaluation did not need to compute."""
         with self._use() as pointer:
-            return int(lib.commandr_session_n_reused(pointer, item))
+            return int(lib.commandr_session_n_reused(pointer, int32("item", item)))
 
     def _outputs(self, function: Any, item: int, width: int) -> npt.NDArray[np.float32]:
+        item = int32("item", item)
         with self._use() as pointer:
             n_rows = self._items[item] if 0 <= item < len(self._items) else 0
             rows = function(pointer, item, 0) if n_rows else ffi.NULL
@@ -231,17 +286,17 @@ class Session:
     def seq_rm(self, seq_id: int, n_keep: int = 0) -> None:
         """Forget positions >= n_keep of a sequence."""
         with self._change() as pointer:
-            check(lib.commandr_session_seq_rm(pointer, seq_id, n_keep))
+            check(lib.commandr_session_seq_rm(pointer, int32("seq_id", seq_id), integer("n_keep", n_keep)))
 
     def seq_cp(self, src: int, dst: int) -> None:
         """Make sequence `dst` hold what `src` holds, sharing its cells."""
         with self._change() as pointer:
-            check(lib.commandr_session_seq_cp(pointer, src, dst))
+            check(lib.commandr_session_seq_cp(pointer, int32("src", src), int32("dst", dst)))
 
     def seq_keep(self, seq_id: int) -> None:
         """Forget every other sequence."""
         with self._change() as pointer:
-            check(lib.commandr_session_seq_keep(pointer, seq_id))
+            check(lib.commandr_session_seq_keep(pointer, int32("seq_id", seq_id)))
 
     def seq_length(self, seq_id: int = 0) -> int:
         """Tokens that a sequence holds."""
@@ -257,7 +312,7 @@ class Session:
     def save_state(self, path: str | os.PathLike[str], seq_id: int = 0) -> None:
         """Write a sequence's tokens and KV rows to a file; an existing one is replaced at the end."""
         with self._use() as pointer:
-            check(lib.commandr_session_state_save(pointer, seq_id, encode_path(path)))
+            check(lib.commandr_session_state_save(pointer, int32("seq_id", seq_id), encode_path(path)))
 
     def load_state(self, path: str | os.PathLike[str], seq_id: int = 0) -> None:
         """Make a sequence hold what `save_state` wrote, in a session of the same model and cache types.
@@ -267,11 +322,11 @@ class Session:
                 the file's header was refused, else empty.
         """
         with self._change() as pointer:
-            check(lib.commandr_session_state_load(pointer, seq_id, encode_path(path)))
+            check(lib.commandr_session_state_load(pointer, int32("seq_id", seq_id), encode_path(path)))
 
     @staticmethod
     def _length(pointer: Any, seq_id: int) -> int:
-        n = int(lib.commandr_session_seq_length(pointer, seq_id))
+        n = int(lib.commandr_session_seq_length(pointer, int32("seq_id", seq_id)))
         if n < 0:
             raise ArgumentError(f"there is no sequence {seq_id}")
         return n
@@ -298,12 +353,18 @@ class Session:
     def cancel(self, cancelled: bool = True) -> None:
         """Stop the running evaluation, and those to come until `cancel(False)`, with CancelledError. From any thread.
 
-        `generate` ends with the finish reason "cancelled" instead and lifts the cancellation.
+        Nothing else lifts it: `generate` too ends at once, with the finish reason "cancelled", until `cancel(False)`.
+        To stop one generation and no other, use `GenerationStream.cancel`.
         """
         with self._alive:
             if self._pointer is None:
                 raise ClosedError("the session was closed")
             lib.commandr_session_cancel(self._pointer, cancelled)
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called. Does not wait."""
+        return self._pointer is None
 
     def close(self) -> None:
         """Stop what runs in other threads and free the cache. Calling it again does nothing."""
@@ -350,6 +411,8 @@ def _token_buffer(tokens: Tokens) -> Any:
         if tokens.dtype != np.int32 and tokens.size and (tokens.min() < -(2**31) or tokens.max() >= 2**31):
             raise ArgumentError("a token id does not fit in 32 bits")
         return ffi.from_buffer("int32_t[]", np.ascontiguousarray(tokens, dtype=np.int32))
+    if isinstance(tokens, (str, bytes, bytearray, memoryview)):
+        raise ArgumentError(f"tokens must be a sequence of token ids, not {type(tokens).__name__}")
     if isinstance(tokens, array.array) and tokens.typecode == "i" and tokens.itemsize == 4:
         return ffi.from_buffer("int32_t[]", tokens)
     try:

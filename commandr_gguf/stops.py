@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from commandr_gguf.errors import ArgumentError
 
@@ -14,9 +14,11 @@ class StopStrings:
     """
 
     def __init__(self, stop: str | Sequence[str] = ()) -> None:
+        if not isinstance(stop, Iterable):
+            raise ArgumentError(f"stop must be strings of at least one character, not {stop!r}")
         self._stops = [stop] if isinstance(stop, str) else list(stop)
         if not all(isinstance(text, str) and text for text in self._stops):
-            raise ArgumentError("stop must be strings of at least one character")
+            raise ArgumentError(f"stop must be strings of at least one character, not {stop!r}")
         self._held = ""
         self.found: str | None = None
         """The stop string that ended the text."""

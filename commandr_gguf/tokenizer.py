@@ -13,7 +13,7 @@ from functools import cached_property
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
-from commandr_gguf.errors import ArgumentError, FormatError, UnsupportedError
+from commandr_gguf.errors import ArgumentError, FormatError, UnsupportedError, integer
 from commandr_gguf.gguf_file import GGUFFile
 
 # Values of tokenizer.ggml.token_type.
@@ -123,6 +123,8 @@ class Tokenizer:
             parse_special: take `<|END_OF_TURN_TOKEN|>` and the like in the text for the control tokens they spell.
                 Without it they are plain text, as text from users must be.
         """
+        if not isinstance(text, str):
+            raise ArgumentError(f"text must be a string, not {text!r}")
         ids = self._encode_parsed(text) if parse_special else self._encode_plain(text)
         if add_special and self.add_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
             ids.insert(0, self.bos_id)
@@ -130,14 +132,14 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
         """Text of token ids; bytes that are no UTF-8 become U+FFFD. `skip_special` leaves control tokens out."""
+        if isinstance(ids, (str, bytes, bytearray)) or not isinstance(ids, Iterable):
+            raise ArgumentError(f"ids must be token ids, not {ids!r}")
         return b"".join(self._pieces(ids, skip_special)).decode("utf-8", "replace")
 
     def token_bytes(self, token: int) -> bytes:
         """What a token stands for: a part of a character, several characters, or nothing for ids without a token."""
-        try:
-            text = self._tokens[token] if token >= 0 else None
-        except IndexError:
-            text = None
+        token = integer("token", token)
+        text = self._tokens[token] if 0 <= token < len(self) else None
         if text is None:
             raise ArgumentError(f"token {token} is outside the {len(self)} tokens of {self._source}")
         if token in self._control_ids:
@@ -158,7 +160,8 @@ class Tokenizer:
         return token in self._control_ids
 
     def _pieces(self, ids: Iterable[int], skip_special: bool) -> Iterator[bytes]:
-        for token in ids:
+        for value in ids:
+            token = integer("token", value)
             if not (skip_special and token in self._control_ids):
                 yield self.token_bytes(token)
 

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import NoReturn
 
 from convert.checkpoint import Checkpoint
-from convert.errors import ConvertError, OutputError
+from convert.errors import ArgumentError, ConvertError, OutputError
 from convert.pipeline import check_output, checkpoint_name, make_plan, write_plan
 from convert.progress import show_progress
 from convert.recipe import FILE_TYPES, file_type
@@ -68,7 +68,9 @@ def _run(arguments: argparse.Namespace) -> None:
     recipe = file_type(arguments.type)
     with Checkpoint(arguments.checkpoint) as checkpoint:
         name = f"{checkpoint_name(arguments.checkpoint)[0]}-{recipe.name}.gguf"
-        output = arguments.output or Path(name)
+        if arguments.output == "":
+            raise ArgumentError("the name of the output file is empty")
+        output = Path(arguments.output or name)
         if output.is_dir():
             output /= name
         if not arguments.dry_run:
@@ -109,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("checkpoint", type=Path, help="folder with config.json, tokenizer.json and *.safetensors")
-    add("-o", "--output", type=Path, help="file to write, or a folder for it; default: NAME-TYPE.gguf right here")
+    add("-o", "--output", help="file to write, or a folder for it; default: NAME-TYPE.gguf right here")
     add("-t", "--type", default="Q4_K_M", metavar="TYPE", help=f"{', '.join(FILE_TYPES)}; default: Q4_K_M")
     add("--threads", type=_thread_count, default=0, metavar="N", help="for quantizing; default: all physical cores")
     add("--context-length", type=int, metavar="N", help="positions the model was trained for, if the config is wrong")

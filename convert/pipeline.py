@@ -98,6 +98,8 @@ def check_output(checkpoint: Checkpoint, output: Path, *, overwrite: bool) -> No
         raise ArgumentError(f"{output.parent} is not a folder: make it first")
     if not output.exists():
         return
+    if not output.is_file():
+        raise ArgumentError(f"{output} is not a regular file and is not replaced")
     if any(path.is_file() and path.samefile(output) for path in checkpoint.folder.rglob("*")):
         raise ArgumentError(f"{output} is a file of the checkpoint itself and is not replaced")
     if not overwrite:

@@ -55,6 +55,7 @@ def write_gguf(
     what happened, and what ``rows`` raises.
     """
     tensors = list(tensors)
+    path = Path(os.path.realpath(path))  # a symbolic link stays, and what it points to is replaced
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         _write_header(temporary, keys, tensors)

@@ -59,8 +59,13 @@ class Conversation:
         self.last = None
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the messages to a JSON file. Raises FileError when it cannot be written."""
-        target = Path(path)
+        """Write the messages to a JSON file. Raises FileError when it cannot be written.
+
+        A symbolic link stays, and the file it points to is replaced; what is no regular file is refused.
+        """
+        target = Path(os.path.realpath(path))
+        if target.exists() and not target.is_file():
+            raise FileError(f"{path}: the conversation cannot be saved: this is not a regular file")
         partial = target.with_name(target.name + ".partial")
         try:
             partial.write_text(json.dumps(self.messages, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

@@ -24,16 +24,17 @@ class ChatTemplate:
     """One compiled chat template.
 
     Raises:
-        FormatError: `source` is no valid Jinja.
+        FormatError: `source` is no valid Jinja; the text names `path`, the file it comes from, where it is given.
     """
 
-    def __init__(self, source: str, name: str = DEFAULT) -> None:
+    def __init__(self, source: str, name: str = DEFAULT, *, path: str | None = None) -> None:
+        self._title = f"the chat template {name!r}" if path is None else f"{path}: the chat template {name!r}"
         self.name = name
         self.source = source
         try:
             self._template = _environment().from_string(source)
         except jinja2.TemplateError as error:
-            raise FormatError(f"the chat template {name!r} is not valid: {error}") from error
+            raise FormatError(f"{self._title} is not valid: {error}") from error
 
     @classmethod
     def from_gguf(cls, file: GGUFFile, name: str = DEFAULT) -> ChatTemplate:
@@ -45,7 +46,7 @@ class ChatTemplate:
         key = _KEY if name == DEFAULT else f"{_KEY}.{name}"
         if key not in file:
             raise UnsupportedError(f"{file.path}: there is no chat template {name!r} (the key {key} is missing)")
-        return cls(file.typed(key, str), name)
+        return cls(file.typed(key, str), name, path=file.path)
 
     def render(
         self,
@@ -70,7 +71,7 @@ class ChatTemplate:
                 **variables,
             )
         except Exception as error:  # a template is a program, it may fail in any way
-            raise ArgumentError(f"the chat template {self.name!r} does not take these messages: {error}") from error
+            raise ArgumentError(f"{self._title} does not take these messages: {error}") from error
 
 
 class _GenerationBlock(jinja2.ext.Extension):

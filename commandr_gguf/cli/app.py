@@ -1,17 +1,21 @@
-"""The commands together, and what becomes of errors: one sentence on stderr and exit code 2."""
+"""The commands together, and what becomes of errors: one sentence on stderr and an exit code."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from commandr_gguf._native import ffi, lib
 from commandr_gguf.cli import bench, chat, convert, devices, generate, info
 from commandr_gguf.errors import CommandRError
 
+EXIT_OUTPUT = 1
 EXIT_ERROR = 2
 EXIT_INTERRUPT = 130
 
@@ -23,7 +27,27 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "bench": bench.bench,
 }
 
+
+class _NoFlagTypes:
+    """Help shows no "<bool>" behind options that take no value."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        for option in self.get_params(ctx):  # type: ignore[attr-defined]
+            if getattr(option, "is_flag", False):
+                option.metavar = ""
+        super().format_help(ctx, formatter)  # type: ignore[misc]
+
+
+class _Command(_NoFlagTypes, typer.core.TyperCommand):
+    """A command."""
+
+
+class _Group(_NoFlagTypes, typer.core.TyperGroup):
+    """The commands together."""
+
+
 app = typer.Typer(
+    cls=_Group,
     name="commandr",
     help="Cohere Command-R on this machine, from GGUF files. `commandr MODEL.gguf` begins a chat.",
     no_args_is_help=True,
@@ -33,7 +57,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _name, _function in _COMMANDS.items():
-    app.command(_name)(_function)
+    app.command(_name, cls=_Command)(_function)
 app.command(
     "convert",
     add_help_option=False,
@@ -65,10 +89,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         app(argv, prog_name="commandr")
     except CommandRError as error:
-        print(f"commandr: {error}", file=sys.stderr)
-        return EXIT_ERROR
+        return _fail(error, EXIT_ERROR)
+    except OSError as error:
+        return _output_failed(error)
     except KeyboardInterrupt:
         return EXIT_INTERRUPT
     except SystemExit as exit_:
-        return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
-    return 0
+        if isinstance(exit_.__context__, BrokenPipeError):  # the command-line library has made an exit code of it
+            return _output_failed(exit_.__context__)
+        return _flush(exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None))
+    return _flush(0)
+
+
+def _flush(code: int) -> int:
+    """Write what standard output holds back, while an error in that can still be told."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        return _output_failed(error)
+    return code
+
+
+def _output_failed(error: OSError) -> int:
+    _discard_output()
+    if isinstance(error, BrokenPipeError):  # whoever reads, such as head, has seen enough
+        return 0
+    where = error.filename or "the output"
+    return _fail(f"{where} cannot be read or written: {error.strerror or error}", EXIT_OUTPUT)
+
+
+def _fail(message: object, code: int) -> int:
+    print(f"commandr: {message}", file=sys.stderr)
+    return code
+
+
+def _discard_output() -> None:
+    """Python flushes standard output once more when it ends; what is left goes nowhere, without a message."""
+    with contextlib.suppress(OSError, ValueError):  # a stand-in for standard output may have no file
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)

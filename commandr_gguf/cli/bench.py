@@ -16,7 +16,7 @@ import typer
 
 from commandr_gguf.cli import options
 from commandr_gguf.cli.format import size
-from commandr_gguf.cli.loading import set_verbose
+from commandr_gguf.cli.loading import set_verbose, warn_without_gpu
 from commandr_gguf.devices import default_n_threads, read_bandwidth
 from commandr_gguf.errors import ArgumentError
 from commandr_gguf.model import Model
@@ -49,6 +49,7 @@ def bench(
     for name, value in (("--prompt", n_prompt), ("--generate", n_generate), ("--repetitions", repetitions)):
         if value < 1:
             raise ArgumentError(f"{name} must be 1 or more, not {value}")
+    warn_without_gpu(n_gpu_layers)
     n_threads = n_threads or default_n_threads()
     started = time.perf_counter()
     with Model(model, n_gpu_layers=n_gpu_layers, n_threads=n_threads, use_mmap=mmap, repack=repack) as opened:

@@ -89,3 +89,5 @@ def _print(report: dict[str, Any]) -> None:
         console.print(f"weights {size(memory['weights'])}; KV cache of {memory['n_ctx']} tokens:")
         for name, n_bytes in memory["kv_cache"].items():
             console.print(f"  {name:5} {size(n_bytes)}")
+        total = size(memory["weights"] + memory["kv_cache"]["f16"])
+        console.print(f"total {total} with the default f16 cache; an estimate: compute buffers come on top")

@@ -11,11 +11,30 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from commandr_gguf.command_r import CommandR
+from commandr_gguf.devices import devices
 from commandr_gguf.log import enable_native_log
 
 
 def load(path: Path, **options: Any) -> CommandR:
     """`CommandR(path, **options)`; the bar goes away when the model is there."""
+    warn_without_gpu(options.get("n_gpu_layers", 0))
+    model = _load(path, options)
+    trained = model.model.hparams.n_ctx_train
+    if model.n_ctx > trained:
+        print(
+            f"commandr: {path}: --ctx {model.n_ctx} is beyond the {trained} tokens that the model was trained for",
+            file=sys.stderr,
+        )
+    return model
+
+
+def warn_without_gpu(n_gpu_layers: int) -> None:
+    """Say that --gpu-layers has no effect, where it has none."""
+    if n_gpu_layers != 0 and not any(device.type in ("gpu", "igpu") for device in devices()):
+        print("commandr: --gpu-layers has no effect: no GPU is present", file=sys.stderr)
+
+
+def _load(path: Path, options: dict[str, Any]) -> CommandR:
     if not sys.stderr.isatty():
         return CommandR(path, **options)
     columns = (TextColumn("loading {task.description}"), BarColumn(), TaskProgressColumn())

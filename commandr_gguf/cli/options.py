@@ -7,6 +7,15 @@ from typing import Annotated
 
 import typer
 
+from commandr_gguf.memory import CACHE_TYPES
+
+
+def _cache_type(value: str) -> str:
+    if value.lower() not in CACHE_TYPES:
+        raise typer.BadParameter(f"{value!r} is not one of {', '.join(CACHE_TYPES)}")
+    return value
+
+
 _MODEL, _SAMPLING = "Model", "Sampling"
 
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A GGUF file.", show_default=False)]
@@ -29,9 +38,17 @@ Threads = Annotated[
     int, typer.Option("--threads", "-t", rich_help_panel=_MODEL, help="CPU threads; 0 = one per physical core.")
 ]
 TypeK = Annotated[
-    str, typer.Option("--type-k", rich_help_panel=_MODEL, help="Type of the K cache: f32, f16, bf16, q8_0 or q4_0.")
+    str,
+    typer.Option(
+        "--type-k",
+        callback=_cache_type,
+        rich_help_panel=_MODEL,
+        help="Type of the K cache: f32, f16, bf16, q8_0 or q4_0.",
+    ),
 ]
-TypeV = Annotated[str, typer.Option("--type-v", rich_help_panel=_MODEL, help="Type of the V cache, as above.")]
+TypeV = Annotated[
+    str, typer.Option("--type-v", callback=_cache_type, rich_help_panel=_MODEL, help="Type of the V cache, as above.")
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", rich_help_panel=_MODEL, help="Print ggml's messages.")]
 
 MaxTokens = Annotated[

@@ -24,8 +24,8 @@ KEYS: dict[str, Any] = {
 def read(path: Path, keys: dict[str, Any]) -> HParams:
     writer = gguf.GGUFWriter(path, "command-r")
     for key, value in keys.items():
-        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[type(value)]
-        add(f"command-r.{key}", value)
+        adders: dict[type, Any] = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+        adders[type(value)](f"command-r.{key}", value)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
