@@ -119,7 +119,7 @@ def test_ctrl_c_stops_the_reply_and_not_the_chat(tmp_path: Path) -> None:
         terminal.read_until("\n" + PROMPT)
         assert "reply" in terminal.say("/stats")
         terminal.process.send_signal(signal.SIGINT)
-        terminal.read_until("Ctrl-D ends the chat")
+        terminal.read_until("Ctrl-D ends the chat\r\n" + PROMPT)  # before the prompt, Ctrl-D would be lost
         terminal.type("\x04")
         assert terminal.end() == 0
     finally:
