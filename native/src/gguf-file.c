@@ -8,13 +8,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/types.h>
 
 /* Tensors are used in place from the mapped file, and ggml wants them aligned to this. */
 #define MIN_ALIGNMENT 32
 
 static const uint64_t FNV_BASIS = 14695981039346656037u;
 
-uint64_t commandr_fnv1a(uint64_t hash, const void * data, size_t size) {
+static uint64_t fnv1a(uint64_t hash, const void * data, size_t size) {
     const uint8_t * bytes = data;
     for (size_t i = 0; i < size; i++) {
         hash = (hash ^ bytes[i]) * 1099511628211u;
@@ -22,13 +23,14 @@ uint64_t commandr_fnv1a(uint64_t hash, const void * data, size_t size) {
     return hash;
 }
 
-/* Hashes what tells two models apart without reading gigabytes: the header, the size and the first bytes of tensors. */
+/* Hashes what tells two models apart without reading gigabytes: the header, the size and the first bytes of some
+ * tensors, which are all that differs between fine-tunes of one name. */
 static commandr_status fingerprint(commandr_gguf * gguf) {
     FILE * file = fopen(gguf->path, "rb");
     if (!file) {
         return commandr_fail(COMMANDR_ERROR_IO, "%s: cannot be opened", gguf->path);
     }
-    uint64_t hash = commandr_fnv1a(FNV_BASIS, &gguf->file_size, sizeof(gguf->file_size));
+    uint64_t hash = fnv1a(FNV_BASIS, &gguf->file_size, sizeof(gguf->file_size));
     char     buffer[4096];
     size_t   left = gguf_get_data_offset(gguf->ctx);
     while (left > 0) {
@@ -36,8 +38,16 @@ static commandr_status fingerprint(commandr_gguf * gguf) {
         if (n == 0) {
             break;
         }
-        hash = commandr_fnv1a(hash, buffer, n);
+        hash = fnv1a(hash, buffer, n);
         left -= n;
+    }
+    const int64_t n_tensors = gguf_get_n_tensors(gguf->ctx);
+    for (int64_t i = 0; i < n_tensors; i += 1 + n_tensors / 16) {
+        const size_t offset = gguf_get_data_offset(gguf->ctx) + gguf_get_tensor_offset(gguf->ctx, i);
+        const size_t size   = gguf_get_tensor_size(gguf->ctx, i);
+        if (fseeko(file, (off_t) offset, SEEK_SET) == 0) {
+            hash = fnv1a(hash, buffer, fread(buffer, 1, size < 256 ? size : 256, file));
+        }
     }
     fclose(file);
     gguf->fingerprint = hash;

@@ -9,7 +9,7 @@ struct commandr_gguf {
     struct gguf_context * ctx;
     char *                path;
     int64_t               file_size;
-    uint64_t              fingerprint; /* FNV-1a of the header's bytes and the file's size */
+    uint64_t              fingerprint; /* FNV-1a of the header, the file's size and the first bytes of some tensors */
 };
 
 /* The look-ups fail with a sentence that names the file and the key when the key is absent or of another kind. */
@@ -17,7 +17,5 @@ commandr_status commandr_gguf_int(const commandr_gguf * gguf, const char * key, 
                                   int64_t * out);
 commandr_status commandr_gguf_float(const commandr_gguf * gguf, const char * key, float * out);
 commandr_status commandr_gguf_string(const commandr_gguf * gguf, const char * key, const char ** out);
-
-uint64_t commandr_fnv1a(uint64_t hash, const void * data, size_t size);
 
 #endif

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import models
-from commandr_gguf import ContextFullError, FileError, FormatError, Model, Session
+from commandr_gguf import ContextFullError, FileError, FormatError, GGUFFile, Model, Session
 
 TOKENS = np.r_[5, np.random.default_rng(4).integers(8, 600, 99)].astype(np.int32)
 OPTIONS: dict[str, Any] = {"n_ctx": 256, "n_seq_max": 2, "n_threads": 1}
@@ -90,6 +90,16 @@ def test_of_another_model_or_cache(state: Path, model: Model) -> None:
             session.load_state(state)
     with Session(model, **OPTIONS, type_k="q8_0") as session, pytest.raises(FormatError, match="Q8_0"):
         session.load_state(state)
+
+
+def test_of_other_weights_under_the_same_header(state: Path, tmp_path: Path) -> None:
+    data = np.fromfile(models.gguf("gqa"), np.uint8)
+    with GGUFFile(models.gguf("gqa")) as file:
+        data[min(tensor.offset for tensor in file.tensors) :] ^= 1
+    data.tofile(tmp_path / "tuned.gguf")
+    with Model(tmp_path / "tuned.gguf") as other, Session(other, **OPTIONS) as session:  # noqa: SIM117
+        with pytest.raises(FormatError, match="another model"):
+            session.load_state(state)
 
 
 def test_what_is_no_file_is_not_replaced(session: Session, tmp_path: Path) -> None:
