@@ -30,14 +30,11 @@ help: ## print this help
 
 # ---- what to run ----------------------------------------------------------------------------------------------------
 
-demo: setup ## convert a small checkpoint, look at the result, generate from it
-	@rm -rf $(DEMO)
-	@echo "A checkpoint in Command R7B's shape with random weights: its text means nothing, the way it takes is the real one."
-	$(PY) tests/shapes.py $(DEMO)/checkpoint --shape cohere2 --layers 24
-	$(PY) -m convert $(DEMO)/checkpoint -o $(DEMO)/demo.gguf --type Q4_K_M
+demo: setup ## convert the embedded checkpoint; a chat turn, a tool call and an answer with citations
+	@mkdir -p $(DEMO)
+	$(PY) -m convert commandr_gguf/demo/checkpoint -o $(DEMO)/demo.gguf --type Q4_K_M --force
 	$(BIN)/commandr info $(DEMO)/demo.gguf
-	$(BIN)/commandr generate $(DEMO)/demo.gguf "Hello" --max-tokens 24
-	$(BIN)/commandr bench $(DEMO)/demo.gguf --prompt 512 --generate 64
+	$(BIN)/commandr demo $(DEMO)/demo.gguf
 
 test: setup ## the tests that need nothing but this folder
 	$(PYTEST) tests

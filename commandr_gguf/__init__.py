@@ -6,9 +6,12 @@
         for piece in model.chat([{"role": "user", "content": "Hello"}], stream=True):
             print(piece.text, end="", flush=True)
 
-`Model` and `Session` are the two native handles behind it; `errors` draws the exception tree.
+`CommandR.demo()` is a small model to try it with. `Model` and `Session` are the two native handles behind it; `errors`
+draws the exception tree.
 """
 
+from commandr_gguf.chat.actions import ToolCall, parse_actions
+from commandr_gguf.chat.citations import Citation, GroundedAnswer, parse_grounded_answer
 from commandr_gguf.chat.conversation import Conversation
 from commandr_gguf.chat.messages import Message
 from commandr_gguf.chat.prompt import ChatTemplate
@@ -43,6 +46,7 @@ __all__ = [
     "BackendError",
     "CancelledError",
     "ChatTemplate",
+    "Citation",
     "ClosedError",
     "CommandR",
     "CommandRError",
@@ -56,6 +60,7 @@ __all__ = [
     "GGUFFile",
     "Generation",
     "GenerationStream",
+    "GroundedAnswer",
     "HParams",
     "Logprobs",
     "MemoryUse",
@@ -71,6 +76,7 @@ __all__ = [
     "TensorInfo",
     "Timings",
     "Tokenizer",
+    "ToolCall",
     "UnsupportedError",
     "Usage",
     "allowed_mask",
@@ -82,6 +88,8 @@ __all__ = [
     "generate",
     "kv_cache_bytes",
     "logprobs",
+    "parse_actions",
+    "parse_grounded_answer",
     "quantize_rows",
     "read_bandwidth",
 ]

@@ -5,19 +5,19 @@ from __future__ import annotations
 import array
 import operator
 import os
-import threading
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
-from functools import cached_property
-from typing import Any, Literal, Protocol, TypeVar, overload
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from commandr_gguf.chat import messages as chat_messages
-from commandr_gguf.chat.prompt import ChatTemplate
+from commandr_gguf.cancelling import RunningCalls, Stop
+from commandr_gguf.chat.prompt import DEFAULT, ChatTemplate
+from commandr_gguf.chat.request import CitationMode, Documents, Messages, Tools, make_request
 from commandr_gguf.chat.tokens import Prompt, encode_prompt
+from commandr_gguf.demo.embedded import gguf_path
+from commandr_gguf.embedding import Pooling, embed_text
 from commandr_gguf.errors import ArgumentError, ClosedError
 from commandr_gguf.generate import Generation, GenerationStream, generate
 from commandr_gguf.memory import default_n_ctx
@@ -26,32 +26,10 @@ from commandr_gguf.sampling import SamplingParams
 from commandr_gguf.session import Progress, Session, Tokens
 from commandr_gguf.tokenizer import Tokenizer
 
-Messages = Iterable[Mapping[str, Any]]
-
 CHAT_TEMPERATURE = 0.3
 """The temperature at which Cohere's model cards run Command-R."""
 
 _SAMPLING_NAMES = frozenset(field.name for field in fields(SamplingParams))
-
-
-class _Stoppable(Protocol):
-    def cancel(self) -> None: ...
-
-
-_T = TypeVar("_T", bound=_Stoppable)
-
-
-class _Stop:
-    """Lets `CommandR.cancel` reach a call that returns no stream."""
-
-    def __init__(self) -> None:
-        self._cancelled = threading.Event()
-
-    def cancel(self) -> None:
-        self._cancelled.set()
-
-    def go_on(self, _n_done: int, _n_total: int) -> bool:
-        return not self._cancelled.is_set()
 
 
 class CommandR:
@@ -116,13 +94,28 @@ class CommandR:
             raise
         self.n_ctx = self.session.n_ctx
         self._n_batch = n_batch
-        self._running: weakref.WeakSet[_Stoppable] = weakref.WeakSet()
-        self._running_lock = threading.Lock()
+        self._templates: dict[str, ChatTemplate] = {}
+        self._running = RunningCalls()
 
-    @cached_property
-    def template(self) -> ChatTemplate:
-        """The file's default chat template. Raises UnsupportedError when it has none."""
-        return ChatTemplate.from_gguf(self.model.gguf)
+    @classmethod
+    def demo(cls, recipe: str = "Q4_K_M", **options: Any) -> CommandR:
+        """The small model that this package carries: it chats, calls tools and cites, and knows next to nothing.
+
+        Args:
+            recipe: the file type to convert it to; that is done on the first use and kept in the user's cache folder.
+            options: those of the class.
+
+        Raises:
+            ArgumentError: there is no such recipe.
+            FileError: the converted file cannot be written.
+        """
+        return cls(gguf_path(recipe), **options)
+
+    def template(self, name: str = DEFAULT) -> ChatTemplate:
+        """A chat template of the file: "default", "tool_use" or "rag". Raises UnsupportedError when it is not there."""
+        if name not in self._templates:
+            self._templates[name] = ChatTemplate.from_gguf(self.model.gguf, name)
+        return self._templates[name]
 
     # ---- text
 
@@ -187,7 +180,7 @@ class CommandR:
             progress=progress,
             stream=True,
         )
-        self._register(pieces)
+        self._running.add(pieces)
         return pieces if stream else pieces.finish()
 
     @overload
@@ -195,6 +188,9 @@ class CommandR:
         self,
         messages: Messages,
         *,
+        documents: Documents | None = ...,
+        tools: Tools | None = ...,
+        citation_mode: CitationMode = ...,
         max_tokens: int | None = ...,
         temperature: float = ...,
         stop: str | Sequence[str] = ...,
@@ -208,6 +204,9 @@ class CommandR:
         self,
         messages: Messages,
         *,
+        documents: Documents | None = ...,
+        tools: Tools | None = ...,
+        citation_mode: CitationMode = ...,
         max_tokens: int | None = ...,
         temperature: float = ...,
         stop: str | Sequence[str] = ...,
@@ -220,6 +219,9 @@ class CommandR:
         self,
         messages: Messages,
         *,
+        documents: Documents | None = None,
+        tools: Tools | None = None,
+        citation_mode: CitationMode = "accurate",
         max_tokens: int | None = None,
         temperature: float = CHAT_TEMPERATURE,
         stop: str | Sequence[str] = (),
@@ -230,10 +232,16 @@ class CommandR:
     ) -> Generation | GenerationStream:
         """Reply to a conversation of `{"role": "system" | "user" | "assistant", "content": ...}`.
 
-        What messages spell never becomes a control token. The other arguments are those of `generate`.
+        `documents` are strings, or mappings such as `{"title": ..., "text": ...}`, on which the answer is to rest. With
+        the citation mode "accurate" the model answers twice, the second time with citations; with "fast" once.
+        `tools` are `{"name", "description", "parameter_definitions": {name: {"description", "type", "required"}}}`.
+        Documents and tools cannot be given together. The other arguments are those of `generate`.
+
+        The reply is the text as the model writes it; `parse_grounded_answer` and `parse_actions` take it apart.
+        What messages, documents and tools spell never becomes a control token.
         """
         return self.generate(  # type: ignore[call-overload,no-any-return]  # stream is not a literal here
-            self.prompt(messages).tokens,
+            self.prompt(messages, documents, tools, citation_mode).tokens,
             max_tokens=max_tokens,
             temperature=temperature,
             stop=stop,
@@ -243,22 +251,44 @@ class CommandR:
             **sampling,
         )
 
-    def prompt(self, messages: Messages, *, add_generation_prompt: bool = True) -> Prompt:
-        """The prompt of a conversation as text and as the token ids that `chat` evaluates."""
+    def prompt(
+        self,
+        messages: Messages,
+        documents: Documents | None = None,
+        tools: Tools | None = None,
+        citation_mode: CitationMode = "accurate",
+        add_generation_prompt: bool = True,
+    ) -> Prompt:
+        """The prompt of a request as text and as the token ids that `chat` evaluates.
+
+        Raises:
+            ArgumentError: an argument is not of its form, or the template refuses the messages.
+            UnsupportedError: the file lacks the template: "rag" for documents, "tool_use" for tools, else "default".
+        """
+        request = make_request(messages, documents, tools, citation_mode)
+        template = self.template(request.template)
 
         def render(data: Any) -> str:
-            return self.template.render(
-                data,
+            return template.render(
+                **data,
+                citation_mode=request.citation_mode,
                 add_generation_prompt=add_generation_prompt,
                 bos_token=self._text_of(self.tokenizer.bos_id),
                 eos_token=self._text_of(self.tokenizer.eos_id),
             )
 
-        return encode_prompt(self.tokenizer, render, chat_messages.normalize(messages))
+        return encode_prompt(self.tokenizer, render, request.data)
 
-    def render(self, messages: Messages, add_generation_prompt: bool = True) -> str:
-        """The prompt text of a conversation."""
-        return self.prompt(messages, add_generation_prompt=add_generation_prompt).text
+    def render(
+        self,
+        messages: Messages,
+        documents: Documents | None = None,
+        tools: Tools | None = None,
+        citation_mode: CitationMode = "accurate",
+        add_generation_prompt: bool = True,
+    ) -> str:
+        """The prompt text of a request, see `prompt`."""
+        return self.prompt(messages, documents, tools, citation_mode, add_generation_prompt).text
 
     def _text_of(self, token: int | None) -> str:
         return "" if token is None else self.tokenizer.decode([token])
@@ -276,7 +306,7 @@ class CommandR:
     def logits(self, tokens: Tokens) -> npt.NDArray[np.float32]:
         """Logits at every position, [n_tokens, n_vocab]; row i is for the token that follows tokens[i]."""
         tokens = _token_array(tokens)
-        stop = self._register(_Stop())
+        stop = self._running.add(Stop())
         result = np.empty((len(tokens), self.model.hparams.n_vocab), dtype=np.float32)
         for start in range(0, len(tokens), self._n_batch):
             end = min(start + self._n_batch, len(tokens))
@@ -284,16 +314,16 @@ class CommandR:
             result[start:end] = self.session.logits()
         return result
 
-    def embed(self, texts: str | Sequence[str], pooling: Literal["mean", "last"] = "mean") -> npt.NDArray[np.float32]:
+    def embed(self, texts: str | Sequence[str], pooling: Pooling = "mean") -> npt.NDArray[np.float32]:
         """Embeddings of length 1 from the final hidden states: [n_embd] of one text, [n_texts, n_embd] of several.
 
         Args:
             texts: plain text; each gets the begin token.
             pooling: the mean over all tokens, or the last token's state.
         """
-        if pooling not in ("mean", "last"):
+        if pooling not in get_args(Pooling):
             raise ArgumentError(f"pooling must be 'mean' or 'last', not {pooling!r}")
-        stop = self._register(_Stop())
+        stop = self._running.add(Stop())
         if isinstance(texts, str):
             return self._embed(texts, pooling, stop)
         if not isinstance(texts, Iterable):
@@ -301,22 +331,8 @@ class CommandR:
         rows = [self._embed(text, pooling, stop) for text in texts]
         return np.stack(rows) if rows else np.empty((0, self.model.hparams.n_embd), dtype=np.float32)
 
-    def _embed(self, text: str, pooling: str, stop: _Stop) -> npt.NDArray[np.float32]:
-        tokens = self.tokenizer.encode(text, add_special=True)
-        if not tokens:
-            raise ArgumentError("an empty text has no embedding")
-        total = np.zeros(self.model.hparams.n_embd, dtype=np.float64)
-        if pooling == "last":
-            self.session.eval(tokens, logits=False, hidden=True, progress=stop.go_on)
-            total += self.session.hidden()[0]
-        else:
-            for start in range(0, len(tokens), self._n_batch):
-                end = min(start + self._n_batch, len(tokens))
-                n_outputs = end - start
-                self.session.eval(tokens[:end], n_outputs=n_outputs, logits=False, hidden=True, progress=stop.go_on)
-                total += self.session.hidden().sum(axis=0, dtype=np.float64)
-        norm = float(np.linalg.norm(total))
-        return (total / norm if norm > 0 else total).astype(np.float32)
+    def _embed(self, text: str, pooling: Pooling, stop: Stop) -> npt.NDArray[np.float32]:
+        return embed_text(self.session, self.tokenizer, text, pooling, n_batch=self._n_batch, progress=stop.go_on)
 
     # ---- life
 
@@ -328,15 +344,7 @@ class CommandR:
         """
         if self.session.closed:
             raise ClosedError("the session was closed")
-        with self._running_lock:
-            running = list(self._running)
-        for call in running:
-            call.cancel()
-
-    def _register(self, call: _T) -> _T:
-        with self._running_lock:
-            self._running.add(call)
-        return call
+        self._running.cancel()
 
     def close(self) -> None:
         """Free the session and the model. Calling it again does nothing."""

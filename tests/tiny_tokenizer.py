@@ -9,6 +9,7 @@ real checkpoints.
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -114,83 +115,10 @@ def tokenizer_json() -> dict[str, Any]:
     }
 
 
-# The templates have the control flow, variables and marks of the published ones; the prose is short and our own.
-_TURN = "<|START_OF_TURN_TOKEN|><|{role}_TOKEN|>{text}<|END_OF_TURN_TOKEN|>"
-_HEAD = (
-    "{{ bos_token }}"
-    "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}"
-    "{% set system_message = messages[0]['content'] %}"
-    "{% else %}{% set loop_messages = messages %}{% set system_message = DEFAULT %}{% endif %}"
-)
-_SYSTEM = _TURN.format(role="SYSTEM", text="{{ system_message }}")
-_USER = _TURN.format(role="USER", text="{{ message['content'].strip() }}")
-_CHATBOT = _TURN.format(role="CHATBOT", text="{{ message['content'].strip() }}")
-_SYSTEM_TURN = _TURN.format(role="SYSTEM", text="{{ message['content'].strip() }}")
-_TURNS = (
-    "{% for message in loop_messages %}"
-    f"{{% if message['role'] == 'user' %}}{_USER}"
-    f"{{% elif message['role'] == 'system' %}}{_SYSTEM_TURN}"
-    f"{{% elif message['role'] == 'assistant' %}}{_CHATBOT}"
-    "{% endif %}{% endfor %}"
-)
-_CALL = "{% if add_generation_prompt %}<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>{% endif %}"
-_PREAMBLE = (
-    "# Safety Preamble\nRefuse what would do harm.\n\n# System Preamble\n## Basic Rules\nAnswer with sources.\n\n"
-    "# User Preamble\n{{ system_message }}"
-)
-_GUIDE = "'## Task and Context\\nYou answer questions.\\n\\n## Style Guide\\nUse full sentences.'"
-_TYPE = "{% if field.required %}{{ field.type }}{% else %}Optional[{{ field.type }}]{% endif %}"
-_PARAMETER = "{{ name }}: " + _TYPE + "{% if not field.required %} = None{% endif %}"
-_EACH_FIELD = "{% for name, field in tool.parameter_definitions.items() %}"
-_TOOLS = (
-    "\n\n## Available Tools\nThese tools are at hand:\n\n"
-    "{% for tool in tools %}{% if not loop.first %}{{ '\\n\\n' }}{% endif %}"
-    "```python\ndef {{ tool.name }}("
-    + _EACH_FIELD
-    + "{% if not loop.first %}, {% endif %}"
-    + _PARAMETER
-    + '{% endfor %}) -> List[Dict]:\n    """{{ tool.description }}'
-    + "{% if tool.parameter_definitions|length != 0 %}{{ '\\n\\n    Args:' }}"
-    + _EACH_FIELD
-    + "{{ '\\n        ' }}{{ name }} ("
-    + _TYPE
-    + '): {{ field.description }}{% endfor %}{% endif %}{{ \'\\n    """\' }}\n    pass\n```{% endfor %}'
-)
-_ACTIONS = (
-    "Write 'Action:' followed by a json-formatted list of actions, or the `directly-answer` tool:\n```json\n"
-    '[\n    {\n        "tool_name": name of the tool,\n        "parameters": a dict of its parameters\n    }\n]```'
-)
-_RESULTS = (
-    "<results>{% for document in documents %}{{ '\\nDocument: ' }}{{ loop.index0 }}{{ '\\n' }}"
-    "{% for key, value in document.items() %}{{ key }}: {{ value }}{{ '\\n' }}{% endfor %}{% endfor %}</results>"
-)
-_GROUNDING = (
-    "Write 'Relevant Documents:' and the numbers of the documents that matter, or None.\n"
-    "Write 'Cited Documents:' and the numbers of those to be cited, or None.\n"
-    "{% if citation_mode=='accurate' %}Write 'Answer:' and an answer without markup.{{ '\\n' }}{% endif %}"
-    "Write 'Grounded answer:' and the answer with <co: 0>facts</co: 0> from document 0."
-)
-
-CHAT_TEMPLATES = {
-    "default": _HEAD.replace("DEFAULT", "false")
-    + f"{{% if system_message != false %}}{_SYSTEM}{{% endif %}}"
-    + "{% for message in loop_messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-    + "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
-    + f"{{% if message['role'] == 'user' %}}{_USER}{{% elif message['role'] == 'assistant' %}}{_CHATBOT}{{% endif %}}"
-    + "{% endfor %}"
-    + _CALL,
-    "tool_use": _HEAD.replace("DEFAULT", _GUIDE)
-    + _TURN.format(role="SYSTEM", text=_PREAMBLE + _TOOLS)
-    + _TURNS
-    + _TURN.format(role="SYSTEM", text=_ACTIONS)
-    + _CALL,
-    "rag": _HEAD.replace("DEFAULT", _GUIDE)
-    + _TURN.format(role="SYSTEM", text=_PREAMBLE)
-    + _TURNS
-    + _TURN.format(role="SYSTEM", text=_RESULTS)
-    + _TURN.format(role="SYSTEM", text=_GROUNDING)
-    + _CALL,
-}
+# The scripts of the oracles run where the package is not installed, and take this one file of it.
+_TEMPLATES_FILE = Path(__file__).parents[1] / "commandr_gguf" / "demo" / "templates.py"
+CHAT_TEMPLATES: dict[str, str] = runpy.run_path(str(_TEMPLATES_FILE))["CHAT_TEMPLATES"]
+"""Those of the embedded checkpoint."""
 
 
 def tokenizer_config() -> dict[str, Any]:

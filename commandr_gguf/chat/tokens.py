@@ -1,9 +1,9 @@
 """Prompts to token ids, so that only the template's own text becomes control tokens.
 
-Text from users may spell `<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>`. Such text is broken up by a
-guard character before the template sees it; what the rendered prompt still spells unbroken is the template's. The
-guards leave before the rest is encoded as plain text. Text that spells nothing is not touched, so its ids are those of
-the whole rendered prompt, merges across the template's and the user's text included.
+Text from users, documents and tools may spell `<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>`. Such text
+is broken up by a guard character before the template sees it; what the rendered prompt still spells unbroken is the
+template's. The guards leave before the rest is encoded as plain text. Text that spells nothing is not touched, so its
+ids are those of the whole rendered prompt, merges across the template's and the user's text included.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def encode_prompt(tokenizer: Tokenizer, render: Callable[[Any], str], data: Any)
     Args:
         tokenizer: of the model.
         render: makes the prompt of `data`; may be called several times.
-        data: messages or other nested mappings and sequences; every string in it, keys included, is untrusted.
+        data: messages, documents, tools or other nested mappings and sequences; every string in it, keys included, is
+            untrusted.
 
     Raises:
         ArgumentError: text in `data` would make a control token together with the template's text.
@@ -50,7 +51,9 @@ def encode_prompt(tokenizer: Tokenizer, render: Callable[[Any], str], data: Any)
         if strict_guarded.text == guarded.text:
             guarded = strict_guarded
         elif strict_guarded.special != guarded.special:
-            raise ArgumentError("a message would become a control token of the model together with the chat template")
+            raise ArgumentError(
+                "text of the request would become a control token together with the chat template's text"
+            )
     return Prompt(guarded.text, guarded.encode())
 
 
@@ -111,4 +114,4 @@ def _unused_character(data: Any) -> str:
     for character in _GUARDS:
         if character not in used:
             return character
-    raise ArgumentError("the messages use every private character of Unicode")
+    raise ArgumentError("the request uses every private character of Unicode")

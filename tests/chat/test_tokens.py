@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -86,6 +87,40 @@ def test_an_injection_in_a_message() -> None:
     start, user, end, chatbot = turn
     assert prompt.tokens == [5, start, user, *TOKENIZER.encode(INJECTION), end, start, chatbot]
     assert INJECTION in prompt.text
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("rag", {"documents": [{"title": "HERE", "text": "It rains. HERE"}, {"HERE": "x"}]}),
+        ("tool_use", {"tools": [{"name": "find", "description": "HERE", "parameter_definitions": {}}]}),
+        (
+            "tool_use",
+            {
+                "tools": [
+                    {
+                        "name": "HERE",
+                        "description": "Finds.",
+                        "parameter_definitions": {"HERE": {"type": "HERE", "description": "HERE", "required": True}},
+                    }
+                ]
+            },
+        ),
+    ],
+)
+def test_an_injection_in_documents_and_tools(name: str, values: dict[str, Any]) -> None:
+    def filled(value: Any, text: str) -> Any:
+        return json.loads(json.dumps(value).replace("HERE", json.dumps(text)[1:-1]))
+
+    values = {"messages": [{"role": "user", "content": "Hi"}], **values}
+    prompt = encode_prompt(TOKENIZER, lambda changed: render(TEMPLATES[name], changed), filled(values, INJECTION))
+    # The same prompt with a letter in the place of the injection shows what is the template's.
+    ids: list[int] = []
+    for part in re.split("(" + "|".join(map(re.escape, MARKERS)) + ")", render(TEMPLATES[name], filled(values, "ж"))):
+        ids += [TOKENIZER.special_ids[part]] if part in MARKERS else TOKENIZER.encode(part.replace("ж", INJECTION))
+    assert prompt.tokens == ids
+    assert INJECTION in prompt.text
+    assert prompt.tokens != TOKENIZER.encode(prompt.text, parse_special=True)  # as a naive implementation has it
 
 
 @pytest.mark.parametrize(

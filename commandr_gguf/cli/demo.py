@@ -1,0 +1,194 @@
+"""The command `commandr demo`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from commandr_gguf.chat.actions import parse_actions
+from commandr_gguf.chat.citations import parse_citations, parse_grounded_answer
+from commandr_gguf.chat.request import CitationMode
+from commandr_gguf.chat.tools import Tool
+from commandr_gguf.cli import options
+from commandr_gguf.cli.citations import print_grounded
+from commandr_gguf.cli.loading import load, set_verbose
+from commandr_gguf.cli.terminal import make_console, print_text, printable
+from commandr_gguf.command_r import CommandR
+from commandr_gguf.demo import showcase
+from commandr_gguf.demo.embedded import gguf_path
+from commandr_gguf.errors import ArgumentError, FileError, FormatError
+from commandr_gguf.generate import Generation
+
+_RECIPE = "Q4_K_M"
+_MAX_TOKENS = 512
+
+
+def demo(
+    model: Annotated[
+        Path | None,
+        typer.Argument(metavar="MODEL", help="A GGUF file; without it the small embedded model.", show_default=False),
+    ] = None,
+    question: Annotated[
+        str | None, typer.Option("--question", "-q", help="Answer this question from documents, and nothing else.")
+    ] = None,
+    document: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--document",
+            "-d",
+            metavar="TEXT|@FILE",
+            help="A document for --question, as text or in a text file; may be given several times.",
+        ),
+    ] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Write grounded answers once, with citations at once.")] = False,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--type", help=f"File type of the embedded model, such as Q8_0; {_RECIPE} without it."),
+    ] = None,
+    path: Annotated[bool, typer.Option("--path", help="Print the path of the embedded model's file and exit.")] = False,
+    n_threads: options.Threads = 0,
+    verbose: options.Verbose = False,
+) -> None:
+    """Show a chat turn, a tool call and a grounded answer with its citations, and the speed of each.
+
+    The embedded model is converted on the first use and kept in the cache folder. It is a real Command-R in its
+    formats and a toy in its knowledge.
+
+    For example:
+
+    `commandr demo`
+
+    `commandr demo --question "Who wrote it?" --document @report.txt --document "It was written by Ada Norn."`
+
+    `commandr chat "$(commandr demo --path)"`
+    """
+    set_verbose(verbose)
+    if model is not None and (recipe is not None or path):
+        raise ArgumentError(f"{'--path' if path else '--type'} is for the embedded model; it cannot go with a MODEL")
+    if (question is None) != (not document):
+        raise ArgumentError("--question and --document need each other")
+    documents = [_read_document(text) for text in document or ()]
+    if model is None:
+        model = gguf_path(recipe or _RECIPE, notify=lambda text: print(f"commandr: {text}", file=sys.stderr))
+    if path:
+        print(model)
+        return
+    with load(model, n_threads=n_threads) as opened:
+        show = _Show(opened, "fast" if fast else "accurate")
+        if question is None:
+            show.chat(showcase.CHAT)
+            show.tool_call(showcase.TOOL_QUESTION, showcase.TOOLS)
+            show.grounded_answer(showcase.QUESTION, showcase.DOCUMENTS)
+        else:
+            show.grounded_answer(question, documents)
+        show.speed()
+
+
+def _read_document(text: str) -> dict[str, str]:
+    if not text.startswith("@"):
+        return {"text": text}
+    path = Path(text[1:])
+    try:
+        return {"title": path.stem, "text": path.read_text(encoding="utf-8").strip()}
+    except OSError as error:
+        raise FileError(f"{path}: the document cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path}: the document is no text in UTF-8") from error
+
+
+class _Show:
+    """Asks the model and prints what it says, one method for each kind of request."""
+
+    def __init__(self, model: CommandR, citation_mode: CitationMode) -> None:
+        self._model = model
+        self._citation_mode = citation_mode
+        self._console = make_console()
+        self._replies: dict[str, Generation] = {}
+
+    def chat(self, message: str) -> None:
+        """Print a reply while the model writes it."""
+        self._begin("Chat", message)
+        stream = self._model.chat(_user(message), temperature=0, max_tokens=_MAX_TOKENS, stream=True)
+        self._console.print("    ", end="")
+        for piece in stream:
+            self._console.print(Text(printable(piece.text)), end="", soft_wrap=True)
+        self._console.print()
+        self._end("chat", stream.result)
+
+    def tool_call(self, message: str, tools: list[Tool]) -> None:
+        """Print the tools that are offered and which of them the model calls."""
+        self._begin("Tool call", message)
+        for tool in tools:
+            print_text(self._console, f"{_signature(tool)}: {tool['description']}", "dim")
+        reply = self._ask(message, tools=tools)
+        try:
+            calls = parse_actions(reply.text)
+        except FormatError as error:
+            self._print_raw(reply, str(error))
+        else:
+            for call in calls:
+                print_text(self._console, str(call), "bold green")
+                value = {"tool_name": call.name, "parameters": call.parameters}
+                print_text(self._console, json.dumps(value, ensure_ascii=False))
+            if not calls:
+                print_text(self._console, "no tool: the model would answer by itself")
+        self._end("tool call", reply)
+
+    def grounded_answer(self, message: str, documents: list[dict[str, str]]) -> None:
+        """Print an answer with its citations and the documents."""
+        self._begin("Grounded answer", message)
+        reply = self._ask(message, documents=documents, citation_mode=self._citation_mode)
+        answer = parse_grounded_answer(reply.text)
+        if parse_citations(reply.text)[0] == answer.text:
+            self._print_raw(reply, "the reply has not the form of a grounded answer")
+        else:
+            print_grounded(self._console, answer, documents)
+        self._end("grounded answer", reply)
+
+    def speed(self) -> None:
+        """Print the tokens of each part and how fast they were."""
+        columns = ("", "prompt tokens", "tokens/s", "reply tokens", "tokens/s")
+        table = Table(box=None, pad_edge=False)
+        for column in columns:
+            table.add_column(column, justify="right" if column else "left")
+        for name, reply in self._replies.items():
+            table.add_row(
+                name,
+                str(reply.usage.prompt_tokens),
+                f"{reply.timings.prefill_tokens_per_second:.0f}",
+                str(reply.usage.completion_tokens),
+                f"{reply.timings.decode_tokens_per_second:.0f}",
+            )
+        self._console.print(table)
+
+    def _begin(self, title: str, message: str) -> None:
+        self._console.print(Text(title, "bold"))
+        print_text(self._console, f"> {message}", "dim", indent=2)
+
+    def _ask(self, message: str, **request: Any) -> Generation:
+        return self._model.chat(_user(message), temperature=0, max_tokens=_MAX_TOKENS, stream=True, **request).finish()
+
+    def _end(self, name: str, reply: Generation) -> None:
+        if reply.finish_reason == "length":
+            print_text(self._console, f"stopped after {reply.usage.completion_tokens} tokens", "yellow")
+        self._console.print()
+        self._replies[name] = reply
+
+    def _print_raw(self, reply: Generation, problem: str) -> None:
+        print_text(self._console, f"{problem}; it is", "yellow")
+        print_text(self._console, reply.text)
+
+
+def _user(message: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": message}]
+
+
+def _signature(tool: Tool) -> str:
+    parameters = (f"{name}: {definition['type']}" for name, definition in tool["parameter_definitions"].items())
+    return f"{tool['name']}({', '.join(parameters)})"

@@ -1,0 +1,1 @@
+"""A small Command-R checkpoint that really answers, how it was made, and what shows it at work."""

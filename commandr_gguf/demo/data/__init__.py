@@ -1,0 +1,1 @@
+"""Generated examples of what Command-R does: the training and test text of the embedded model."""
