@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from commandr_gguf.demo.embedded import CHECKPOINT, gguf_path
+from commandr_gguf.demo.embedded import gguf_path
 
 
 @functools.cache
@@ -25,8 +25,6 @@ def environment() -> dict[str, str]:
 
 def path(recipe: str = "Q4_K_M") -> Path:
     """The embedded model's file of a recipe, made once in a test process."""
-    if not (CHECKPOINT / "model.safetensors").exists():
-        pytest.skip(f"{CHECKPOINT / 'model.safetensors'} is absent: it has not been trained")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment().items():
             patch.setenv(name, value)

@@ -33,7 +33,7 @@ RUNTIME = """
     _native._commandr
     _native
     errors
-    callbacks cancelling demo devices gguf_file log quantize stops
+    callbacks cancelling demo devices gguf_file log printable quantize stops
     demo.embedded hparams
     memory model sampling
     session tokenizer

@@ -18,7 +18,11 @@ from dataclasses import dataclass, field
 
 _RELEVANT, _CITED, _ANSWER, _GROUNDED = "relevant documents", "cited documents", "answer", "grounded answer"
 _ORDER = (_RELEVANT, _CITED, _ANSWER, _GROUNDED)
-_MARK = re.compile(rf"^[ \t]*({'|'.join(_ORDER)})[ \t]*:[ \t]*", re.IGNORECASE | re.MULTILINE)
+# Models that write Markdown put asterisks around marks; those behind a colon must pair, else they are the answer's.
+_MARK = re.compile(
+    rf"^[ \t]*(?:(?P<stars>\*+)[ \t]*)?(?P<name>{'|'.join(_ORDER)})[ \t]*(?::(?P=stars)|\*+[ \t]*:|:)[ \t]*",
+    re.IGNORECASE | re.MULTILINE,
+)
 _NUMBER = "[0-9]{1,9}"
 _NUMBERS = re.compile(rf"{_NUMBER}(?:[ \t]*,[ \t]*{_NUMBER})*")
 # An opening tag names its documents; a closing one may leave them out. The last form is a tag that the reply's end cut.
@@ -48,8 +52,8 @@ class GroundedAnswer:
     """A grounded reply in its parts."""
 
     text: str
-    """What a reader is to see: the grounded answer without tags. When the reply ends before it, the plain answer; when
-    it has none of the marks, all of it without tags."""
+    """What a reader is to see: the grounded answer without tags. When that is missing or blank, the plain answer; when
+    the reply has none of the marks, all of it without tags."""
     citations: list[Citation] = field(default_factory=list)
     """Spans of `text` in the order of their starts; the longer first where two start together."""
     relevant: list[int] = field(default_factory=list)
@@ -69,7 +73,10 @@ def parse_grounded_answer(reply: str) -> GroundedAnswer:
     """
     parts, rest = _parts(reply)
     answer = parts.get(_ANSWER)
-    text, citations = parse_citations(parts.get(_GROUNDED) or answer or rest)
+    for part in (parts.get(_GROUNDED), answer, rest):
+        text, citations = parse_citations(part or "")
+        if text:
+            break
     return GroundedAnswer(
         text=text,
         citations=citations,
@@ -90,14 +97,13 @@ def parse_citations(text: str) -> tuple[str, list[Citation]]:
         length += tag.start() - position
         position = tag.end()
         if tag["opens"]:
-            for span in opened:
-                span.next_start = length if span.next_start is None else span.next_start
+            if opened and opened[-1].next_start is None:  # those before it have theirs since it began
+                opened[-1].next_start = length
             opened.append(_Span(tuple(dict.fromkeys(_numbers(tag["opens"]))), length))
             spans.append(opened[-1])
         elif tag["closes"] and opened:
             documents = tuple(dict.fromkeys(_numbers(tag["documents"] or "")))
-            same = [span for span in opened if span.documents == documents]
-            span = (same or opened)[-1]
+            span = next((span for span in reversed(opened) if span.documents == documents), opened[-1])
             span.end = length
             opened.remove(span)
     visible = "".join([*pieces, text[position:]])
@@ -131,7 +137,7 @@ def _parts(reply: str) -> tuple[dict[str, str], str]:
     """The text behind each mark, and what is no part of any: all of a reply without marks."""
     marks: list[tuple[str, re.Match[str]]] = []
     for match in _MARK.finditer(reply):
-        name = match[1].lower()
+        name = match["name"].lower()
         # An answer may have a line that begins with "Answer:": a mark counts once, in its order, and this one only
         # where the reply has begun with marks.
         expected = bool(marks) or name != _ANSWER or not reply[: match.start()].strip()

@@ -84,8 +84,13 @@ def _excerpt(value: str, passages: Sequence[str]) -> str:
 
 
 def _find(passage: str, value: str) -> list[re.Match[str]]:
-    """Where a passage stands as whole words: a cited 4 is not the 4 in 1984."""
-    return list(re.finditer(rf"(?<!\w){re.escape(passage)}(?!\w)", value))
+    """Where a passage stands as whole words or, when it does nowhere, inside of words: some languages have no spaces.
+
+    A number stands for itself even there: a cited 4 is not the 4 in 1984, and 1987 is that in 1987年.
+    """
+    exact = re.escape(passage)
+    inside = rf"(?<![\dA-Za-z_]){exact}(?![\dA-Za-z_])" if passage.isdecimal() else exact
+    return list(re.finditer(rf"(?<!\w){exact}(?!\w)", value)) or list(re.finditer(inside, value))
 
 
 def _color(number: int) -> str:

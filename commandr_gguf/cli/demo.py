@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +20,8 @@ from commandr_gguf.chat.request import CitationMode
 from commandr_gguf.chat.tools import Tool
 from commandr_gguf.cli import options
 from commandr_gguf.cli.citations import print_grounded
+from commandr_gguf.cli.format import size
+from commandr_gguf.cli.info import describe
 from commandr_gguf.cli.loading import load, set_verbose
 from commandr_gguf.cli.terminal import make_console, print_text, printable
 from commandr_gguf.command_r import CommandR
@@ -24,6 +29,7 @@ from commandr_gguf.demo import showcase
 from commandr_gguf.demo.embedded import gguf_path
 from commandr_gguf.errors import ArgumentError, FileError, FormatError
 from commandr_gguf.generate import Generation
+from commandr_gguf.gguf_file import GGUFFile
 
 _RECIPE = "Q4_K_M"
 _MAX_TOKENS = 512
@@ -43,7 +49,8 @@ def demo(
             "--document",
             "-d",
             metavar="TEXT|@FILE",
-            help="A document for --question, as text or in a text file; may be given several times.",
+            help="A document for --question, as text or in a text file; may be given several times. "
+            "A text that begins with @ is given as @@TEXT.",
         ),
     ] = None,
     fast: Annotated[bool, typer.Option("--fast", help="Write grounded answers once, with citations at once.")] = False,
@@ -58,7 +65,7 @@ def demo(
     """Show a chat turn, a tool call and a grounded answer with its citations, and the speed of each.
 
     The embedded model is converted on the first use and kept in the cache folder. It is a real Command-R in its
-    formats and a toy in its knowledge.
+    formats and a toy in its knowledge. What its file holds is printed before.
 
     For example:
 
@@ -74,11 +81,14 @@ def demo(
     if (question is None) != (not document):
         raise ArgumentError("--question and --document need each other")
     documents = [_read_document(text) for text in document or ()]
+    embedded = model is None
     if model is None:
-        model = gguf_path(recipe or _RECIPE, notify=lambda text: print(f"commandr: {text}", file=sys.stderr))
+        model = _convert(recipe or _RECIPE)
     if path:
         print(model)
         return
+    if embedded and question is None:
+        _print_summary(model)
     with load(model, n_threads=n_threads) as opened:
         show = _Show(opened, "fast" if fast else "accurate")
         if question is None:
@@ -91,15 +101,49 @@ def demo(
 
 
 def _read_document(text: str) -> dict[str, str]:
-    if not text.startswith("@"):
-        return {"text": text}
+    if not text.startswith("@") or text.startswith("@@"):
+        return {"text": text.removeprefix("@") if text.startswith("@@") else text}
     path = Path(text[1:])
     try:
-        return {"title": path.stem, "text": path.read_text(encoding="utf-8").strip()}
+        content = path.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise FileError(f"{path}: the document cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise FormatError(f"{path}: the document is no text in UTF-8") from error
+    if not content:
+        raise FormatError(f"{path}: the document is empty")
+    return {"title": path.stem, "text": content}
+
+
+def _convert(recipe: str) -> Path:
+    """The embedded model's file; on the first use with a sentence and, in a terminal, a bar on standard error."""
+    console = Console(stderr=True)
+    columns = (TextColumn("converting"), BarColumn(), TaskProgressColumn())
+    bar = Progress(*columns, console=console)
+    task = bar.add_task("", total=1.0)
+    with ExitStack() as shown:
+
+        def notify(text: str) -> None:
+            print(f"commandr: {text}", file=sys.stderr)
+            if console.is_terminal:
+                shown.enter_context(bar)
+
+        return gguf_path(recipe, notify=notify, progress=lambda done: bar.update(task, completed=done))
+
+
+def _print_summary(path: Path) -> None:
+    """The beginning of what `commandr info` prints: the model's metadata, and its tensors in one line."""
+    with GGUFFile(path) as file:
+        report = describe(file, None)
+    console = make_console()
+    shown = {key: value for key, value in report["metadata"].items() if not key.startswith("tokenizer.")}
+    width = max(map(len, shown), default=0)
+    tensors = ", ".join(f"{name} {size(entry['bytes'])}" for name, entry in report["tensors"].items())
+    weights = size(sum(entry["bytes"] for entry in report["tensors"].values()))
+    lines = [f"{key:{width}}  {f'{value:.6g}' if isinstance(value, float) else value}" for key, value in shown.items()]
+    for line in (str(path), *lines, f"weights {weights}: {tensors}"):
+        console.print(Text(printable(line)), soft_wrap=True)
+    console.print()
 
 
 class _Show:
@@ -145,7 +189,7 @@ class _Show:
         self._begin("Grounded answer", message)
         reply = self._ask(message, documents=documents, citation_mode=self._citation_mode)
         answer = parse_grounded_answer(reply.text)
-        if parse_citations(reply.text)[0] == answer.text:
+        if not answer.citations and parse_citations(reply.text)[0] == answer.text:
             self._print_raw(reply, "the reply has not the form of a grounded answer")
         else:
             print_grounded(self._console, answer, documents)

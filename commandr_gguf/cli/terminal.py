@@ -7,19 +7,16 @@ import os
 from rich.console import Console
 from rich.text import Text
 
+from commandr_gguf.printable import printable
+
+__all__ = ["make_console", "print_text", "printable"]
+
 _INDENT = 4
-# Text of models and documents must not move the cursor or change the terminal: one character stands for each.
-_CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], "\N{REPLACEMENT CHARACTER}") | {9: " ", 10: "\n", 13: " "}
 
 
 def make_console() -> Console:
     """Standard output, with colors when it is a terminal and $NO_COLOR is not set."""
     return Console(color_system=None if os.environ.get("NO_COLOR") else "auto", highlight=False)
-
-
-def printable(text: str) -> str:
-    """`text` of the same length without control characters but line feeds."""
-    return text.translate(_CONTROLS)
 
 
 def print_text(console: Console, text: str | Text, style: str = "", *, indent: int = _INDENT) -> None:

@@ -50,20 +50,26 @@ class Shape:
 
 
 class Layer(nn.Module):
-    """One parallel block: x + W_out [attention(h), silu(gate h) * up h] with h = norm(x)."""
+    """One parallel block: x + W_o attention(h) + W_down (silu(W_gate h) * W_up h) with h = norm(x).
+
+    The weights are separate, so that each is trained at a rate of its own, and are joined for each product.
+    """
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
         self.norm = nn.Parameter(torch.ones(shape.hidden_size))
-        self.w_in = nn.Parameter(torch.randn(sum(shape.widths), shape.hidden_size) * shape.hidden_size**-0.5)
-        width = shape.hidden_size + shape.intermediate_size
+        spread = shape.hidden_size**-0.5
+        self.w_in = nn.ParameterList(torch.randn(width, shape.hidden_size) * spread for width in shape.widths)
         # A layer begins by adding nothing: the residual stream is the token itself, not noise about it.
-        self.w_out = nn.Parameter(torch.zeros(shape.hidden_size, width))
+        widths = (shape.hidden_size, shape.intermediate_size)
+        self.w_out = nn.ParameterList(torch.zeros(shape.hidden_size, width) for width in widths)
 
     def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         """[n_rows, length, hidden_size] to the same."""
-        q, k, v, gate, up = functional.linear(self.normalized(x), self.w_in).split(self.shape.widths, dim=-1)
+        q, k, v, gate, up = functional.linear(self.normalized(x), torch.cat(list(self.w_in))).split(
+            self.shape.widths, dim=-1
+        )
         q, k, v = (self.heads(t) for t in (q, k, v))
         q, k, v = rope(q, cos, sin), self.grouped(rope(k, cos, sin)), self.grouped(v)
         positions = torch.arange(x.shape[1])
@@ -77,7 +83,7 @@ class Layer(nn.Module):
         shape = self.shape
         h = self.normalized(x)
         at = wanted[..., None].expand(-1, -1, shape.hidden_size)
-        w_q, w_k, w_v, w_gate, w_up = self.w_in.split(shape.widths)
+        w_q, w_k, w_v, w_gate, w_up = self.w_in
         k, v = functional.linear(h, torch.cat((w_k, w_v))).chunk(2, dim=-1)
         q, gate, up = functional.linear(h.gather(1, at), torch.cat((w_q, w_gate, w_up))).split(
             [shape.hidden_size, shape.intermediate_size, shape.intermediate_size], dim=-1
@@ -101,7 +107,7 @@ class Layer(nn.Module):
     def leave(self, attended: torch.Tensor, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         """Attention's and FFN's contribution to the residual stream."""
         both = torch.cat((attended.transpose(1, 2).flatten(-2), functional.silu(gate) * up), dim=-1)
-        return functional.linear(both, self.w_out)
+        return functional.linear(both, torch.cat(list(self.w_out), dim=1))
 
 
 class Network(nn.Module):
@@ -136,59 +142,68 @@ class Network(nn.Module):
 
 @torch.no_grad()
 def begin_with_copying(network: Network) -> None:
-    """Set the first two layers to continue a text that was there before: two previous-token and two induction heads.
+    """Set heads of the first two layers so that an untrained network continues a text that was there before.
 
-    All that the model does rests on copying, and an hour on a CPU is short for copying to be found by chance. Training
-    goes on from there with every weight.
+    All that the model does rests on copying, and an hour on a CPU is short for copying to be found by chance. Two heads
+    of the first layer keep, with each token, which tokens were one and two places before it. Four heads of the second
+    layer look for the places where those are the tokens of here, and write what stands there. Training goes on from
+    this with every weight. Only a few dimensions of the rotary embedding serve: those that turn fast tell neighbors
+    apart, those that turn slowly compare tokens far from each other.
     """
     shape = network.shape
     size, dim = shape.hidden_size, shape.head_dim
     first, second = network.layers[0], network.layers[1]
-    basis = torch.linalg.qr(torch.randn(size, size)).Q
-    read, write1, write2 = basis[:dim], basis[dim : 2 * dim].T, basis[2 * dim : 3 * dim].T
-    copy1, copy2 = torch.linalg.qr(torch.randn(size, size)).Q.split(dim)[:2]
+    here, one_back, two_back = torch.linalg.qr(torch.randn(size, size)).Q.split(dim)[:3]
+    found = torch.linalg.qr(torch.randn(size, size)).Q.split(dim)[:2]
+    marker = _mark_all_tokens(network)
+    n_pairs = 8
+    fast, slow = slice(0, 2 * n_pairs), slice(24, dim)
+    angles = shape.rope_theta ** (-torch.arange(0, dim, 2) / dim)[:n_pairs]
 
-    # A direction that all tokens share gives the same query and key everywhere: what differs is the position alone.
-    noise = torch.randn(size)
-    shared = functional.normalize(noise - noise.mean(), dim=0)
-    network.embedding += torch.outer(4 * EMBEDDING_SPREAD - network.embedding @ shared, shared)
-    n_pairs = 8  # those that turn fast enough to tell neighbors apart
-    angles = shape.rope_theta ** (-torch.arange(0, dim, 2) / dim)
-    angles, used = angles[:n_pairs], slice(0, 2 * n_pairs)
-    ones = torch.stack((torch.ones(n_pairs), torch.zeros(n_pairs)), dim=1).flatten()
-    turned = torch.stack((angles.cos(), angles.sin()), dim=1).flatten()
-    sign = torch.tensor((1.0, -1.0)).repeat(n_pairs)
-    w_q, w_k, w_v, _, _ = first.w_in.split(shape.widths)
+    def rows(head: int) -> slice:
+        return slice(head * dim, (head + 1) * dim)
+
+    def turned(steps: int) -> torch.Tensor:
+        """The same query or key for every token, as if it stood `steps` places on: [2 * n_pairs, hidden_size]."""
+        pairs = torch.stack(((steps * angles).cos(), (steps * angles).sin()), dim=1)
+        return torch.outer(pairs.flatten(), marker)
+
+    # A key that is turned by one place meets the query of the next token, and one that is turned back the one after.
+    w_q, w_k, w_v, _, _ = first.w_in
     gain = 2**0.5
-    w_q[: 2 * dim] = w_k[:dim] = 0
-    w_q[:dim][used] = gain * ones[:, None] * shared  # the token before
-    w_q[dim : 2 * dim][used] = gain * (turned * sign)[:, None] * shared  # the one before that
-    w_k[:dim][used] = gain * turned[:, None] * shared
-    w_v[:dim] = read
-    first.w_out[:, :dim] = EMBEDDING_SPREAD * write1
-    first.w_out[:, dim : 2 * dim] = EMBEDDING_SPREAD * write2
+    w_k[rows(0)] = 0
+    w_k[rows(0)][fast] = gain * turned(1)
+    w_v[rows(0)] = here
+    for head, (steps, kept) in enumerate(((0, one_back), (-1, two_back))):
+        w_q[rows(head)] = 0
+        w_q[rows(head)][fast] = gain * turned(steps)
+        first.w_out[0][:, rows(head)] = EMBEDDING_SPREAD * kept.T
 
-    # Find the token whose predecessor is the token here, by the pairs that hardly turn, and write it.
-    slow = slice(24, dim)
-    w_q, w_k, w_v, _, _ = second.w_in.split(shape.widths)
+    # Where was the token of here one back; and where was that of one back two back? Half of the heads ask each.
+    w_q, w_k, w_v, _, _ = second.w_in
     gain = 2.0
-    for head in range(4):
-        rows = w_q[head * dim : (head + 1) * dim]
-        rows[:] = 0
-        rows[slow] = gain * (read if head < 2 else write1.T)[slow]
-    for group, (written, copied) in enumerate(((write1, copy1), (write2, copy2))):
-        rows = w_k[group * dim : (group + 1) * dim]
-        rows[:] = 0
-        rows[slow] = gain * written.T[slow]
-        w_v[group * dim : (group + 1) * dim] = copied
+    for group, (asked, known) in enumerate(((here, one_back), (one_back, two_back))):
+        w_k[rows(group)] = 0
+        w_k[rows(group)][slow] = gain * known[slow]
+        w_v[rows(group)] = found[group]
         for head in (2 * group, 2 * group + 1):
-            second.w_out[:, head * dim : (head + 1) * dim] = 0.25 * copied.T
+            w_q[rows(head)] = 0
+            w_q[rows(head)][slow] = gain * asked[slow]
+            second.w_out[0][:, rows(head)] = 0.25 * found[group].T
+
+
+def _mark_all_tokens(network: Network) -> torch.Tensor:
+    """Give all embeddings the same part along one direction, which is returned: [hidden_size], of length 1."""
+    noise = torch.randn(network.shape.hidden_size)
+    marker = functional.normalize(noise - noise.mean(), dim=0)  # a layer norm removes the mean
+    network.embedding += torch.outer(4 * EMBEDDING_SPREAD - network.embedding @ marker, marker)
+    return marker
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """Causal attention for queries at `positions` [..., n_queries]; on a CPU this is faster than torch's fused one."""
-    hidden = torch.arange(k.shape[-2]) > positions[..., None]
-    mask = torch.zeros(hidden.shape, dtype=q.dtype).masked_fill_(hidden, -torch.inf)
+    later = torch.arange(k.shape[-2]) > positions[..., None]
+    mask = torch.zeros(later.shape, dtype=q.dtype).masked_fill_(later, -torch.inf)
     return ((q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5 + mask).softmax(-1) @ v
 
 
@@ -203,10 +218,8 @@ def tensors(network: Network) -> dict[str, torch.Tensor]:
     shape = network.shape
     named: dict[str, torch.Tensor] = {"model.embed_tokens.weight": network.embedding, "model.norm.weight": network.norm}
     for i, layer in enumerate(network.layers):
-        parts: dict[str, torch.Tensor] = dict(zip(_INPUTS, layer.w_in.split(shape.widths), strict=True))
+        parts: dict[str, torch.Tensor] = dict(zip(_INPUTS + _OUTPUTS, [*layer.w_in, *layer.w_out], strict=True))
         parts["input_layernorm"] = layer.norm
-        widths = [shape.hidden_size, shape.intermediate_size]
-        parts |= dict(zip(_OUTPUTS, layer.w_out.split(widths, dim=1), strict=True))
         named |= {f"model.layers.{i}.{name}.weight": tensor for name, tensor in parts.items()}
     return {name: tensor.detach().to(torch.bfloat16).contiguous() for name, tensor in sorted(named.items())}
 
@@ -220,8 +233,8 @@ def load_checkpoint(network: Network, folder: Path) -> None:
     for i, layer in enumerate(network.layers):
         part = {name.removeprefix(f"model.layers.{i}."): tensor for name, tensor in stored.items()}
         layer.norm.copy_(part["input_layernorm.weight"])
-        layer.w_in.copy_(torch.cat([part[f"{name}.weight"] for name in _INPUTS]))
-        layer.w_out.copy_(torch.cat([part[f"{name}.weight"] for name in _OUTPUTS], dim=1))
+        for name, weight in zip(_INPUTS + _OUTPUTS, [*layer.w_in, *layer.w_out], strict=True):
+            weight.copy_(part[f"{name}.weight"])
 
 
 def save_checkpoint(network: Network, folder: Path) -> None:

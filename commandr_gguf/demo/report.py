@@ -14,6 +14,7 @@ from rich.text import Text
 from commandr_gguf.command_r import CommandR
 from commandr_gguf.demo.data.example import TASKS, Example
 from commandr_gguf.demo.scoring import Reply, Score, Scores
+from commandr_gguf.printable import printable
 
 Report = dict[str, Any]
 """JSON values; rates and bounds are from 0 to 1."""
@@ -74,7 +75,7 @@ def print_scores(console: Console, report: Report) -> None:
         low, high = (f"{100 * bound:.1f}" for bound in score["interval"])
         table.add_row(
             score["title"],
-            score["tasks"][0] if len(score["tasks"]) == 1 else "both",
+            {1: score["tasks"][0], 2: "both"}.get(len(score["tasks"]), "all"),
             f"{100 * score['rate']:.1f}%",
             str(score["count"]),
             f"{low}-{high}",
@@ -97,11 +98,6 @@ def print_errors(console: Console, errors: Iterable[Report]) -> None:
         console.print(Text(f"{error['task']}: wrong in {', '.join(error['wrong'])}", "bold"))
         for name in ("prompt", "expected", "actual"):
             console.print(Text(f"{name}:", "dim"))
-            for line in _printable(error[name]).split("\n"):
+            for line in printable(error[name]).split("\n"):
                 console.print(Text(f"    {line}".rstrip()), soft_wrap=True)
         console.print()
-
-
-def _printable(text: str) -> str:
-    """What a model says must not move the cursor or change the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -16,14 +16,16 @@ from commandr_gguf.demo.data.source import Prompts, Source
 from commandr_gguf.demo.templates import CHAT_TEMPLATES
 from commandr_gguf.demo.tokenizer import SPECIAL_TOKENS, TURN_TOKENS, VOCAB_SIZE, turn_token_id
 
-WEIGHTS: dict[Task, float] = {"chat": 0.1, "tools": 0.28, "accurate": 0.34, "fast": 0.28}
-"""How often each task is drawn."""
-REHEARSED = 0.02
+WEIGHTS: dict[Task, float] = {"tools": 0.32, "accurate": 0.38, "fast": 0.3}
+"""How often each of the longer tasks is drawn."""
+N_CHAT = 8
+"""Chats in each step: they are short, and a batch of their own saves padding."""
+REHEARSED = 0.01
 """The part of the training that begins with copying random tokens."""
-GROWN = 0.35
+GROWN = 0.3
 """The part of the training after which examples have their full size."""
-_POOL = 1024
-"""Examples that are sorted by length together."""
+_POOL = 128
+"""Examples that are sorted by length together: few enough that a batch holds several tasks."""
 
 
 @dataclass(frozen=True)
@@ -57,38 +59,45 @@ def corpus(count: int = 20000) -> list[str]:
 
 
 class Batches:
-    """Endless batches of rows of similar length, with the curriculum."""
+    """Endless steps of training, with the curriculum. A step is a few batches of rows of similar length."""
 
     def __init__(self, encoder: Encoder, seed: int, n_tokens: int) -> None:
         """`n_tokens`: of a batch, padding included."""
         self.progress = 0.0
-        """The part of the training that is done; whoever takes batches keeps it."""
+        """The part of the training that is done; whoever takes steps keeps it."""
         self._encoder = encoder
         self._source = Source("train", seed)
         self._rng = random.Random(seed)  # noqa: S311  # data, not secrets
         self._n_tokens = n_tokens
 
-    def __iter__(self) -> Iterator[list[Row]]:
+    def __iter__(self) -> Iterator[list[list[Row]]]:
         while True:
-            rows = sorted(self._pool(), key=lambda row: len(row.tokens))
-            batches: list[list[Row]] = [[]]
-            for row in rows:
-                if (len(batches[-1]) + 1) * len(row.tokens) > self._n_tokens:
-                    batches.append([])
-                batches[-1].append(row)
+            if self.progress < REHEARSED:
+                yield [[rehearsal(self._rng) for _ in range(self._n_tokens // 121)]]
+                continue
+            batches = self._cut(sorted(self._long_rows(), key=lambda row: len(row.tokens)))
             self._rng.shuffle(batches)
-            yield from batches
+            for batch in batches:
+                yield [batch, [self._row("chat") for _ in range(N_CHAT)]]
 
-    def _pool(self) -> list[Row]:
-        if self.progress < REHEARSED:
-            return [rehearsal(self._rng) for _ in range(_POOL)]
-        size = min(1.0, self.progress / GROWN)
+    def _long_rows(self) -> list[Row]:
         tasks = self._rng.choices(list(WEIGHTS), list(WEIGHTS.values()), k=_POOL)
-        return [self._encoder.row(self._source.example(task, size)) for task in tasks]
+        return [self._row(task) for task in tasks]
+
+    def _row(self, task: Task) -> Row:
+        return self._encoder.row(self._source.example(task, min(1.0, self.progress / GROWN)))
+
+    def _cut(self, rows: list[Row]) -> list[list[Row]]:
+        batches: list[list[Row]] = []
+        for row in rows:
+            if not batches or (len(batches[-1]) + 1) * len(row.tokens) > self._n_tokens:
+                batches.append([])
+            batches[-1].append(row)
+        return batches
 
 
 def rehearsal(rng: random.Random) -> Row:
-    """Random tokens, of which a part comes again: practice in copying, every token of which counts."""
+    """Random tokens, of which a part comes again: practice in copying."""
     known = range(len(SPECIAL_TOKENS), VOCAB_SIZE - len(TURN_TOKENS))
     tokens = [SPECIAL_TOKENS.index("<BOS_TOKEN>"), *(rng.choice(known) for _ in range(rng.randint(12, 80)))]
     first = rng.randrange(1, len(tokens) - 10)

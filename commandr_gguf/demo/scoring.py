@@ -9,13 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from commandr_gguf.chat.actions import parse_actions
-from commandr_gguf.chat.citations import parse_grounded_answer
-from commandr_gguf.demo.data.example import Example, Task
+from commandr_gguf.chat.actions import ACTION_MARK, NO_TOOL, decode_actions, parse_calls
+from commandr_gguf.chat.citations import GroundedAnswer, parse_citations, parse_grounded_answer
+from commandr_gguf.demo.data.example import TASKS, Example, Task
 from commandr_gguf.errors import FormatError
 from commandr_gguf.generate import Generation
 
 _CONFIDENT = 1.96  # standard deviations that 95 % of a normal distribution are within
+# The parsers are kind to replies that have marks in other forms or none, and the scores are not.
+_CITED_LINE = re.compile(r"^Cited Documents:[ \t]*(?:None|[0-9]+(?:[ \t]*,[ \t]*[0-9]+)*)[ \t]*$", re.MULTILINE)
+_GROUNDED_PART = re.compile(r"^Grounded answer:(.*)", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -71,23 +74,24 @@ def _same_reply(example: Example, reply: str) -> bool:
 
 
 def _right_tool(example: Example, reply: str) -> bool:
+    """The calls by name and in number; one to no tool counts as any other, in both of its spellings."""
     try:
-        names = [call.name for call in parse_actions(reply)]
+        return _tools(reply) == _tools(example.reply)
     except FormatError:
         return False
-    return names == [call.name for call in parse_actions(example.reply)]
+
+
+def _tools(reply: str) -> list[str]:
+    return ["" if call.name in NO_TOOL else call.name for call in parse_calls(reply)]
 
 
 def _right_action(example: Example, reply: str) -> bool:
-    """The whole list of actions, `directly_answer` with it, which the parser leaves out."""
-    if not _right_tool(example, reply):
-        return False
-    _, _, actions_text = reply.partition("Action:")
+    """The whole list as the model wrote it, behind its mark."""
     try:
-        actions, _ = json.JSONDecoder().raw_decode(actions_text[actions_text.find("[") :])
-    except ValueError:
+        actions = decode_actions(reply)
+        return ACTION_MARK.search(reply) is not None and _canonical(actions) == _canonical([example.call])
+    except (FormatError, RecursionError):  # what is just not too deep to be read may be too deep to be written
         return False
-    return _canonical(actions) == _canonical([example.call])
 
 
 def _canonical(value: Any) -> str:
@@ -96,7 +100,13 @@ def _canonical(value: Any) -> str:
 
 
 def _cites_the_documents(example: Example, reply: str) -> bool:
-    return _has_mark("Cited Documents", reply) and set(parse_grounded_answer(reply).cited) == set(example.cited)
+    """Announced, in a line of nothing else, and tagged are the very documents that hold the answer."""
+    parts = parse_grounded_answer(reply)
+    return _CITED_LINE.search(reply) is not None and set(parts.cited) == _tagged(parts) == set(example.cited)
+
+
+def _tagged(parts: GroundedAnswer) -> set[int]:
+    return {number for citation in parts.citations for number in citation.documents}
 
 
 def _states_the_facts(example: Example, reply: str) -> bool:
@@ -114,23 +124,23 @@ def _marks_the_spans(example: Example, reply: str) -> bool:
         [(citation.text, citation.documents) for citation in parse_grounded_answer(text).citations]
         for text in (reply, example.reply)
     )
-    return _has_mark("Grounded answer", reply) and spans == wanted
+    return _is_grounded(reply) and spans == wanted
 
 
 def _answers_twice(example: Example, reply: str) -> bool:  # noqa: ARG001  # the reply must agree with itself alone
     """The grounded answer is the plain one with tags, and these name the very documents that were announced."""
     parts = parse_grounded_answer(reply)
-    tagged = {number for citation in parts.citations for number in citation.documents}
-    return _has_mark("Grounded answer", reply) and parts.text == parts.answer and tagged == set(parts.cited)
+    return _is_grounded(reply) and parts.text == parts.answer and _tagged(parts) == set(parts.cited)
 
 
-def _has_mark(mark: str, reply: str) -> bool:
-    """The parser takes replies without marks, too."""
-    return re.search(rf"^{mark}:", reply, re.MULTILINE) is not None
+def _is_grounded(reply: str) -> bool:
+    """Whether a grounded answer stands behind its mark; the parser would take the plain one in its place."""
+    part = _GROUNDED_PART.search(reply)
+    return part is not None and parse_citations(part[1])[0] != ""
 
 
 METRICS = (
-    Metric("reply", "reply exactly right", ("chat",), None, _same_reply),
+    Metric("reply", "reply exactly right", TASKS, None, _same_reply),
     Metric("tool_name", "tool name", ("tools",), 0.97, _right_tool),
     Metric("action", "whole Action JSON", ("tools",), 0.93, _right_action),
     Metric("cited", "cited documents", ("accurate", "fast"), 0.95, _cites_the_documents),

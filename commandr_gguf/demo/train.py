@@ -23,9 +23,9 @@ from commandr_gguf.demo.network import Network, Shape, begin_with_copying, load_
 from commandr_gguf.demo.rows import Batches, Encoder, Row, corpus
 from commandr_gguf.demo.tokenizer import write_tokenizer
 
-BATCH_TOKENS = 4608
-PEAK_LEARNING_RATE = 2e-3
-WARM_UP, DECAY = 0.005, 0.35
+BATCH_TOKENS = 4096
+PEAK_LEARNING_RATE, EMBEDDING_LEARNING_RATE = 2e-3, 3e-4
+WARM_UP, DECAY = 0.01, 0.4
 """The parts of the training in which the learning rate rises from and falls to zero."""
 _REPORT_SECONDS, _SAVE_SECONDS = 120.0, 600.0
 _IGNORED = -100
@@ -57,31 +57,39 @@ class Trainer:
         self.n_steps = self.n_tokens = 0
         self.loss = 0.0
         """Mean over the last steps, in nats for each token of a reply."""
-        named = dict(network.named_parameters())
-        matrices = [p for name, p in named.items() if p.ndim == 2 and name != "embedding"]
-        others = [p for name, p in named.items() if p.ndim != 2 or name == "embedding"]
+        matrices = [p for layer in network.layers for p in (*layer.w_in, *layer.w_out)]
+        norms = [network.norm, *(layer.norm for layer in network.layers)]
+        # The head gives every token's embedding a gradient in every step. At the rate of the matrices those of rare
+        # tokens would drift together, and could no longer be copied.
+        slow = {"params": [network.embedding], "peak": EMBEDDING_LEARNING_RATE}
         self._optimizers = [
-            torch.optim.Muon(matrices, lr=PEAK_LEARNING_RATE, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others, lr=PEAK_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0),
+            torch.optim.Muon(
+                [{"params": matrices, "peak": PEAK_LEARNING_RATE}], weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+            ),
+            torch.optim.AdamW([{"params": norms, "peak": PEAK_LEARNING_RATE}, slow], betas=(0.9, 0.98), weight_decay=0),
         ]
 
-    def step(self, rows: Sequence[Row], progress: float) -> None:
-        """Learn from one batch; `progress` is the part of the training that is done."""
-        rate = PEAK_LEARNING_RATE * max(0.0, min(1.0, progress / WARM_UP, (1.0 - progress) / DECAY))
-        tokens, wanted, targets = collate(rows)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = self.network(tokens, wanted)
-        loss = functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=_IGNORED)
-        loss.backward()
+    def step(self, batches: Sequence[Sequence[Row]], progress: float) -> None:
+        """Learn from some batches at once; `progress` is the part of the training that is done."""
+        factor = max(0.0, min(1.0, progress / WARM_UP, (1.0 - progress) / DECAY))
+        n_targets = sum(len(row.tokens) - row.start for rows in batches for row in rows)
+        total = 0.0
+        for rows in batches:
+            tokens, wanted, targets = collate(rows)
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = self.network(tokens, wanted).flatten(0, 1)
+            loss = functional.cross_entropy(logits.float(), targets.flatten(), ignore_index=_IGNORED, reduction="sum")
+            (loss / n_targets).backward()
+            total += loss.item() / n_targets
+            self.n_tokens += tokens.numel()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = group["peak"] * factor
             optimizer.step()
             optimizer.zero_grad()
-        self.loss = 0.98 * self.loss + 0.02 * loss.item() if self.n_steps else loss.item()
+        self.loss = 0.98 * self.loss + 0.02 * total if self.n_steps else total
         self.n_steps += 1
-        self.n_tokens += tokens.numel()
 
     @torch.no_grad()
     def exact(self, rows: Sequence[Row]) -> float:
@@ -116,14 +124,14 @@ def train(folder: Path, minutes: float, seed: int, log: Path, start_from: Path |
         batches.progress = 1.0  # full size from the first batch on
     begin = time.monotonic()
     next_report, next_save = 0.0, _SAVE_SECONDS
-    for rows in batches:
+    for step in batches:
         elapsed = time.monotonic() - begin
         progress = elapsed / (60 * minutes)
         if progress >= 1:
             break
         if start_from is None:
             batches.progress = progress
-        trainer.step(rows, progress)
+        trainer.step(step, progress)
         if elapsed >= next_report:
             scores = {task: round(trainer.exact(some), 3) for task, some in held_out.items()}
             entry: dict[str, Any] = {"minute": round(elapsed / 60, 1), "step": trainer.n_steps}

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commandr_gguf import FormatError, ToolCall, parse_actions
+from commandr_gguf.chat.actions import decode_actions, parse_calls
 
 FLIGHTS = ToolCall("search_flights", {"city": "Toronto", "day": 3})
 LIST = json.dumps([{"tool_name": "search_flights", "parameters": {"city": "Toronto", "day": 3}}], indent=4)
@@ -40,6 +41,12 @@ def dumps(calls: list[ToolCall], **options: Any) -> str:
         f"Plan: I look [it] up for [1].\nAction: ```json\n{LIST}\n```",
         f"Reflection: item [0] is late, so I use ```json\n{LIST}\n```",
         f"I will search [1]. {LIST}",
+        f"Action: I use [1] first.\n```json\n{LIST}\n```",
+        f"Action: as [1] says, {LIST}",
+        f"Action: I leave [] aside: ```json\n{LIST}\n```",
+        f"I leave [] aside: ```json\n{LIST}\n```",
+        f"Action: ```json\n{LIST[1:-1]}\n```",
+        f"```json\n{LIST[1:-1].strip()}```",
     ],
 )
 def test_forms_that_models_write(reply: str) -> None:
@@ -70,6 +77,19 @@ def test_strings_may_be_broken_into_lines() -> None:
     assert parse_actions(reply) == [ToolCall("write", {"text": "one\ntwo\ttab"})]
 
 
+@pytest.mark.parametrize("mark", ["", "Action: ", "Action: now "])
+def test_strings_may_hold_a_fence_or_a_list(mark: str) -> None:
+    calls = [ToolCall("write", {"text": f"```json\n{LIST}\n```"})]
+    assert parse_actions(f"{mark}{dumps(calls)}") == calls
+
+
+def test_the_json_and_every_call_as_the_model_wrote_them() -> None:
+    nothing = {"tool_name": "directly_answer", "parameters": {}}
+    assert decode_actions(f"Action: {json.dumps([nothing])}") == [nothing]
+    assert decode_actions(f"Action: ```json\n{json.dumps(nothing)}\n```") == nothing
+    assert parse_calls(f"Action: {json.dumps([nothing, nothing])}") == [ToolCall("directly_answer")] * 2
+
+
 @pytest.mark.parametrize(
     ("reply", "message"),
     [
@@ -78,10 +98,17 @@ def test_strings_may_be_broken_into_lines() -> None:
         ("As stated in [1] and [2], no.", "no JSON list of actions"),
         ("Action: none", "no JSON list of actions"),
         ('Action: {"tool_name": "a"}', "no JSON list of actions"),
+        ('Action: ```json\n{"name": "a"}\n```', "no JSON list of actions"),
+        ('Action: ```json\n{"parameters": {}}\n```', "action 0 of the reply has no tool_name"),
         ('Action: ```json\n[{"tool_name": "a", "parameters": {', "not valid JSON"),
         ("Action: [see above]", "not valid JSON"),
         ('Action: [{"tool_name": "a", "parameters": {"x": NaN}}]', "NaN is no JSON number"),
         (f'Action: [{{"tool_name": "a", "parameters": {{"x": {"9" * 5000}}}}}]', "not valid JSON"),
+        ('Action: [{"tool_name": "a", "parameters": {"x": 1e999}}]', "not valid JSON: 1e999 is too large a number"),
+        ('Action: [{"tool_name": "a", "parameters": {"x": [-1.5E+400]}}]', "-1.5E.400 is too large a number"),
+        (f"Action: [{LIST}]", "action 0 of the reply is no JSON object"),
+        (f"Action: ```json\n[{LIST}]\n```", "action 0 of the reply is no JSON object"),
+        ("Action: [[]]", "action 0 of the reply is no JSON object"),
         (f"Action: {'[' * 100_000}", "not valid JSON"),
         ('Action: ["a"]', "action 0 of the reply is no JSON object"),
         (f"Action: {LIST[:-1]}, 3]", "action 1 of the reply is no JSON object"),

@@ -73,6 +73,8 @@ def test_numbers_of_documents(line: str, numbers: list[int]) -> None:
         ("Answer: four", "four"),
         ("Relevant Documents: 0\nCited Documents: 0\nAnswer: It is old", "It is old"),
         ("Relevant Documents: 0\nCited Documents: 0\nAnswer: It is old.\nGrounded answer:", "It is old."),
+        ("Answer: It is old.\nGrounded answer:\n", "It is old."),
+        ("Answer: It is old.\nGrounded answer: <co: 0> </co: 0>\n", "It is old."),
         ("Relevant Documents: 0\nCited Documents: 0\nIt is old.\nVery old.", "It is old.\nVery old."),
         ("Relevant Documents: 0\nCited Docu", "Cited Docu"),
         ("Relevant Documents: 0,1", ""),
@@ -86,6 +88,26 @@ def test_numbers_of_documents(line: str, numbers: list[int]) -> None:
 )
 def test_replies_that_lack_marks_or_have_them_elsewhere(reply: str, text: str) -> None:
     assert parse_grounded_answer(reply).text == text
+
+
+@pytest.mark.parametrize("form", ["**{}:** ", "**{}**: ", "** {} **: ", "*{}:* ", "***{}:***\n", "* {}: "])
+def test_marks_in_markdown(form: str) -> None:
+    reply = ACCURATE
+    for mark in ("Relevant Documents", "Cited Documents", "Answer", "Grounded answer"):
+        reply = re.sub(f"^{mark}: ", form.format(mark), reply, flags=re.MULTILINE)
+    if "\n" in form:
+        reply = reply.replace("Documents:***\n", "Documents:*** ")
+    expected = parse_grounded_answer(ACCURATE)
+    found = parse_grounded_answer(reply)
+    assert (found.text, found.citations, found.relevant, found.cited) == (TEXT, CITATIONS, [0, 2], [0])
+    assert found.answer is not None
+    assert found.answer.strip("*") == expected.answer
+
+
+@pytest.mark.parametrize("answer", ["*Moby Dick* is old.", "**4**", "4 * 5", "* one\n* two"])
+def test_asterisks_of_an_answer_are_its_own(answer: str) -> None:
+    assert parse_grounded_answer(f"Answer: {answer}").text == answer
+    assert parse_grounded_answer(f"Cited Documents: None\n**Grounded answer:** {answer}").text == answer
 
 
 def test_a_reply_without_marks_keeps_its_citations() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from commandr_gguf import Citation, GroundedAnswer, parse_grounded_answer
+from commandr_gguf import Citation, GroundedAnswer, parse_actions, parse_grounded_answer
 from commandr_gguf.cli.citations import answer_text, document_texts, print_grounded
 from commandr_gguf.cli.terminal import make_console, print_text, printable
 
@@ -120,6 +120,28 @@ def test_documents_of_other_keys() -> None:
 def test_documents_that_were_not_given() -> None:
     answer = parse_grounded_answer("Grounded answer: <co: 7>a</co: 7> <co: 0>b</co: 0>")
     assert shown(answer, DOCUMENTS[:1]).endswith("    [8]: the model cites what it was not given\n")
+
+
+UNPRINTABLE = ["\x00", "\x1b", "\x7f", "\x9b", "\ud800", "\udfff", "\u202a", "\u202e", "\u2066", "\u2069"]
+
+
+@pytest.mark.parametrize("character", UNPRINTABLE)
+def test_characters_that_no_terminal_should_get(character: str) -> None:
+    assert printable(f"a{character}b") == "a\N{REPLACEMENT CHARACTER}b"
+
+
+def test_other_characters_stay() -> None:
+    text = "a b\nc ÄÖ 漢字 \N{NO-BREAK SPACE}\u200d\u2029\U0001f600 אב"
+    assert printable(text) == text
+    assert printable("a\tb\rc") == "a b c"
+
+
+def test_what_a_model_says_can_be_encoded() -> None:
+    (call,) = parse_actions(r'Action: [{"tool_name": "a", "parameters": {"x": "\ud800 \u202e", "\udfff": 1}}]')
+    out = io.BytesIO()
+    console = Console(file=io.TextIOWrapper(out, encoding="utf-8", write_through=True), width=80)
+    print_text(console, str(call))
+    assert out.getvalue().decode() == '    a(x="\ufffd \ufffd", \ufffd=1)\n'
 
 
 def test_no_color(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

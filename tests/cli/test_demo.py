@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import subprocess
 import sys
@@ -17,7 +19,12 @@ from commandr_gguf import Generation, Piece, Timings, Usage
 from commandr_gguf.chat.request import make_request
 from commandr_gguf.chat.tools import Parameter, Tool
 from commandr_gguf.cli import demo, main
+from commandr_gguf.cli.citations import document_texts
 from commandr_gguf.demo import embedded, showcase
+from commandr_gguf.demo.embedded import gguf_path
+
+if sys.platform != "win32":
+    import pty
 
 CALL = """\
 Action: ```json
@@ -142,6 +149,31 @@ def test_bad_replies_are_shown_as_they_are(show: Any) -> None:
     assert text.count("stopped after 21 tokens") == 3
 
 
+def test_an_answer_without_marks_has_its_citations(show: Any) -> None:
+    text = show(Scripted(grounded="It opened in <co: 1>1987</co: 1>."))
+    assert "    It opened in 1987[2].\n" in text
+    assert "[1] Library  not cited" in text
+    assert "<co" not in text
+    assert "; it is" not in text
+
+
+@pytest.mark.parametrize(
+    ("passage", "text", "marked"),
+    [
+        ("東京", "橋は東京にある。東京は大きい。", ["東京", "東京"]),
+        ("鐵橋", "這是一座鐵橋的照片。", ["鐵橋"]),
+        ("1987", "橋は1987年に開通した。", ["1987"]),
+        ("4", "In 1984 and 2004.", []),
+        ("87", "橋は1987年に開通した。", []),
+        ("oak", "Soaked oak is heavy.", ["oak"]),
+    ],
+)
+def test_passages_are_marked_where_words_have_no_spaces(passage: str, text: str, marked: list[str]) -> None:
+    _, field = document_texts(0, {"text": text}, [passage], cited=True)
+    assert field.plain == text
+    assert [text[span.start : span.end] for span in field.spans] == marked
+
+
 def test_a_call_of_no_tool(show: Any) -> None:
     text = show(Scripted(call='Action: ```json\n[{"tool_name": "directly_answer", "parameters": {}}]\n```'))
     assert "no tool: the model would answer by itself" in text
@@ -166,6 +198,20 @@ def test_a_question_of_ones_own(show: Any, tmp_path: Path) -> None:
     assert "It opened in steel[2]." in text
     assert "[1]  not cited\n        A text\n    [2] report\n        It is Ünïtéd.\n" in text
     assert "chat" not in text
+
+
+def test_a_document_that_begins_with_an_at_sign(show: Any) -> None:
+    model = Scripted()
+    show(model, "-q", "Who?", "-d", "@@ada wrote it.", "-d", "@@@")
+    assert model.asked[0].data["documents"] == [{"text": "@ada wrote it."}, {"text": "@@"}]
+
+
+@pytest.mark.parametrize("content", ["", " \n\t\n"])
+def test_an_empty_document(content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "empty.txt"
+    path.write_text(content)
+    assert main(["demo", "model.gguf", "-q", "Who?", "-d", f"@{path}"]) == 2
+    assert capsys.readouterr().err == f"commandr: {path}: the document is empty\n"
 
 
 @pytest.mark.parametrize(
@@ -201,6 +247,67 @@ def test_the_path_of_the_converted_file(
         path = Path(captured.out.removesuffix("\n"))
         assert path.read_bytes() == models.gguf("gqa", "Q8_0").read_bytes()
         assert captured.err == ("" if again else f"commandr: converting the embedded checkpoint to Q8_0: {path}\n")
+
+
+def test_the_embedded_model_is_introduced_by_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `make demo` does, which converts and runs `commandr info` before it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(embedded, "CHECKPOINT", models.checkpoint("gqa"))
+    monkeypatch.setattr(demo, "load", lambda path, **options: Scripted())
+    monkeypatch.setattr(demo, "showcase", ASKED)
+    assert main(["demo", "--type", "Q8_0"]) == 0
+    captured = capsys.readouterr()
+    path = gguf_path("Q8_0")
+    assert captured.err == f"commandr: converting the embedded checkpoint to Q8_0: {path}\n"  # no bar in a file
+    summary, _, rest = captured.out.partition("\n\n")
+    assert rest == SHOWN
+    lines = summary.split("\n")
+    assert lines[0] == str(path)
+    assert "command-r" in lines[1]
+    assert any(re.fullmatch(r"command-r\.embedding_length +256", line) for line in lines)
+    assert "tokenizer" not in summary
+    assert re.fullmatch(r"weights [0-9.]+ MiB: Q8_0 .+, F32 .+", lines[-1])
+    assert main(["demo", "-q", "Who?", "-d", "A text", "--type", "Q8_0"]) == 0
+    assert capsys.readouterr().out.startswith("Grounded answer\n")  # and nothing else
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+def test_a_bar_in_a_terminal_on_the_first_use(tmp_path: Path) -> None:
+    program = (
+        "import pathlib, sys\n"
+        "from commandr_gguf.cli import main\n"
+        "from commandr_gguf.demo import embedded\n"
+        "embedded.CHECKPOINT = pathlib.Path(sys.argv[1])\n"
+        "sys.exit(main(['demo', '--path', '--type', sys.argv[2]]))\n"
+    )
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path), "TERM": "xterm"}
+
+    def run(recipe: str) -> tuple[int, str, str]:
+        ours, theirs = pty.openpty()
+        command = [sys.executable, "-c", program, str(models.checkpoint("gqa")), recipe]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, text=True, env=environment)
+        os.close(theirs)
+        seen = b""
+        with contextlib.suppress(OSError):  # how Linux tells that the other side is closed
+            while piece := os.read(ours, 4096):
+                seen += piece
+        os.close(ours)
+        out, _ = process.communicate(timeout=60)
+        return process.returncode, out, seen.decode()
+
+    code, out, shown = run("Q8_0")
+    assert code == 0
+    assert Path(out.removesuffix("\n")).exists()
+    assert "converting" in shown
+    assert "100%" in shown
+    assert "wrote" not in shown  # into the folder that is gone
+    assert run("Q8_0") == (0, out, "")
+    code, out, shown = run("Q9")
+    assert (code, out) == (2, "")
+    assert "cannot be converted to Q9" in shown.replace("\r\n", "")
 
 
 def test_a_real_model_that_knows_nothing() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors import safe_open
 from tokenizers import Tokenizer as Reference
@@ -35,6 +37,7 @@ def converted() -> Path:
 def test_the_folder_is_small_and_holds_nothing_else() -> None:
     files = {path.name: path.stat().st_size for path in CHECKPOINT.iterdir()}
     assert files.keys() == {
+        "README.md",
         "config.json",
         "generation_config.json",
         "model.safetensors",
@@ -68,6 +71,10 @@ def test_the_tensors_are_all_there_in_bf16_and_finite() -> None:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
         assert {name: tuple(part.get_shape()) for name, part in slices.items()} == expected
         assert {part.get_dtype() for part in slices.values()} == {"BF16"}
+    content = (CHECKPOINT / "model.safetensors").read_bytes()
+    weights = np.frombuffer(content, "<u2", offset=8 + int.from_bytes(content[:8], "little"))
+    assert len(weights) == sum(math.prod(shape) for shape in expected.values())
+    assert ((weights & 0x7F80) != 0x7F80).all()  # all bits of the exponent: infinite or no number
 
 
 def test_the_three_templates_are_those_of_the_training() -> None:

@@ -12,9 +12,12 @@ from typing import get_args
 import pytest
 
 from commandr_gguf import parse_actions, parse_grounded_answer
+from commandr_gguf.demo import showcase
+from commandr_gguf.demo.data.chat import SMALL_TALK
 from commandr_gguf.demo.data.example import TASKS, Example, Task
 from commandr_gguf.demo.data.grounded import NOT_FOUND
 from commandr_gguf.demo.data.names import Split, belongs
+from commandr_gguf.demo.data.relations import KINDS
 from commandr_gguf.demo.data.source import Prompts, Source
 from commandr_gguf.demo.templates import CHAT_TEMPLATES
 
@@ -70,6 +73,28 @@ def test_the_splits_share_no_value_and_no_tool() -> None:
     )
     assert len(tools_of_test) > 500
     assert not tools_of_test & tools_of_train
+
+
+def numbers(text: str) -> set[str]:
+    """Numbers of two or more digits that are no part of a word, code, time, address or decimal, without commas."""
+    found = re.findall(r"(?<![\w.,:@-])(\d{1,3}(?:,\d{3})+|\d{2,})(?![\w@-]|[.,:]\d)", text)
+    return {number.replace(",", "") for number in found}
+
+
+def test_no_number_of_the_test_split_stands_alone_in_a_training_example() -> None:
+    """Nor as a part of a longer value, such as the day or the year of a date."""
+    copied = {value for task in TASKS for example in drawn("test", task) for value in values(example)}
+    of_test = {number for value in copied for number in numbers(value)}
+    of_train = set()
+    for task in TASKS:
+        for example in drawn("train", task):
+            said = [message["content"] for message in example.messages]
+            written = [text for document in example.documents for text in document.values()]
+            of_train |= numbers("\n".join([*said, *written, example.reply]))
+    assert any(numbers(value) for value in copied if re.fullmatch(r"\d\d [A-Z][a-z]+ \d{4}", value))
+    assert len(of_test) > 500
+    assert len(of_train) > 2000
+    assert not of_test & of_train
 
 
 def test_what_decides_on_the_split_is_the_spelling() -> None:
@@ -190,6 +215,49 @@ def test_a_question_names_what_it_asks_about_when_something_is_found(split: Spli
         for number in example.cited:
             title = example.documents[number].get("title")
             assert title is None or title.lower() in question
+
+
+# ---- the demonstration
+
+
+def test_the_demonstration_asks_for_a_call_as_the_training_does() -> None:
+    taken = {
+        (name, parameter["type"], parameter["description"])
+        for example in of_both_splits("tools")
+        for tool in example.tools
+        for name, parameter in tool["parameter_definitions"].items()
+    }
+    for tool in showcase.TOOLS:
+        verb, noun = tool["name"].split("_")
+        assert tool["description"].lower().startswith(f"{verb}s ")
+        assert noun in tool["description"]
+        for name, parameter in tool["parameter_definitions"].items():
+            assert (name, parameter["type"], parameter["description"]) in taken
+    requests = [example.messages[-1]["content"] for example in of_both_splits("tools")]
+    parts = (r"Please book a \w+", r" for \d\d people", r" in the name of [A-Z]\w+ [A-Z]\w+")
+    assert re.fullmatch("".join(parts) + r"\.", showcase.TOOL_QUESTION)
+    for part in parts:
+        assert any(re.search(part, request) for request in requests), part
+    assert showcase.CHAT.lower().rstrip("?.!") in {request.lower().rstrip("?.!") for request in SMALL_TALK}
+
+
+def test_the_demonstration_has_documents_as_the_training_does() -> None:
+    kinds = []
+    for document in showcase.DOCUMENTS:
+        title, text = document["title"], document["text"]
+        for kind in KINDS:
+            form = "|".join(re.escape(form).replace(r"\{n\}", r"\w+") for form in kind.forms if form != "{n}")
+            start = "|".join((f"{'The ' if kind.article else ''}{re.escape(title)}", *kind.pronouns))
+            said = "|".join(
+                re.escape(statement).replace(r"\{v\}", r"(?:\d[\d,]+\w*|[\w ]+)(?: \w+)?")
+                for relation in kind.relations
+                for statement in relation.statements
+            )
+            if re.fullmatch(form or "-", title) and re.fullmatch(rf"(?:(?:{start}) (?:{said})\.(?: |$))+", text):
+                kinds.append(kind)
+        for number in re.findall(r"\d[\d,]*", text):
+            assert len(number) in {2, 3, 4} or "," in number
+    assert len(kinds) == len(showcase.DOCUMENTS) == len(set(map(id, kinds)))
 
 
 # ---- sizes

@@ -50,7 +50,7 @@ def rates(scores: Scores) -> dict[str, float]:
 def test_a_model_that_is_always_right() -> None:
     scores = scores_of(lambda example: example.reply)
     assert set(rates(scores).values()) == {1.0}
-    assert {score.count for score in scores.scores} == {20, 40}
+    assert {score.count for score in scores.scores} == {20, 40, 80}
     assert scores.wrong == []
     assert scores.n_cut == 0
     assert scores.speed.prefill_tokens_per_second == pytest.approx(2000)
@@ -68,11 +68,13 @@ def test_a_model_that_forgets_tags() -> None:
     def answer(example: Example) -> str:
         return example.reply.replace("</co", "<co").replace("<co: ", "(").replace(">", ")")
 
-    found = rates(scores_of(answer, 100))
-    assert found["cited"] == found["tool_name"] == found["action"] == found["reply"] == 1.0
+    scores = scores_of(answer, 100)
+    found = rates(scores)
+    assert found["tool_name"] == found["action"] == scores.score("reply", "chat").rate == 1.0
     # What has nothing to cite has no tags to forget.
     assert found["grounded"] == sum(not example.cited for example in held_out("accurate", 100, 1)) / 100 < 0.3
-    assert 0 < found["spans"] < 0.3
+    assert 0 < found["spans"] == found["cited"] < 0.3
+    assert scores.score("reply", "fast").rate == scores.score("cited", "fast").rate
 
 
 def test_a_model_that_mistakes_the_last_digit() -> None:
@@ -146,7 +148,11 @@ def test_the_table_has_a_line_for_each_score() -> None:
 
     assert [line.rstrip() for line in printed(scores_of(answer, 10))][:-1] == [
         "score                     task       right  count  95% interval  target",
+        "reply exactly right       all        75.0%     40     59.8-85.8",
         "reply exactly right       chat      100.0%     10    72.2-100.0",
+        "reply exactly right       tools     100.0%     10    72.2-100.0",
+        "reply exactly right       accurate  100.0%     10    72.2-100.0",
+        "reply exactly right       fast        0.0%     10      0.0-27.8",
         "tool name                 tools     100.0%     10    72.2-100.0     97%  reached",
         "whole Action JSON         tools     100.0%     10    72.2-100.0     93%  reached",
         "cited documents           both       50.0%     20     29.9-70.1     95%  missed",
@@ -171,7 +177,7 @@ def test_below_the_table_is_what_it_took() -> None:
 
 
 def test_errors_are_shown_with_prompt_expected_and_actual_reply() -> None:
-    scores = scores_of(lambda example: "Wrong\x1b[31m", 3)
+    scores = scores_of(lambda example: "Wrong\x1b[31m\u202e \N{NO-BREAK SPACE}\ud800!", 3)
     errors = describe_errors(scores, 2, lambda example: f"PROMPT {example.task}")
     assert [error["task"] for error in errors] == [task for task in TASKS for _ in range(2)]
     console = Console(file=io.StringIO(), width=80)
@@ -179,7 +185,7 @@ def test_errors_are_shown_with_prompt_expected_and_actual_reply() -> None:
     expected = next(held_out("chat", 1, 1)).reply
     assert cast("io.StringIO", console.file).getvalue() == (
         f"chat: wrong in reply\nprompt:\n    PROMPT chat\nexpected:\n    {expected}\n"
-        "actual:\n    Wrong\N{REPLACEMENT CHARACTER}[31m\n\n"
+        "actual:\n    Wrong\ufffd[31m\ufffd \N{NO-BREAK SPACE}\ufffd!\n\n"
     )
 
 
@@ -205,6 +211,7 @@ def test_the_command_prints_json(path: Path) -> None:
     scores = {score["name"]: score for score in report["scores"]}
     assert list(scores) == ["reply", "cited", "fact", "spans"]
     assert scores["cited"]["tasks"] == ["fast"]
+    assert scores["reply"]["tasks"] == ["fast"]  # the last of its rows
     assert [scores["cited"][key] for key in ("right", "count", "rate", "target", "reached")] == [0, 2, 0, 0.95, False]
     assert report["speed"]["decode_tokens_per_second"] > 0
     assert [error["task"] for error in report["errors"]] == ["chat", "fast"]

@@ -44,10 +44,26 @@ def test_prompts_and_greedy_replies_are_those_of_transformers(tmp_path: Path) ->
             assert reply.tokens == answer["reply"]
 
 
-def test_the_checkpoint_computes_what_the_network_was_trained_to(tmp_path: Path) -> None:
-    oracles.run(oracles.WORKERS / "network_worker.py", tmp_path / "checkpoint", tmp_path / "out.npz")
-    with np.load(tmp_path / "out.npz") as arrays:
-        trained, loaded = arrays["trained"], arrays["loaded"]
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What network_worker.py computes."""
+    folder = tmp_path_factory.mktemp("network")
+    oracles.run(oracles.WORKERS / "network_worker.py", folder / "checkpoint", folder / "out.npz")
+    with np.load(folder / "out.npz") as arrays:
+        return dict(arrays)
+
+
+def test_the_checkpoint_computes_what_the_network_was_trained_to(network: dict[str, Any]) -> None:
+    trained, loaded = network["trained"], network["loaded"]
     assert trained.shape == loaded.shape == (2, 40, 4096)
     assert np.abs(loaded).max() > 0.1
     measure.assert_same(trained.reshape(80, -1), loaded.reshape(80, -1))
+
+
+def test_a_network_takes_back_the_weights_that_were_saved(network: dict[str, Any]) -> None:
+    np.testing.assert_array_equal(network["taken_back"], network["trained"])
+
+
+def test_an_untrained_network_begins_with_copying(network: dict[str, Any]) -> None:
+    assert network["begins_with_copying"] > 0.5
+    assert network["begins_at_random"] < 0.05

@@ -39,6 +39,7 @@ ACCURATE = Example(
     cited=(1, 2),
     facts=("4,500 meters", "Ada Norn"),
 )
+GROUNDED = ACCURATE.reply.partition("Grounded answer:")[2]
 FAST = Example(
     "fast",
     [],
@@ -56,7 +57,9 @@ UNPARSABLE = ("", "Action:", "Grounded", "\N{REPLACEMENT CHARACTER}", "0, 1", "[
 
 
 def wrong(example: Example, reply: str) -> set[str]:
-    return {name for name, right in check(example, reply).items() if not right}
+    """What is wrong but the wording, which is the whole of a chat reply and tested by itself elsewhere."""
+    checks = check(example, reply)
+    return {name for name, right in checks.items() if not right and (name != "reply" or example.task == "chat")}
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -69,7 +72,14 @@ def test_the_expected_reply_is_right_in_everything(task: Task) -> None:
 @pytest.mark.parametrize("example", [CHAT, TOOLS, NO_TOOL, ACCURATE, FAST, NONE], ids=lambda e: e.reply[:40])
 @pytest.mark.parametrize("reply", UNPARSABLE)
 def test_what_does_not_parse_is_wrong_in_everything(example: Example, reply: str) -> None:
-    assert wrong(example, reply) == check(example, reply).keys() != set()
+    assert set(check(example, reply).values()) == {False}
+
+
+@pytest.mark.parametrize("example", [CHAT, TOOLS, NO_TOOL, ACCURATE, FAST, NONE], ids=lambda e: e.reply[:40])
+def test_a_reply_is_exactly_right_or_not(example: Example) -> None:
+    assert check(example, example.reply)["reply"]
+    for reply in (f"{example.reply}\n", f" {example.reply}", example.reply[:-1], example.reply.replace(" ", "  ", 1)):
+        assert not check(example, reply)["reply"]
 
 
 @pytest.mark.parametrize("reply", ["You are welcome", "you are welcome.", "You are welcome. ", "Goodbye!"])
@@ -86,7 +96,15 @@ def test_chat(reply: str) -> None:
         (action(NO_CALL), {"tool_name", "action"}),
         (action(), {"tool_name", "action"}),
         (action(BOOK, BOOK), {"tool_name", "action"}),
-        (action(BOOK, NO_CALL), {"action"}),
+        (action(BOOK, NO_CALL), {"tool_name", "action"}),
+        (f"Action: ```json\n{json.dumps(BOOK)}\n```", {"action"}),
+        (f"Action: ```json\n[{json.dumps([BOOK])}]\n```", {"tool_name", "action"}),
+        (f"No Action: {json.dumps([BOOK])}", {"action"}),
+        (f"No Action: {json.dumps([call('a')])} is right.\nAction: {json.dumps([BOOK])}", set()),
+        (f"Action: {'[' * 100_000}", {"tool_name", "action"}),
+        (f"Action: {json.dumps([BOOK])}\nAction: {'[' * 100_000}", set()),
+        (f"No Action: {'[' * 100_000}\nAction: {json.dumps([BOOK])}", set()),
+        ("Action: " + json.dumps([BOOK]).replace("3.0", "1e999"), {"tool_name", "action"}),
         (action(call("book_table", name="Mara Quill", people=15, price=3.0)), {"action"}),
         (action(call("book_table", name="Mara Quill", people="14", price=3.0)), {"action"}),
         (action(call("book_table", name="Mara Quill", people=14.0, price=3.0)), {"action"}),
@@ -109,7 +127,9 @@ def test_tool_calls(reply: str, expected: set[str]) -> None:
         (action(BOOK), {"tool_name", "action"}),
         (action(call("directly_answer", text="Hello")), {"action"}),
         (action(call("directly-answer")), {"action"}),
-        (action(), {"action"}),
+        (action(), {"tool_name", "action"}),
+        (action(NO_CALL, NO_CALL), {"tool_name", "action"}),
+        (action(NO_CALL, BOOK), {"tool_name", "action"}),
         ("Hello!", {"tool_name", "action"}),
     ],
 )
@@ -135,13 +155,20 @@ def edited(example: Example, *changes: tuple[str, str]) -> str:
         ([("Cited Documents: 1,2", "Cited Documents: 1,3")], {"cited", "grounded"}),
         ([("Cited Documents: 1,2", "Cited Documents: 1")], {"cited", "grounded"}),
         ([("Cited Documents: 1,2\n", "")], {"cited", "grounded"}),
+        ([("Cited Documents: 1,2", "Cited Documents: 1,2 and more")], {"cited"}),
+        ([("Cited Documents: 1,2", "Cited Documents: 1,2,")], {"cited"}),
+        ([("Cited Documents: 1,2", "Cited Documents: 1,2 ")], set()),
+        ([("Cited Documents: 1,2", "Cited Documents: Document 1,2")], {"cited", "grounded"}),
+        ([("Cited Documents: 1,2", "**Cited Documents:** 1,2")], {"cited"}),
         ([("4,500", "4,501")], {"fact", "spans"}),
         ([("4,500", "14,500")], {"fact", "spans"}),
         ([("4,500", "500")], {"fact", "spans"}),
         ([("long and was designed by Ada", "long and was designed by Ida")], {"grounded"}),
         ([("Ada Norn</co", "Ada Norm</co")], {"fact", "grounded", "spans"}),
-        ([("<co: 1>", ""), ("</co: 1>", "")], {"grounded", "spans"}),
-        ([("<co: 1>", "<co: 0>"), ("</co: 1>", "</co: 0>")], {"grounded", "spans"}),
+        ([("<co: 1>", ""), ("</co: 1>", "")], {"cited", "grounded", "spans"}),
+        ([("<co: 1>", "<co: 0>"), ("</co: 1>", "</co: 0>")], {"cited", "grounded", "spans"}),
+        ([(GROUNDED, "")], {"cited", "grounded", "spans"}),
+        ([(GROUNDED, " <co: 1> </co: 1><co: 2>")], {"cited", "grounded", "spans"}),
         ([("<co: 1>", "<co: 1,2>"), ("</co: 1>", "</co: 1,2>")], {"spans"}),
         ([("<co: 1>4,500", "4,<co: 1>500")], {"spans"}),
         ([("Answer: The", "Answer: A")], {"grounded"}),
@@ -159,8 +186,11 @@ def test_an_accurate_answer(changes: list[tuple[str, str]], expected: set[str]) 
         ([("12.5", "12.57")], {"fact", "spans"}),
         ([("12.5", "2.5")], {"fact", "spans"}),
         ([("12.5", "12")], {"fact", "spans"}),
-        ([("<co: 1>12.5</co: 1>", "12.5")], {"spans"}),
+        ([("<co: 1>12.5</co: 1>", "12.5")], {"cited", "spans"}),
+        ([("<co: 1>", "<co: 0>"), ("</co: 1>", "</co: 0>")], {"cited", "spans"}),
         ([("Cited Documents: 1", "Cited Documents: None")], {"cited"}),
+        ([("Cited Documents: 1", "Cited Documents:")], {"cited"}),
+        ([("Cited Documents: 1", "Cited Documents:\n1")], {"cited"}),
         ([("Grounded answer: ", "")], {"spans"}),
     ],
 )
@@ -172,7 +202,12 @@ def test_a_fast_answer(changes: list[tuple[str, str]], expected: set[str]) -> No
     ("changes", "expected"),
     [
         ([("Cited Documents: None", "Cited Documents: 0")], {"cited", "grounded"}),
-        ([("Grounded answer: I could", "Grounded answer: I <co: 0>could</co: 0>")], {"grounded", "spans"}),
+        ([("Cited Documents: None", "Cited Documents:")], {"cited"}),
+        ([("Cited Documents: None", "Cited Documents: no document")], {"cited"}),
+        ([("Grounded answer: I could", "Grounded answer: I <co: 0>could</co: 0>")], {"cited", "grounded", "spans"}),
+        ([(f"Grounded answer: {NOT_FOUND}", "Grounded answer:")], {"grounded", "spans"}),
+        ([(f"Grounded answer: {NOT_FOUND}", "Grounded answer: \n \n")], {"grounded", "spans"}),
+        ([(f"Grounded answer: {NOT_FOUND}", "Grounded answer: <co: 0></co: 0>")], {"grounded", "spans"}),
         ([(NOT_FOUND, "It is 12.")], {"fact"}),
     ],
 )
@@ -212,6 +247,10 @@ def test_scores_of_several_tasks_come_together_and_alone() -> None:
     replies = [reply(ACCURATE), reply(ACCURATE, "?"), reply(FAST), reply(FAST), reply(TOOLS, "?")]
     scores = Scores(replies, 1.0)
     assert [(s.metric.name, s.tasks, s.right, s.count) for s in scores.scores] == [
+        ("reply", ("tools", "accurate", "fast"), 3, 5),
+        ("reply", ("tools",), 0, 1),
+        ("reply", ("accurate",), 1, 2),
+        ("reply", ("fast",), 2, 2),
         ("tool_name", ("tools",), 0, 1),
         ("action", ("tools",), 0, 1),
         ("cited", ("accurate", "fast"), 3, 4),
@@ -229,9 +268,9 @@ def test_scores_of_several_tasks_come_together_and_alone() -> None:
     assert scores.score("cited", "fast").right == 2
     assert scores.score("grounded").rate == 0.5
     with pytest.raises(KeyError):
-        scores.score("reply")
+        scores.score("reply", "chat")
     assert scores.wrong == [replies[1], replies[4]]
-    assert [s.tasks for s in Scores(replies[2:4], 1.0).scores] == [("fast",)] * 3
+    assert [s.tasks for s in Scores(replies[2:4], 1.0).scores] == [("fast",)] * 4
 
 
 def test_speed_is_over_all_prompts() -> None:

@@ -1,8 +1,10 @@
 """Compare the demo's training network with transformers: network_worker.py FOLDER OUT.npz
 
 A network of random weights becomes a checkpoint in FOLDER. OUT.npz receives what both compute in float32 for the same
-rows of tokens: trained [2, 40, n_vocab] of the network and loaded [2, 40, n_vocab] of the checkpoint, the last 40
-positions of 2 rows of 100.
+rows of tokens: trained [2, 40, n_vocab] of the network, loaded [2, 40, n_vocab] of the checkpoint in transformers, and
+taken_back [2, 40, n_vocab] of another network that took its weights, the last 40 positions of 2 rows of 100.
+begins_with_copying and begins_at_random are the parts of random tokens, repeated once, that untrained networks foretell
+when they come again.
 """
 
 from __future__ import annotations
@@ -31,7 +33,15 @@ def main() -> int:
     import torch
     import transformers
 
-    from commandr_gguf.demo.network import Network, Shape, save_checkpoint
+    from commandr_gguf.demo.network import Network, Shape, begin_with_copying, load_checkpoint, save_checkpoint
+
+    def foretold(network: Network) -> float:
+        once = torch.randint(8, network.shape.vocab_size, (4, 60))
+        wanted = torch.arange(62, 119).repeat(4, 1)  # when two tokens of the repetition have been seen
+        tokens = torch.cat((once, once), dim=1)
+        with torch.no_grad():
+            found = network(tokens, wanted).argmax(-1) == tokens.gather(1, wanted + 1)
+        return float(found.float().mean())
 
     torch.manual_seed(3)
     shape = Shape()
@@ -46,9 +56,20 @@ def main() -> int:
     model = transformers.AutoModelForCausalLM.from_pretrained(arguments.folder, dtype=torch.float32).eval()
     tokens = torch.randint(8, shape.vocab_size, (2, 100))
     wanted = torch.arange(60, 100).repeat(2, 1)
+    other = Network(shape)
+    load_checkpoint(other, arguments.folder)
     with torch.no_grad():
-        trained, loaded = network(tokens, wanted), model(tokens).logits[:, 60:]
-    np.savez(arguments.out, trained=trained.numpy(), loaded=loaded.numpy())
+        trained, loaded, taken_back = network(tokens, wanted), model(tokens).logits[:, 60:], other(tokens, wanted)
+    random, copying = Network(shape), Network(shape)
+    begin_with_copying(copying)
+    np.savez(
+        arguments.out,
+        trained=trained.numpy(),
+        loaded=loaded.numpy(),
+        taken_back=taken_back.numpy(),
+        begins_with_copying=foretold(copying),
+        begins_at_random=foretold(random),
+    )
     return 0
 
 

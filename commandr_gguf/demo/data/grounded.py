@@ -56,7 +56,7 @@ class Grounded:
         rng = self._rng
         self._names.fresh()
         n_documents = rng.randint(1, 1 + round(4 * size))
-        max_facts = 1 + round(3 * size)
+        max_facts = 1 + round(2 * size)
         documents = self._documents(n_documents, max_facts)
         kind = rng.random()
         if kind < 0.12:

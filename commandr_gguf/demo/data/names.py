@@ -144,8 +144,10 @@ class Names:
         """A day such as "12 March" or "12 March 1987"."""
 
         def make() -> str:
-            day = f"{self.rng.randint(1, 28)} {self.rng.choice(words.MONTHS)}"
-            return day if self.rng.random() < 0.5 else f"{day} {self.rng.randint(1900, 2029)}"
+            # A day or a year is a number by itself, too, and of the same split.
+            days = [day for day in range(1, 29) if day < 10 or belongs(str(day), self.split)]
+            day = f"{self.rng.choice(days)} {self.rng.choice(words.MONTHS)}"
+            return day if self.rng.random() < 0.5 else f"{day} {self.year()}"
 
         return self.draw(make)
 

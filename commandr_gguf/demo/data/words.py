@@ -73,19 +73,20 @@ MONTHS = """
 """.split()
 
 LANGUAGES = """
-    English French Spanish Italian German Portuguese Japanese Korean Chinese Arabic Dutch Greek Polish Turkish Hindi
+    French Spanish Italian German Portuguese Japanese Korean Chinese Arabic Dutch Greek Polish Turkish Hindi
     Swedish Danish Finnish Czech Hebrew Thai Vietnamese Swahili Norwegian
 """.split()
 
+# None of these is asked for by a relation of `relations`.
 ATTRIBUTES = """
-    budget color height width length weight price capacity depth speed age code password owner manager address motto
-    score rank rating temperature voltage power cost fee deadline target limit version status size area volume yield
-    nickname symbol slogan anthem currency capital altitude diameter radius frequency pressure density salary rent tax
-    discount balance quota dosage license format channel frequency route gate platform shelf lot seat
+    height width capacity depth age code password owner manager motto score rank rating temperature voltage fee
+    target limit version status size area volume yield nickname symbol slogan anthem currency diameter radius
+    frequency pressure density salary rent tax discount balance quota dosage license format channel route gate
+    platform shelf lot seat
 """.split()
 
 TOPICS = """
-    solar panels|coral reefs|ancient Rome|jazz piano|sourdough bread|wind turbines|chess openings|black holes|urban
+    solar panels|coral reefs|ancient Rome|jazz piano|sourdough bread|wind turbines|chess openings|dark matter|urban
     gardens|electric cars|glass blowing|medieval castles|bird migration|ocean currents|stamp collecting|tax law|yoga
     poses|mountain rescue|rain forests|silent films|honey bees|steam engines|desert plants|sign language|tidal
     power|cheese making|opera singers|sailing knots|wild mushrooms|paper folding|space probes|river otters|night
