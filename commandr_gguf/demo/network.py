@@ -67,9 +67,8 @@ class Layer(nn.Module):
 
     def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         """[n_rows, length, hidden_size] to the same."""
-        q, k, v, gate, up = functional.linear(self.normalized(x), torch.cat(list(self.w_in))).split(
-            self.shape.widths, dim=-1
-        )
+        joined = functional.linear(self.normalized(x), torch.cat(list(self.w_in)))
+        q, k, v, gate, up = joined.split(self.shape.widths, dim=-1)
         q, k, v = (self.heads(t) for t in (q, k, v))
         q, k, v = rope(q, cos, sin), self.grouped(rope(k, cos, sin)), self.grouped(v)
         positions = torch.arange(x.shape[1])
@@ -215,7 +214,6 @@ def rope(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
 
 def tensors(network: Network) -> dict[str, torch.Tensor]:
     """The weights under the names of `CohereForCausalLM`, as bfloat16."""
-    shape = network.shape
     named: dict[str, torch.Tensor] = {"model.embed_tokens.weight": network.embedding, "model.norm.weight": network.norm}
     for i, layer in enumerate(network.layers):
         parts: dict[str, torch.Tensor] = dict(zip(_INPUTS + _OUTPUTS, [*layer.w_in, *layer.w_out], strict=True))

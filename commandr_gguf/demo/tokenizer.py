@@ -1,8 +1,8 @@
 """Makes the tokenizer of the embedded checkpoint: Command-R's pipeline with a vocabulary of its own text.
 
 NFC, single digits, the byte-level split of GPT-2, then BPE, with Cohere's special and turn tokens, as in the published
-tokenizers. One thing is different: a space is merged with whole words in lower case only. So a name, which has a capital,
-is the same tokens behind a space, a quote or a citation tag, and a small model can copy it.
+tokenizers. One thing is different: a space is merged with whole words in lower case only. So a name, which has a
+capital, is the same tokens behind a space, a quote or a citation tag, and a small model can copy it.
 """
 
 from __future__ import annotations
