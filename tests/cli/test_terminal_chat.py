@@ -45,6 +45,14 @@ class Terminal:
                     raise AssertionError(f"the chat ended: {seen!r}") from None
         return seen.decode("utf-8", "replace").replace("\r\n", "\n")
 
+    def read_some(self, count: int, seconds: float = 30) -> None:
+        """At least `count` bytes of output."""
+        end = time.monotonic() + seconds
+        while count > 0:
+            assert time.monotonic() < end, f"{count} bytes more did not come"
+            if select.select([self._master], [], [], 0.1)[0]:
+                count -= len(os.read(self._master, 65536))
+
     def say(self, line: str, expected: str = "\n" + PROMPT) -> str:
         os.write(self._master, line.encode() + b"\n")
         return self.read_until(expected)
@@ -114,10 +122,12 @@ def test_ctrl_c_stops_the_reply_and_not_the_chat(tmp_path: Path) -> None:
     try:
         terminal.read_until(PROMPT)
         terminal.type("Hello\n")
-        time.sleep(1.5)
+        terminal.read_until("Hello\r\n")
+        terminal.read_some(40)  # the reply is under way, however slow the machine is
         terminal.process.send_signal(signal.SIGINT)
         terminal.read_until("\n" + PROMPT)
         assert "reply" in terminal.say("/stats")
+        time.sleep(0.5)  # readline shows its prompt a moment before a signal can wake it
         terminal.process.send_signal(signal.SIGINT)
         terminal.read_until("Ctrl-D ends the chat\r\n" + PROMPT)  # before the prompt, Ctrl-D would be lost
         terminal.type("\x04")
