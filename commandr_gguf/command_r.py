@@ -14,14 +14,18 @@ import numpy.typing as npt
 
 from commandr_gguf.cancelling import RunningCalls, Stop
 from commandr_gguf.chat.prompt import DEFAULT, ChatTemplate
+from commandr_gguf.chat.reply import Reply
 from commandr_gguf.chat.request import CitationMode, Documents, Messages, Tools, make_request
-from commandr_gguf.chat.tokens import Prompt, encode_prompt
+from commandr_gguf.chat.tokens import Prompt
+from commandr_gguf.chat_engine import ChatEngine, Decoding
 from commandr_gguf.demo.embedded import gguf_path
 from commandr_gguf.embedding import Pooling, embed_text
-from commandr_gguf.errors import ArgumentError, ClosedError
+from commandr_gguf.errors import ArgumentError, ClosedError, flag
 from commandr_gguf.generate import Generation, GenerationStream, generate
 from commandr_gguf.memory import default_n_ctx
 from commandr_gguf.model import Model
+from commandr_gguf.prefix_cache import PrefixCache
+from commandr_gguf.reply_stream import ReplyStream
 from commandr_gguf.sampling import SamplingParams
 from commandr_gguf.session import Progress, Session, Tokens
 from commandr_gguf.tokenizer import Tokenizer
@@ -29,14 +33,17 @@ from commandr_gguf.tokenizer import Tokenizer
 CHAT_TEMPERATURE = 0.3
 """The temperature at which Cohere's model cards run Command-R."""
 
+N_PROMPTS = 4
+"""How many prompts a model without a sliding window keeps."""
+
 _SAMPLING_NAMES = frozenset(field.name for field in fields(SamplingParams))
 
 
 class CommandR:
     """A model ready to talk.
 
-    It holds one sequence: a prompt that begins like the last one, such as the next turn of a chat, is computed only
-    from where they differ. Close it, or use it in a `with` statement. Calls from several threads must take turns.
+    It keeps the last prompts: one that begins like one of them, such as the next turn of a chat, is computed only from
+    where they differ. Close it, or use it in a `with` statement. Calls from several threads must take turns.
 
     Args:
         path: a GGUF file.
@@ -44,6 +51,11 @@ class CommandR:
             to 32768 and at most the model's context length; 0 takes the model's context length.
         n_gpu_layers, main_device, tensor_split, use_mmap, repack: see `Model`.
         n_batch, n_ubatch, n_threads, type_k, type_v, flash_attn: see `Session`.
+        n_seq_max: how many prompts are kept, 1 to 64. None takes 4, or 2 of a model with a sliding window, where each
+            takes memory of its own.
+        prompt_cache: a folder in which the beginnings of prompts are kept, so that another process can go on from them.
+            It holds what prompts say.
+        draft: a GGUF file of a smaller model with the same vocabulary, which guesses what this one writes next.
         progress: called with the fraction of the load that is done; returning False cancels it.
     """
 
@@ -63,6 +75,9 @@ class CommandR:
         type_k: str = "f16",
         type_v: str = "f16",
         flash_attn: bool | None = None,
+        n_seq_max: int | None = None,
+        prompt_cache: str | os.PathLike[str] | None = None,
+        draft: str | os.PathLike[str] | None = None,
         progress: Callable[[float], object] | None = None,
     ) -> None:
         self.model = Model(
@@ -75,26 +90,36 @@ class CommandR:
             n_threads=n_threads,
             progress=progress,
         )
+        self._draft: Session | None = None
         try:
             if n_ctx is None:
                 n_ctx = default_n_ctx(self.model.hparams, type_k=type_k, type_v=type_v)
             self.tokenizer = Tokenizer.from_gguf(self.model.gguf)
+            has_window = self.model.hparams.n_swa > 0
+            sizes: dict[str, Any] = {"n_batch": n_batch, "n_ubatch": n_ubatch, "n_threads": n_threads}
+            sizes |= {"type_k": type_k, "type_v": type_v, "flash_attn": flash_attn}
             self.session = Session(
-                self.model,
-                n_ctx=n_ctx,
-                n_batch=n_batch,
-                n_ubatch=n_ubatch,
-                n_threads=n_threads,
-                type_k=type_k,
-                type_v=type_v,
-                flash_attn=flash_attn,
+                self.model, n_ctx=n_ctx, n_seq_max=n_seq_max or (2 if has_window else N_PROMPTS), **sizes
+            )
+            if draft is not None:
+                self._draft = Session(
+                    Model(draft, n_gpu_layers=n_gpu_layers, n_threads=n_threads), n_ctx=self.session.n_ctx, **sizes
+                )
+            self._cache = PrefixCache(self.session, prompt_cache)
+            self._chat = ChatEngine(
+                self.session,
+                self.tokenizer,
+                cache=self._cache,
+                keeps_heads=prompt_cache is not None or has_window,
+                draft_session=self._draft,
             )
         except BaseException:
+            if self._draft is not None:
+                self._draft.model.close()
             self.model.close()
             raise
         self.n_ctx = self.session.n_ctx
         self._n_batch = n_batch
-        self._templates: dict[str, ChatTemplate] = {}
         self._running = RunningCalls()
 
     @classmethod
@@ -112,10 +137,12 @@ class CommandR:
         return cls(gguf_path(recipe), **options)
 
     def template(self, name: str = DEFAULT) -> ChatTemplate:
-        """A chat template of the file: "default", "tool_use" or "rag". Raises UnsupportedError when it is not there."""
-        if name not in self._templates:
-            self._templates[name] = ChatTemplate.from_gguf(self.model.gguf, name)
-        return self._templates[name]
+        """A chat template by its name, "default", "tool_use" or "rag": the file's, or ours where it has none.
+
+        Raises:
+            UnsupportedError: there is no template of another name.
+        """
+        return self._chat.prompts.template(name)
 
     # ---- text
 
@@ -128,6 +155,8 @@ class CommandR:
         temperature: float = ...,
         stop: str | Sequence[str] = ...,
         top_logprobs: int | None = ...,
+        grammar: str | None = ...,
+        speculate: bool = ...,
         progress: Progress | None = ...,
         stream: Literal[False] = ...,
         **sampling: Any,
@@ -141,6 +170,8 @@ class CommandR:
         temperature: float = ...,
         stop: str | Sequence[str] = ...,
         top_logprobs: int | None = ...,
+        grammar: str | None = ...,
+        speculate: bool = ...,
         progress: Progress | None = ...,
         stream: Literal[True],
         **sampling: Any,
@@ -153,6 +184,8 @@ class CommandR:
         temperature: float = 1.0,
         stop: str | Sequence[str] = (),
         top_logprobs: int | None = None,
+        grammar: str | None = None,
+        speculate: bool = True,
         progress: Progress | None = None,
         stream: bool = False,
         **sampling: Any,
@@ -165,18 +198,25 @@ class CommandR:
             temperature: 0 takes the most likely token each time.
             stop: strings that end the reply and are not part of it.
             top_logprobs: log-probabilities of each token and of this many most likely ones; None = none.
+            grammar: what the reply must keep to, see `json_schema_grammar`, `regex_grammar` and `lark_grammar`.
+            speculate: guess what follows from what stood before, and verify several tokens at once: faster, and the
+                same reply but for rounding, see `Session.next_tokens`.
             progress: called during each evaluation, see `Session.eval`.
             stream: return a `GenerationStream` to iterate over.
             sampling: further fields of `SamplingParams`, such as top_p, seed or repeat_penalty.
         """
+        tokens = self.tokenizer.encode(prompt, add_special=True) if isinstance(prompt, str) else _token_array(prompt)
         pieces = generate(
             self.session,
             self.tokenizer,
-            prompt,
+            tokens,
             max_tokens=max_tokens,
             sampling=_sampling_params(temperature, sampling),
             stop=stop,
             top_logprobs=top_logprobs,
+            constraint=None if grammar is None else self._chat.constraints.constraint(grammar),
+            drafter=self._chat.drafter(len(tokens)) if speculate else None,
+            cache=self._cache,
             progress=progress,
             stream=True,
         )
@@ -191,6 +231,9 @@ class CommandR:
         documents: Documents | None = ...,
         tools: Tools | None = ...,
         citation_mode: CitationMode = ...,
+        multi_step: bool | None = ...,
+        constrained: bool = ...,
+        speculate: bool = ...,
         max_tokens: int | None = ...,
         temperature: float = ...,
         stop: str | Sequence[str] = ...,
@@ -198,7 +241,7 @@ class CommandR:
         progress: Progress | None = ...,
         stream: Literal[False] = ...,
         **sampling: Any,
-    ) -> Generation: ...
+    ) -> Reply: ...
     @overload
     def chat(
         self,
@@ -207,6 +250,9 @@ class CommandR:
         documents: Documents | None = ...,
         tools: Tools | None = ...,
         citation_mode: CitationMode = ...,
+        multi_step: bool | None = ...,
+        constrained: bool = ...,
+        speculate: bool = ...,
         max_tokens: int | None = ...,
         temperature: float = ...,
         stop: str | Sequence[str] = ...,
@@ -214,7 +260,7 @@ class CommandR:
         progress: Progress | None = ...,
         stream: Literal[True],
         **sampling: Any,
-    ) -> GenerationStream: ...
+    ) -> ReplyStream: ...
     def chat(
         self,
         messages: Messages,
@@ -222,6 +268,9 @@ class CommandR:
         documents: Documents | None = None,
         tools: Tools | None = None,
         citation_mode: CitationMode = "accurate",
+        multi_step: bool | None = None,
+        constrained: bool = True,
+        speculate: bool = True,
         max_tokens: int | None = None,
         temperature: float = CHAT_TEMPERATURE,
         stop: str | Sequence[str] = (),
@@ -229,27 +278,43 @@ class CommandR:
         progress: Progress | None = None,
         stream: bool = False,
         **sampling: Any,
-    ) -> Generation | GenerationStream:
-        """Reply to a conversation of `{"role": "system" | "user" | "assistant", "content": ...}`.
+    ) -> Reply | ReplyStream:
+        """Reply to a conversation of `{"role": "system" | "user" | "assistant" | "tool", "content": ...}`.
 
-        `documents` are strings, or mappings such as `{"title": ..., "text": ...}`, on which the answer is to rest. With
-        the citation mode "accurate" the model answers twice, the second time with citations; with "fast" once.
-        `tools` are `{"name", "description", "parameter_definitions": {name: {"description", "type", "required"}}}`.
-        Documents and tools cannot be given together. The other arguments are those of `generate`.
-
-        The reply is the text as the model writes it; `parse_grounded_answer` and `parse_actions` take it apart.
         What messages, documents and tools spell never becomes a control token.
+
+        Args:
+            messages: see `make_request` for calls of tools and their results.
+            documents: strings, mappings such as `{"title": ..., "text": ...}`, or `{"id": ..., "data": ...}`, on which
+                the answer is to rest; its citations name them.
+            tools: Python functions, OpenAI's form with a JSON schema, or Cohere's `{"name", "description",
+                "parameter_definitions": {name: {"description", "type", "required"}}}`. A model that wants none of them
+                is asked again without them. With Command-R they cannot be given together with documents.
+            citation_mode: "accurate" lets the model answer twice, the second time with citations; "fast" once.
+            multi_step: True shows tools in the multi-step prompt from the first step on; see `run_tools`.
+            constrained: let the model write nothing but what its format, the tools' schemas and the documents allow.
+            speculate: see `generate`.
+            stream: return a `ReplyStream` of events to iterate over.
+            max_tokens, temperature, stop, top_logprobs, progress, sampling: those of `generate`.
+
+        Raises:
+            ArgumentError: an argument is not of its form, or the template refuses the messages.
+            ContextFullError: the prompt does not fit in the context.
         """
-        return self.generate(  # type: ignore[call-overload,no-any-return]  # stream is not a literal here
-            self.prompt(messages, documents, tools, citation_mode).tokens,
+        request = make_request(
+            messages, documents, tools, citation_mode, multi_step=multi_step, family=self._chat.prompts.family
+        )
+        decoding = Decoding(
+            sampling=_sampling_params(temperature, sampling),
             max_tokens=max_tokens,
-            temperature=temperature,
             stop=stop,
             top_logprobs=top_logprobs,
+            constrained=flag("constrained", constrained),
+            speculate=flag("speculate", speculate),
             progress=progress,
-            stream=stream,
-            **sampling,
         )
+        events = self._running.add(self._chat.start(request, decoding))
+        return events if stream else events.finish()
 
     def prompt(
         self,
@@ -258,26 +323,26 @@ class CommandR:
         tools: Tools | None = None,
         citation_mode: CitationMode = "accurate",
         add_generation_prompt: bool = True,
+        *,
+        multi_step: bool | None = None,
     ) -> Prompt:
-        """The prompt of a request as text and as the token ids that `chat` evaluates.
+        """The prompt of a request as text and as the token ids that `chat` evaluates, see `make_request`.
+
+        A file without the template that a request needs is given one of the published structure.
 
         Raises:
             ArgumentError: an argument is not of its form, or the template refuses the messages.
-            UnsupportedError: the file lacks the template: "rag" for documents, "tool_use" for tools, else "default".
+            UnsupportedError: the model reads a kind of prompt that cannot be written.
         """
-        request = make_request(messages, documents, tools, citation_mode)
-        template = self.template(request.template)
+        request = make_request(
+            messages, documents, tools, citation_mode, multi_step=multi_step, family=self._chat.prompts.family
+        )
+        return self._chat.prompts.render(request, add_generation_prompt=add_generation_prompt)
 
-        def render(data: Any) -> str:
-            return template.render(
-                **data,
-                citation_mode=request.citation_mode,
-                add_generation_prompt=add_generation_prompt,
-                bos_token=self._text_of(self.tokenizer.bos_id),
-                eos_token=self._text_of(self.tokenizer.eos_id),
-            )
-
-        return encode_prompt(self.tokenizer, render, request.data)
+    @property
+    def takes_steps_when_asked(self) -> bool:
+        """Whether tools can be shown in a prompt of one step or of many; Command R7B and Command A have only one."""
+        return self._chat.prompts.family == "command-r"
 
     def render(
         self,
@@ -286,12 +351,11 @@ class CommandR:
         tools: Tools | None = None,
         citation_mode: CitationMode = "accurate",
         add_generation_prompt: bool = True,
+        *,
+        multi_step: bool | None = None,
     ) -> str:
         """The prompt text of a request, see `prompt`."""
-        return self.prompt(messages, documents, tools, citation_mode, add_generation_prompt).text
-
-    def _text_of(self, token: int | None) -> str:
-        return "" if token is None else self.tokenizer.decode([token])
+        return self.prompt(messages, documents, tools, citation_mode, add_generation_prompt, multi_step=multi_step).text
 
     # ---- tokens and numbers
 
@@ -350,6 +414,9 @@ class CommandR:
         """Free the session and the model. Calling it again does nothing."""
         self.session.close()
         self.model.close()
+        if self._draft is not None:
+            self._draft.close()
+            self._draft.model.close()
 
     def __enter__(self) -> CommandR:
         return self

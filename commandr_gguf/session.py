@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import array
-import os
-import threading
-import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,19 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from commandr_gguf._native import ffi, lib
-from commandr_gguf.callbacks import Callback
-from commandr_gguf.devices import MemoryUse, memory_uses
-from commandr_gguf.errors import ArgumentError, ClosedError, CommandRError, check, flag, int32, integer
-from commandr_gguf.gguf_file import encode_path
-from commandr_gguf.memory import cache_type
-from commandr_gguf.model import Model
+from commandr_gguf.errors import ArgumentError, check, int32, integer
 from commandr_gguf.sampling import Logprobs, Sampler, logprobs
+from commandr_gguf.session_handle import Progress, SessionHandle
+from commandr_gguf.token_buffer import Tokens, token_buffer
+from commandr_gguf.token_constraint import TokenConstraint
+from commandr_gguf.verification import n_common, verify
 
-Tokens = Sequence[int] | npt.NDArray[np.integer[Any]]
-"""Token ids. An array of 32-bit integers (`array("i")` or numpy int32) is used in place, without a copy."""
-
-Progress = Callable[[int, int], object]
-"""Called with the tokens computed and to compute; returning False cancels the evaluation."""
+__all__ = ["EvalItem", "NextToken", "Progress", "Session", "Tokens"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +34,7 @@ class EvalItem:
 
 @dataclass(frozen=True)
 class NextToken:
-    """What `Session.next_token` returns."""
+    """What `Session.next_token` and `Session.next_tokens` return."""
 
     token: int | None
     """None without a sampler."""
@@ -52,7 +43,7 @@ class NextToken:
     """Tokens that the sequence held already."""
 
 
-class Session:
+class Session(SessionHandle):
     """The mutable side of a model: what its sequences hold.
 
     A session is told what a sequence shall hold, from its first token to its last; it computes only what follows the
@@ -73,49 +64,11 @@ class Session:
         progress: called after each graph and about every 50 ms inside one that runs on the CPU.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        *,
-        n_ctx: int = 0,
-        n_batch: int = 2048,
-        n_ubatch: int = 512,
-        n_outputs: int = 0,
-        n_seq_max: int = 1,
-        n_threads: int = 0,
-        type_k: str = "f16",
-        type_v: str = "f16",
-        flash_attn: bool | None = None,
-        progress: Progress | None = None,
-    ) -> None:
-        self.model = model
-        self._n_vocab = model.hparams.n_vocab
-        self._n_embd = model.hparams.n_embd
-        self.progress = progress
-        self._callback = Callback(None)
-        self._handle = ffi.new_handle(self._callback)
-        self._turn = threading.Lock()
-        self._turn_of: int | None = None
-        self._alive = threading.Lock()
-        self._items: list[int] = []
-        params = lib.commandr_session_default_params()
-        params.n_ctx = integer("n_ctx", n_ctx, 0)
-        params.n_batch = int32("n_batch", n_batch)
-        params.n_ubatch = int32("n_ubatch", n_ubatch)
-        params.n_outputs = int32("n_outputs", n_outputs)
-        params.n_seq_max = int32("n_seq_max", n_seq_max)
-        params.n_threads = int32("n_threads", n_threads)
-        params.type_k = cache_type("type_k", type_k)
-        params.type_v = cache_type("type_v", type_v)
-        params.flash_attn = -1 if flash_attn is None else int(flag("flash_attn", flash_attn))
-        params.progress = lib.commandr_py_on_eval
-        params.progress_user_data = self._handle
-        out = ffi.new("commandr_session **")
-        check(lib.commandr_session_init(model.pointer, params, out))
-        self._pointer: Any = out[0]
-        self._finalizer = weakref.finalize(self, lib.commandr_session_free, out[0])
+    def __enter__(self) -> Session:
+        return self
 
-    # ---- evaluation
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def eval(
         self,
@@ -191,11 +144,70 @@ class Session:
                 return NextToken(None, None, n_reused)
             return NextToken(*self._sample(pointer, sampler, tokens, 0, mask, top_logprobs), n_reused)
 
+    def next_tokens(
+        self,
+        tokens: Tokens,
+        draft: Sequence[int],
+        sampler: Sampler,
+        *,
+        seq_id: int = 0,
+        constraint: TokenConstraint | None = None,
+        end_tokens: Collection[int] = (),
+        top_logprobs: int | None = None,
+        progress: Progress | None = None,
+    ) -> list[NextToken]:
+        """Like `next_token`, and as many further tokens as `draft` guesses right, all from one evaluation.
+
+        Every token is the sampler's own pick after the tokens before it, so a draft changes how fast tokens come and
+        not which: they are those of `next_token` call by call, as far as logits computed together equal logits computed
+        one by one. On the CPU they are the same bits up to 1,024 tokens of context, unless weights are in Q4_K or Q2_K
+        and repacked, or the model has a sliding window. Else sums are made in another order, and their rounding can
+        turn the choice between two tokens that are nearly as likely. Neither choice is the better one.
+
+        What the draft guessed wrong is forgotten. No outputs are held afterwards.
+
+        Args:
+            tokens: see `next_token`.
+            draft: guesses of what follows `tokens`, of which the first `n_draft_max` count.
+            sampler: picks a token in each row.
+            seq_id: the sequence.
+            constraint: gives the mask of each row and is told each token. Unless log-probabilities are wanted, tokens
+                that it forces are taken without sampling; those at the end are not evaluated yet.
+            end_tokens: nothing comes after one of these, and the constraint is not told of it.
+            top_logprobs: see `sample`.
+            progress: instead of the session's.
+
+        Returns:
+            At least one token.
+        """
+        buffer = token_buffer(tokens)
+        sequence = array.array("i")
+        sequence.frombytes(ffi.buffer(buffer))
+        ffi.release(buffer)
+        n_tokens = len(sequence)
+        draft = draft[: self.n_draft_max]
+        sequence.extend(draft)
+        with self._use() as pointer:
+            self._eval(pointer, [EvalItem(sequence, seq_id, len(draft) + 1)], lib.COMMANDR_OUTPUT_LOGITS, progress)
+            n_reused = int(lib.commandr_session_n_reused(pointer, 0))
+            history = ffi.from_buffer("int32_t[]", sequence)
+
+            def pick(row: int, mask: npt.NDArray[np.uint32] | None) -> tuple[int, Logprobs | None]:
+                logits = lib.commandr_session_logits(pointer, 0, row)
+                return self._pick(logits, sampler, history, n_tokens + row, mask, top_logprobs)
+
+            found = verify(draft, pick, constraint, end_tokens, force=top_logprobs is None)
+            n_right = n_common(draft, [token for token, _ in found])
+            self._items = []
+            if n_right < len(draft):
+                check(lib.commandr_session_seq_rm(pointer, seq_id, n_tokens + n_right))
+            return [NextToken(token, entry, n_reused) for token, entry in found]
+
     def _eval(self, pointer: Any, items: Sequence[EvalItem], outputs: int, progress: Progress | None) -> None:
         c_items = ffi.new("commandr_eval_item[]", len(items))
         buffers = []  # keeps the arrays alive that the items point to
         for c_item, item in zip(c_items, items, strict=True):
-            buffer = _token_buffer(item.tokens)
+            buffer = token_buffer(item.tokens)
             buffers.append(buffer)
             c_item.tokens = buffer
             c_item.n_tokens = len(buffer)
@@ -253,17 +265,28 @@ class Session:
         mask: npt.NDArray[np.uint32] | None,
         top_logprobs: int | None,
     ) -> tuple[int, Logprobs | None]:
-        buffer = _token_buffer(history)
+        buffer = token_buffer(history)
         row = ffi.NULL
         if 0 <= item < len(self._items) and self._items[item] > 0:
             row = lib.commandr_session_logits(pointer, item, self._items[item] - 1)
         try:
             if not row:
                 raise ArgumentError(f"the last evaluation computed no logits for item {item}")
-            token = sampler.sample(row, buffer, len(buffer), mask)
+            return self._pick(row, sampler, buffer, len(buffer), mask, top_logprobs)
         finally:
             ffi.release(buffer)
-        return token, None if top_logprobs is None else logprobs(row, self._n_vocab, token, top_logprobs)
+
+    def _pick(
+        self,
+        logits: Any,
+        sampler: Sampler,
+        history: Any,
+        n_history: int,
+        mask: npt.NDArray[np.uint32] | None,
+        top_logprobs: int | None,
+    ) -> tuple[int, Logprobs | None]:
+        token = sampler.sample(logits, history, n_history, mask)
+        return token, None if top_logprobs is None else logprobs(logits, self._n_vocab, token, top_logprobs)
 
     def n_reused(self, item: int = 0) -> int:
         """Tokens of an item that the last evaluation did not need to compute."""
@@ -280,142 +303,3 @@ class Session:
             result = np.empty((n_rows, width), dtype=np.float32)
             ffi.memmove(result, rows, result.nbytes)
             return result
-
-    # ---- sequences
-
-    def seq_rm(self, seq_id: int, n_keep: int = 0) -> None:
-        """Forget positions >= n_keep of a sequence."""
-        with self._change() as pointer:
-            check(lib.commandr_session_seq_rm(pointer, int32("seq_id", seq_id), integer("n_keep", n_keep)))
-
-    def seq_cp(self, src: int, dst: int) -> None:
-        """Make sequence `dst` hold what `src` holds, sharing its cells."""
-        with self._change() as pointer:
-            check(lib.commandr_session_seq_cp(pointer, int32("src", src), int32("dst", dst)))
-
-    def seq_keep(self, seq_id: int) -> None:
-        """Forget every other sequence."""
-        with self._change() as pointer:
-            check(lib.commandr_session_seq_keep(pointer, int32("seq_id", seq_id)))
-
-    def seq_length(self, seq_id: int = 0) -> int:
-        """Tokens that a sequence holds."""
-        with self._use() as pointer:
-            return self._length(pointer, seq_id)
-
-    def seq_tokens(self, seq_id: int = 0) -> list[int]:
-        """The tokens that a sequence holds."""
-        with self._use() as pointer:
-            n = self._length(pointer, seq_id)
-            return ffi.unpack(lib.commandr_session_seq_tokens(pointer, seq_id), n) if n else []
-
-    def save_state(self, path: str | os.PathLike[str], seq_id: int = 0) -> None:
-        """Write a sequence's tokens and KV rows to a file; an existing one is replaced at the end."""
-        with self._use() as pointer:
-            check(lib.commandr_session_state_save(pointer, int32("seq_id", seq_id), encode_path(path)))
-
-    def load_state(self, path: str | os.PathLike[str], seq_id: int = 0) -> None:
-        """Make a sequence hold what `save_state` wrote, in a session of the same model and cache types.
-
-        Raises:
-            FormatError: the file belongs to another model or cache type, or is damaged. The sequence is as it was when
-                the file's header was refused, else empty.
-        """
-        with self._change() as pointer:
-            check(lib.commandr_session_state_load(pointer, int32("seq_id", seq_id), encode_path(path)))
-
-    @staticmethod
-    def _length(pointer: Any, seq_id: int) -> int:
-        n = int(lib.commandr_session_seq_length(pointer, int32("seq_id", seq_id)))
-        if n < 0:
-            raise ArgumentError(f"there is no sequence {seq_id}")
-        return n
-
-    # ---- the session itself
-
-    @property
-    def n_ctx(self) -> int:
-        """KV cells, shared by all sequences."""
-        with self._use() as pointer:
-            return int(lib.commandr_session_n_ctx(pointer))
-
-    @property
-    def n_free(self) -> int:
-        """KV cells in use by no sequence."""
-        with self._use() as pointer:
-            return int(lib.commandr_session_n_free(pointer))
-
-    def memory(self) -> list[MemoryUse]:
-        """Bytes of cache and compute buffers by place."""
-        with self._use() as pointer:
-            return memory_uses(lib.commandr_session_memory, pointer)
-
-    def cancel(self, cancelled: bool = True) -> None:
-        """Stop the running evaluation, and those to come until `cancel(False)`, with CancelledError. From any thread.
-
-        Nothing else lifts it: `generate` too ends at once, with the finish reason "cancelled", until `cancel(False)`.
-        To stop one generation and no other, use `GenerationStream.cancel`.
-        """
-        with self._alive:
-            if self._pointer is None:
-                raise ClosedError("the session was closed")
-            lib.commandr_session_cancel(self._pointer, cancelled)
-
-    @property
-    def closed(self) -> bool:
-        """Whether close() was called. Does not wait."""
-        return self._pointer is None
-
-    def close(self) -> None:
-        """Stop what runs in other threads and free the cache. Calling it again does nothing."""
-        if self._turn_of == threading.get_ident():
-            raise CommandRError("a session cannot be closed from its own progress function")
-        with self._alive:
-            if self._pointer is not None:
-                lib.commandr_session_cancel(self._pointer, True)
-        with self._turn, self._alive:
-            self._pointer = None
-            self._finalizer()
-
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    @contextmanager
-    def _use(self) -> Iterator[Any]:
-        """The native handle, for one thread at a time."""
-        if self._turn_of == threading.get_ident():
-            raise CommandRError("a session cannot be used from its own progress function")
-        with self._turn:
-            if self._pointer is None:
-                raise ClosedError("the session was closed")
-            try:
-                self._turn_of = threading.get_ident()
-                yield self._pointer
-            finally:
-                self._turn_of = None
-
-    @contextmanager
-    def _change(self) -> Iterator[Any]:
-        with self._use() as pointer:
-            self._items = []
-            yield pointer
-
-
-def _token_buffer(tokens: Tokens) -> Any:
-    if isinstance(tokens, np.ndarray):
-        if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
-            raise ArgumentError("tokens must be a sequence of integers")
-        if tokens.dtype != np.int32 and tokens.size and (tokens.min() < -(2**31) or tokens.max() >= 2**31):
-            raise ArgumentError("a token id does not fit in 32 bits")
-        return ffi.from_buffer("int32_t[]", np.ascontiguousarray(tokens, dtype=np.int32))
-    if isinstance(tokens, (str, bytes, bytearray, memoryview)):
-        raise ArgumentError(f"tokens must be a sequence of token ids, not {type(tokens).__name__}")
-    if isinstance(tokens, array.array) and tokens.typecode == "i" and tokens.itemsize == 4:
-        return ffi.from_buffer("int32_t[]", tokens)
-    try:
-        return ffi.new("int32_t[]", list(tokens))
-    except (TypeError, OverflowError) as error:
-        raise ArgumentError(f"tokens must be a sequence of token ids: {error}") from None

@@ -8,10 +8,11 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+from commandr_gguf.chat.events import Event
 from commandr_gguf.chat.messages import Message, normalize
+from commandr_gguf.chat.reply import Reply
 from commandr_gguf.command_r import CommandR
 from commandr_gguf.errors import FileError, FormatError
-from commandr_gguf.generate import Generation, Piece
 
 
 class Conversation:
@@ -21,14 +22,14 @@ class Conversation:
     """
 
     def __init__(self, model: CommandR, system: str | None = None, **options: Any) -> None:
-        """`options` go to `CommandR.chat`: max_tokens, temperature, seed and so on."""
+        """`options` go to `CommandR.chat`: documents, max_tokens, temperature, seed and so on."""
         self._model = model
         self.options = options
         self.system = system
         """The system message, or None."""
         self.turns: list[Message] = []
         """User and assistant messages, alternating."""
-        self.last: Generation | None = None
+        self.last: Reply | None = None
         """The last reply with its usage and timings."""
 
     @property
@@ -37,8 +38,8 @@ class Conversation:
         head = [Message(role="system", content=self.system)] if self.system else []
         return head + self.turns
 
-    def ask(self, text: str) -> Generator[Piece, None, None]:
-        """Add a user message and stream the reply. When it fails before its first piece, the message is taken back."""
+    def ask(self, text: str) -> Generator[Event, None, None]:
+        """Add a user message and stream the reply. When it fails before its first text, the message is taken back."""
         self.turns.append(Message(role="user", content=text))
         stream = None
         try:
@@ -47,9 +48,9 @@ class Conversation:
         finally:
             if stream is not None:
                 stream.close()
-                self.last = stream.result
-            if stream is not None and (stream.result.text or stream.result.finish_reason == "stop"):
-                self.turns.append(Message(role="assistant", content=stream.result.text))
+                self.last = stream.reply
+            if self.last is not None and stream is not None and (self.last.text or self.last.finish_reason == "stop"):
+                self.turns.append(Message(role="assistant", content=self.last.text))
             else:
                 self.turns.pop()
 

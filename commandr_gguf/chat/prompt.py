@@ -43,10 +43,16 @@ class ChatTemplate:
         Raises:
             UnsupportedError: the file has no template of this name.
         """
-        key = _KEY if name == DEFAULT else f"{_KEY}.{name}"
-        if key not in file:
-            raise UnsupportedError(f"{file.path}: there is no chat template {name!r} (the key {key} is missing)")
-        return cls(file.typed(key, str), name, path=file.path)
+        source = cls.source_in(file, name)
+        if source is None:
+            raise UnsupportedError(f"{file.path}: there is no chat template {name!r} (the key {_key(name)} is missing)")
+        return cls(source, name, path=file.path)
+
+    @staticmethod
+    def source_in(file: GGUFFile, name: str = DEFAULT) -> str | None:
+        """The Jinja source that a GGUF file keeps under a name; None when there is none."""
+        key = _key(name)
+        return file.typed(key, str) if key in file else None
 
     def render(
         self,
@@ -72,6 +78,10 @@ class ChatTemplate:
             )
         except Exception as error:  # a template is a program, it may fail in any way
             raise ArgumentError(f"{self._title} does not take these messages: {error}") from error
+
+
+def _key(name: str) -> str:
+    return _KEY if name == DEFAULT else f"{_KEY}.{name}"
 
 
 class _GenerationBlock(jinja2.ext.Extension):

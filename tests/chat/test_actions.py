@@ -47,6 +47,10 @@ def dumps(calls: list[ToolCall], **options: Any) -> str:
         f"I leave [] aside: ```json\n{LIST}\n```",
         f"Action: ```json\n{LIST[1:-1]}\n```",
         f"```json\n{LIST[1:-1].strip()}```",
+        f"**Action:** ```json\n{LIST}\n```",
+        f"**action**: {LIST}",
+        f'Plan: as in [{{"a": 1}}] and ```[2]```.\nAction: {LIST}',
+        f"```json\n{LIST}\n```\nAction: [see above]",
     ],
 )
 def test_forms_that_models_write(reply: str) -> None:
@@ -70,6 +74,12 @@ def test_no_tool_is_an_empty_list(name: str) -> None:
 @pytest.mark.parametrize("parameters", ['{"tool_name": "a"}', '{"tool_name": "a", "parameters": null}'])
 def test_parameters_may_be_missing(parameters: str) -> None:
     assert parse_actions(f"Action: [{parameters}]") == [ToolCall("a", {})]
+
+
+@pytest.mark.parametrize(("written", "expected"), [('"7"', "7"), ("7", "7"), ("null", ""), ("[7]", "")])
+def test_a_call_may_have_an_id(written: str, expected: str) -> None:
+    reply = f'Action: [{{"tool_call_id": {written}, "tool_name": "a", "parameters": {{}}}}]'
+    assert parse_actions(reply) == [ToolCall("a", {}, expected)]
 
 
 def test_strings_may_be_broken_into_lines() -> None:

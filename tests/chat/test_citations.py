@@ -78,7 +78,8 @@ def test_numbers_of_documents(line: str, numbers: list[int]) -> None:
         ("Relevant Documents: 0\nCited Documents: 0\nIt is old.\nVery old.", "It is old.\nVery old."),
         ("Relevant Documents: 0\nCited Docu", "Cited Docu"),
         ("Relevant Documents: 0,1", ""),
-        ("Let me see.\nGrounded answer: It is old.", "It is old."),
+        ("Let me see.\nGrounded answer: It is old.", "Let me see.\nIt is old."),
+        ("Let me see.\nRelevant Documents: 0\nHm.\nAnswer: It is old.", "Let me see.\nHm.\nIt is old."),
         ("relevant documents: 0\nGROUNDED ANSWER :  It is old.", "It is old."),
         (
             "Grounded answer: It says:\nAnswer: four\nRelevant Documents: 5",
@@ -136,9 +137,16 @@ def test_a_reply_without_marks_keeps_its_citations() -> None:
         ("in <co: 0>1987</co: 0", "in 1987", [("1987", (0,))]),
         ("in <co: 0>1987</co", "in 1987", [("1987", (0,))]),
         ("in 1987 <co: 0, ", "in 1987", []),
+        ("in <co: 0>1987</", "in 1987", [("1987", (0,))]),
+        ("in <co: 0>1987</c", "in 1987", [("1987", (0,))]),
+        ("in 1987 <c", "in 1987", []),
         # nothing cited
         ("a<co: 0></co: 0>b", "ab", []),
         ("<co: 0> </co: 0>", "", []),
+        ("a<co: 0> </co: 0>b", "a b", []),
+        # cited twice
+        ("<co: 0><co: 0>a</co: 0></co: 0>", "a", [("a", (0,))]),
+        ("<co: 1><co: 0>a</co: 0></co: 1>", "a", [("a", (0,)), ("a", (1,))]),
         # white space at the ends
         ("  <co: 0> a</co: 0> b ", "a b", [("a", (0,))]),
         # what is no tag
@@ -201,3 +209,9 @@ def test_the_parts_of_a_reply(relevant: list[int], cited: list[int], plain: str 
     lines += [] if plain is None else [f"Answer: {plain}\n"]
     answer = parse_grounded_answer("".join([*lines, "Grounded answer: <co: 3>x</co: 3>"]))
     assert answer == GroundedAnswer("x", [Citation(0, 1, "x", (3,))], relevant, cited, plain)
+
+
+@pytest.mark.parametrize("cut", ["G", "Grounded ans", "**Grounded answer**"])
+def test_a_mark_that_the_end_cuts_is_no_part_of_the_answer(cut: str) -> None:
+    found = parse_grounded_answer(f"Answer: It is old.\n{cut}")
+    assert (found.text, found.answer) == ("It is old.", "It is old.")

@@ -11,7 +11,7 @@ import pytest
 
 import models
 import shapes
-from commandr_gguf import ArgumentError, CommandR, GenerationStream, UnsupportedError
+from commandr_gguf import ArgumentError, CommandR, GenerationStream, ToolCall, UnsupportedError
 
 ASK = [{"role": "user", "content": "When was it opened?"}]
 DOCUMENTS: list[str | dict[str, str]] = [
@@ -113,14 +113,58 @@ def test_wrong_requests(model: CommandR) -> None:
         model.render(ASK, tools=[{}])
 
 
-def test_a_file_without_the_templates(tmp_path: Path) -> None:
+def test_the_multi_step_prompt(model: CommandR) -> None:
+    first = model.prompt(ASK, tools=[TOOL], multi_step=True)
+    assert "Write 'Plan:' followed by" in first.text
+    assert "def find(query: str, limit: Optional[int]) -> List[Dict]:" in first.text
+    assert first.tokens == model.tokenize(first.text, parse_special=True)
+    calling = {"role": "assistant", "tool_plan": "Look.", "tool_calls": [ToolCall("find", {"query": "it"})]}
+    results = {"role": "tool", "content": [DOCUMENTS[0]]}
+    second = model.render([*ASK, calling, results], tools=[TOOL])
+    assert second.startswith(first.text.removesuffix("<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>"))
+    assert "<results>\nDocument: 0\nTitle: Velmora Bridge\nText: It was opened in 1987.\n</results>" in second
+
+
+def test_tools_as_functions_and_schemas(model: CommandR) -> None:
+    def find(query: str, limit: int | None = None) -> None:
+        """Finds things.
+
+        Args:
+            query: What to find.
+            limit: How many.
+        """
+
+    schema = {
+        "type": "object",
+        "properties": {
+            "query": {"type": "string", "description": "What to find."},
+            "limit": {"type": "integer", "description": "How many."},
+        },
+        "required": ["query"],
+    }
+    openai = {"type": "function", "function": {"name": "find", "description": "Finds things.", "parameters": schema}}
+    assert model.render(ASK, tools=[find]) == model.render(ASK, tools=[openai]) == model.render(ASK, tools=[TOOL])
+
+
+def test_documents_with_ids(model: CommandR) -> None:
+    documents = [{"id": "bridge", "data": DOCUMENTS[0]}, {"data": DOCUMENTS[1]}]
+    assert model.render(ASK, documents) == model.render(ASK, DOCUMENTS)
+
+
+def test_a_file_without_the_templates(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     checkpoint = shapes.write_checkpoint(tmp_path / "checkpoint", "gqa", n_layers=1)
     config = json.loads((checkpoint / "tokenizer_config.json").read_text())
     config["chat_template"] = config["chat_template"][0]["template"]
     (checkpoint / "tokenizer_config.json").write_text(json.dumps(config))
-    with CommandR(models.convert(checkpoint, tmp_path / "x.gguf", "F32"), n_ctx=512) as model:
+    with CommandR(models.convert(checkpoint, tmp_path / "x.gguf", "F32"), n_ctx=2048) as model:
         model.chat(ASK, max_tokens=0)
-        with pytest.raises(UnsupportedError, match=r"x\.gguf: there is no chat template 'rag'"):
-            model.chat(ASK, documents=["a"])
-        with pytest.raises(UnsupportedError, match=r"x\.gguf: there is no chat template 'tool_use'"):
-            model.chat(ASK, tools=[TOOL])
+        assert caplog.messages == []
+        model.chat(ASK, documents=["a"], max_tokens=0)
+        model.chat(ASK, tools=[TOOL], max_tokens=0)
+        (message,) = caplog.messages
+        assert message.endswith(
+            "x.gguf: there is no chat template 'rag'; one of the published structure takes its place"
+        )
+        assert "<results>\nDocument: 0\ntext: a\n</results>" in model.render(ASK, documents=["a"])
+        with pytest.raises(UnsupportedError, match=r"x\.gguf: there is no chat template 'other'"):
+            model.template("other")

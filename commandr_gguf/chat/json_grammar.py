@@ -1,0 +1,92 @@
+"""JSON schemas as parts of a grammar: checked, so that what cannot be enforced is refused by its name."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from llguidance import LLMatcher, LLParserLimits
+
+from commandr_gguf.errors import ArgumentError
+
+# What json.dumps writes, with and without an indent: one space, or a new line and its spaces. Without a limit a model
+# may write white space for ever.
+_SPACE = r" |\n {0,64}"
+_JSON_OPTIONS = {"whitespace_pattern": _SPACE, "json_allow_general_unicode_escapes": True}
+_JSON_ERROR = "failed to compile JSON schema: "
+ANNOTATIONS = {
+    *("$comment", "$id", "$schema", "title", "description", "default", "examples", "example", "deprecated"),
+    *("readOnly", "writeOnly"),
+}
+"""Keywords that say nothing about which values are right."""
+_MAPS = {"properties", "patternProperties", "$defs", "definitions"}
+_LISTS = {"anyOf", "allOf", "oneOf", "prefixItems"}
+_SCHEMAS = {"items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames"}
+KEYWORDS = {
+    *ANNOTATIONS,
+    *_MAPS,
+    *_LISTS,
+    *_SCHEMAS,
+    *("type", "enum", "const", "$ref", "required", "minItems", "maxItems", "uniqueItems", "minLength", "maxLength"),
+    *("pattern", "format", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
+    *("minProperties", "maxProperties", "dependencies", "dependentRequired", "dependentSchemas", "minContains"),
+    *("maxContains", "unevaluatedItems", "unevaluatedProperties", "$anchor", "$dynamicRef", "$dynamicAnchor"),
+}
+"""All words of JSON schema. llguidance refuses those that it does not enforce, by their names, and ignores all else."""
+
+
+def unknown_keywords(schema: Any) -> Iterator[str]:
+    """Keys of a schema and its parts that are no words of JSON schema, such as misspelled ones."""
+    if not isinstance(schema, Mapping):
+        return
+    for key, value in schema.items():
+        if key not in KEYWORDS:
+            yield key
+        parts: Sequence[Any] = ()
+        if key in _MAPS and isinstance(value, Mapping):
+            parts = list(value.values())
+        elif isinstance(value, list) and (key in _LISTS or key == "items"):
+            parts = value
+        elif key in _SCHEMAS:
+            parts = [value]
+        for part in parts:
+            yield from unknown_keywords(part)
+
+
+def checked_schema(schema: Mapping[str, Any] | bool, where: str) -> str:
+    """A schema as the right side of a grammar's rule.
+
+    Raises:
+        ArgumentError: it is not valid, or cannot be enforced; the text begins with `where`.
+    """
+    options = {"x-guidance": _JSON_OPTIONS}
+    try:
+        text = (
+            f"%json {json.dumps(schema if schema is False else options if schema is True else {**schema, **options})}"
+        )
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ArgumentError(f"{where} is no JSON schema: {error}") from error
+    checked(f"start: {text}", where)
+    return text
+
+
+def checked(grammar: str, where: str) -> str:
+    """`grammar`, when llguidance takes it. Raises ArgumentError, whose text begins with `where`, when not."""
+    error = _error_of(grammar)
+    if error is not None:
+        raise ArgumentError(f"{where} cannot constrain a text: {error}")
+    return grammar
+
+
+@functools.lru_cache(maxsize=256)  # the parameters of many tools have few schemas
+def _error_of(grammar: str) -> str | None:
+    wrong, messages = LLMatcher.validate_grammar_with_warnings(grammar, limits=LLParserLimits(verbose_errors=False))
+    if not wrong:
+        return None
+    sentence, *lines = messages[0].splitlines()
+    for line in lines:  # a wrong regular expression is shown first and explained below
+        if line.startswith("error: "):
+            return line.removeprefix("error: ")
+    return sentence.partition(_JSON_ERROR)[2] or sentence

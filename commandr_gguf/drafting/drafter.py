@@ -1,0 +1,36 @@
+"""What a drafter is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where drafts come from. What is accepted is counted for each source by itself."""
+
+    name: str
+    acceptance: float = 0.7
+    """The part of its tokens that is expected to be right before any was verified, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Guesses of the next tokens."""
+
+    tokens: list[int]
+    """At least one."""
+    source: Source
+
+
+Limit = Callable[[Source], int]
+"""The most tokens that a source is to draft now; 0 while its drafts do not pay. To be asked once for a draft."""
+
+
+class Drafter(Protocol):
+    """Guesses how a sequence goes on. One object serves one generation."""
+
+    def draft(self, tokens: Sequence[int], limit: Limit, /) -> Draft | None:
+        """Guess what follows `tokens`, the prompt and the reply so far; None for no guess."""

@@ -1,0 +1,305 @@
+"""Which of a session's sequences a prompt goes to, so that little of it has to be computed; and the same on disk."""
+
+from __future__ import annotations
+
+import array
+import itertools
+import os
+import threading
+import time
+
+from commandr_gguf.errors import (
+    ArgumentError,
+    ContextFullError,
+    FileError,
+    FormatError,
+    OutOfMemoryError,
+    UnsupportedError,
+    integer,
+)
+from commandr_gguf.prefix_slots import Candidate, Lease, Slot, common_prefix, departure
+from commandr_gguf.prefix_store import PrefixStore
+from commandr_gguf.session import Progress, Session, Tokens
+
+MAX_SEQUENCES = 64
+
+
+class PrefixCache:
+    """Gives each prompt the sequence that shares its longest prefix.
+
+    A prompt that goes on where a sequence ends, or wants another reply to the same prompt, takes that sequence. One
+    that departs earlier gets a copy of what they share, in an empty sequence or in place of the least recently used
+    one; a copy costs no cells. Sequences give way in the order of their last use when the cells of the session run out,
+    so that a prompt that fits in n_ctx alone fits. One in use never gives way; when all are, one is shared,
+    which costs time and is as right: a session is always told all tokens.
+
+    The head of a prompt, which it has in common with others, is treated with more care. In a model with a sliding
+    window a sequence that has grown cannot be cut back to it, so a copy is made when the prompt has been computed up to
+    there, which only newer heads displace where possible. With a folder it is kept in a file.
+
+    Any thread may call it. All use of the session's sequences is to go through it; other use is seen, and costs time.
+
+    Args:
+        session: with n_seq_max >= 2, or every new conversation displaces the last one.
+        directory: for state files; None keeps none. They hold what prompts say: the folder is made for this user alone.
+        max_bytes: of all files together; the least recently used ones are removed.
+        min_tokens: fewer are not worth a file, a head's copy, or a read from disk.
+
+    Raises:
+        FileError: the folder cannot be made or written to.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        directory: str | os.PathLike[str] | None = None,
+        *,
+        max_bytes: int = 16 << 30,
+        min_tokens: int = 64,
+    ) -> None:
+        self._session = session
+        self._store = None if directory is None else PrefixStore(directory, max_bytes)
+        self._min_tokens = integer("min_tokens", min_tokens, 1)
+        self._n_swa = session.model.hparams.n_swa
+        self._slots = [Slot(seq_id) for seq_id in range(_n_seq_max(session))]
+        self._clock = itertools.count(1)
+        self._lock = threading.RLock()
+
+    def acquire(
+        self, tokens: Tokens, *, stable: int | None = None, reserve: int = 0, progress: Progress | None = None
+    ) -> Lease:
+        """The sequence for a prompt. It holds a prefix of it; evaluating the prompt there computes the rest.
+
+        When a head is to be kept that is not yet, it is computed here.
+
+        Args:
+            tokens: the prompt.
+            stable: length of its head: leading tokens that other prompts will share, such as preamble, tools and
+                documents. None takes what it shares with a prompt before it that went on differently.
+            reserve: cells to free for the reply, where others can give way.
+            progress: for what is computed here, see `Session.eval`.
+
+        Raises:
+            ArgumentError: the prompt is empty, or `stable` or `reserve` is out of range.
+            CancelledError: `progress` or `Session.cancel` stopped it.
+        """
+        started = time.perf_counter()
+        prompt = _ids(tokens)
+        stable = None if stable is None else integer("stable", stable, 0, len(prompt))
+        reserve = integer("reserve", reserve, 0)
+        with self._lock:
+            candidates = self._candidates(prompt)
+            best = candidates[0] if candidates else None
+            slot = best.slot if best and best.goes_on else self._victim()
+            if slot is None:
+                return self._share(candidates, prompt, started)
+            n_head = departure(candidates) if stable is None else stable
+            lease = self._lend(slot, prompt)
+            try:
+                lease.memory_tokens, lease.disk_tokens = self._fill(slot, candidates, prompt)
+                n_new = len(prompt) - lease.held_tokens
+                self.make_room(n_new + reserve)
+                fits = n_new <= self._session.n_free
+            except BaseException:
+                lease.release()
+                raise
+        try:
+            if fits:  # if not, the evaluation of the whole prompt says so best
+                self._keep_head(lease, slot, prompt[: min(n_head, len(prompt) - 1)], progress)
+        except BaseException:
+            lease.release()
+            raise
+        lease.seconds = time.perf_counter() - started
+        return lease
+
+    def make_room(self, n_tokens: int) -> bool:
+        """Free cells until there are `n_tokens`, from sequences that are not in use; returns whether there are."""
+        with self._lock:
+            while self._session.n_free < n_tokens:
+                slot = self._victim(holding=True)
+                if slot is None:
+                    return False
+                self._empty(slot)
+            return True
+
+    # ---- choosing
+
+    def _candidates(self, prompt: list[int]) -> list[Candidate]:
+        """The slots that share a prefix, the longest first, of equal ones that in which the prompt goes on."""
+        found = []
+        for slot in self._slots:
+            held = self._session.seq_tokens(slot.seq_id)
+            n_common = common_prefix(held, prompt)
+            if n_common:
+                found.append(Candidate(slot, n_common, len(held)))
+        return sorted(found, key=lambda one: (-one.n_common, not one.goes_on, -one.slot.used))
+
+    def _victim(self, *, holding: bool = False) -> Slot | None:
+        """The slot to give up: an empty one unless one is to be `holding` tokens, else the least recently used."""
+        lengths = {slot.seq_id: self._session.seq_length(slot.seq_id) for slot in self._slots}
+        free = [slot for slot in self._slots if not slot.leases and not (holding and lengths[slot.seq_id] == 0)]
+        return min(free, key=lambda slot: (lengths[slot.seq_id] > 0, slot.is_head, slot.used), default=None)
+
+    def _lend(self, slot: Slot, prompt: list[int]) -> Lease:
+        lease = Lease(slot.seq_id, _slot=slot, _clock=self._clock)
+        slot.leases.add(lease)
+        slot.used = next(self._clock)
+        slot.n_prompt = len(prompt)
+        slot.is_head = False
+        return lease
+
+    def _share(self, candidates: list[Candidate], prompt: list[int], started: float) -> Lease:
+        """All are in use: the one that was given longest ago has another user, and stays as it is."""
+        slot = min(self._slots, key=lambda slot: slot.used)
+        lease = self._lend(slot, prompt)
+        common = [one.n_common for one in candidates if one.slot is slot]
+        lease.memory_tokens = min([*common, len(prompt) - 1]) if common else 0
+        lease.seconds = time.perf_counter() - started
+        return lease
+
+    def _empty(self, slot: Slot) -> None:
+        self._session.seq_rm(slot.seq_id)
+        slot.is_head = False
+        slot.n_prompt = 0
+
+    # ---- filling
+
+    def _fill(self, target: Slot, candidates: list[Candidate], prompt: list[int]) -> tuple[int, int]:
+        """Make `target` hold as long a prefix as can be had; returns how much of it came from memory and from disk."""
+        n_common = candidates[0].n_common if candidates else 0
+        n_disk = self._load(target, prompt, n_common)
+        n_memory = 0 if n_disk else self._copy(target, candidates, prompt)
+        if not n_disk and n_memory + self._min_tokens <= n_common:  # a window kept that from being copied
+            n_disk = self._load(target, prompt, n_memory)
+            n_memory = 0 if n_disk else self._session.seq_length(target.seq_id)
+        return n_memory, n_disk
+
+    def _copy(self, target: Slot, candidates: list[Candidate], prompt: list[int]) -> int:
+        """Make `target` hold the longest prefix that can be had from memory; returns its length."""
+        for one in candidates:
+            if one.slot is not target:
+                self._session.seq_cp(one.slot.seq_id, target.seq_id)
+            n_held = self._cut(target, prompt)
+            if n_held:  # with a window it may be 0, and a shorter candidate whole
+                if one.slot is not target:
+                    one.slot.used = next(self._clock)
+                return n_held
+        self._session.seq_rm(target.seq_id)
+        return 0
+
+    def _cut(self, slot: Slot, prompt: list[int]) -> int:
+        """Cut a slot to what it shares with the prompt, short of its last token; returns the length that it has then.
+
+        The last token is always evaluated: its logits are what the prompt is for.
+        """
+        held = self._session.seq_tokens(slot.seq_id)
+        n_keep = min(common_prefix(held, prompt), len(prompt) - 1)
+        if n_keep < len(held):
+            self._session.seq_rm(slot.seq_id, n_keep)
+        return self._session.seq_length(slot.seq_id)
+
+    def _load(self, target: Slot, prompt: list[int], n_in_memory: int) -> int:
+        """Fill `target` from the longest file that spares computing min_tokens or more; returns the length, 0 if none.
+
+        What it held is then lost, unless there is no such file.
+        """
+        if self._store is None:
+            return 0
+        for stored in self._store.find(prompt):
+            if stored.n_tokens < n_in_memory + self._min_tokens:
+                break
+            self._session.seq_rm(target.seq_id)
+            self.make_room(stored.n_tokens)
+            try:
+                self._session.load_state(stored.path, target.seq_id)
+            except (FormatError, UnsupportedError, FileError, ContextFullError, OutOfMemoryError) as error:
+                self._store.refuse(stored, error)
+                continue
+            self._store.accept(stored)
+            return self._cut(target, prompt)
+        return 0
+
+    # ---- heads
+
+    def _keep_head(self, lease: Lease, slot: Slot, head: list[int], progress: Progress | None) -> None:
+        """Compute the head and keep it in a file and, with a window, in a sequence of its own; where not done yet."""
+        n_head, n_held = len(head), lease.held_tokens
+        if n_head < self._min_tokens:
+            return
+        to_file = self._store is not None and self._store.covered(head) <= n_head - self._min_tokens
+        to_slot = self._outgrows_window(slot.n_prompt) and not self._has_head(head)
+        if not (to_file or to_slot):
+            return
+        if n_held < n_head:
+            self._session.eval(head, seq_id=slot.seq_id, n_outputs=0, logits=False, progress=progress)
+            lease.computed_tokens = n_head - n_held
+        with self._lock:
+            if n_held <= n_head and to_file:
+                self._save(slot, head)
+            if to_slot or n_held > n_head:
+                self._copy_head(slot, head, to_file=to_file and n_held > n_head, to_slot=to_slot)
+
+    def _copy_head(self, source: Slot, head: list[int], *, to_file: bool, to_slot: bool) -> None:
+        """Copy the head to another slot, to stay there or only to be saved from there."""
+        spare = self._victim_for_head() if to_slot else self._victim()
+        if spare is None or (not to_slot and self._session.seq_length(spare.seq_id) > 0):
+            return
+        self._session.seq_cp(source.seq_id, spare.seq_id)
+        self._session.seq_rm(spare.seq_id, len(head))
+        whole = self._session.seq_tokens(spare.seq_id) == head
+        if whole and to_file:
+            self._save(spare, head)
+        if not (whole and to_slot):
+            self._empty(spare)
+            return
+        spare.is_head, spare.n_prompt, spare.used = True, len(head), next(self._clock)
+
+    def _victim_for_head(self) -> Slot | None:
+        """Half of the slots at most are heads; beyond that a new one takes an older one's place."""
+        heads = [slot for slot in self._slots if slot.is_head and not slot.leases]
+        if len(heads) >= max(len(self._slots) // 2, 1):
+            return min(heads, key=lambda slot: slot.used)
+        return self._victim()
+
+    def _outgrows_window(self, n_prompt: int) -> bool:
+        """Whether the sequence may soon be too long to be cut back. Until then cutting is as good as a copy."""
+        return 0 < self._n_swa < 2 * n_prompt and len(self._slots) > 1
+
+    def _has_head(self, head: list[int]) -> bool:
+        """Whether a head is kept that is as good as this one."""
+        for slot in self._slots:
+            held = self._session.seq_tokens(slot.seq_id) if slot.is_head else []
+            if len(head) - self._min_tokens < len(held) <= len(head) and head[: len(held)] == held:
+                slot.used = next(self._clock)
+                return True
+        return False
+
+    def _save(self, slot: Slot, head: list[int]) -> None:
+        """Write a slot that holds the head and nothing else to the folder, unless it would not fit there anyway."""
+        if self._store is None or self._session.seq_tokens(slot.seq_id) != head:
+            return
+        kv_bytes = sum(use.size for use in self._session.memory() if use.what == "kv")
+        if kv_bytes * len(head) // max(self._session.n_ctx, 1) > self._store.max_bytes:
+            return
+        self._store.save(head, lambda path: self._session.save_state(path, slot.seq_id))
+
+
+def _ids(tokens: Tokens) -> list[int]:
+    if isinstance(tokens, (bytes, bytearray, memoryview)):
+        raise ArgumentError(f"the prompt must be a sequence of token ids, not {type(tokens).__name__}")
+    try:
+        ids = array.array("i", tokens).tolist()
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ArgumentError(f"the prompt must be a sequence of token ids: {error}") from None
+    if not ids:
+        raise ArgumentError("the prompt is empty")
+    return ids
+
+
+def _n_seq_max(session: Session) -> int:
+    for seq_id in range(MAX_SEQUENCES):
+        try:
+            session.seq_length(seq_id)
+        except ArgumentError:
+            return seq_id
+    return MAX_SEQUENCES

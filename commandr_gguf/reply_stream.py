@@ -1,0 +1,114 @@
+"""The events of a reply while the model writes it."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from commandr_gguf.chat.events import Event, Finish
+from commandr_gguf.chat.filter import ReplyParser
+from commandr_gguf.chat.reply import Reply
+from commandr_gguf.chat.reply_builder import ReplyBuilder
+from commandr_gguf.chat.visible import Source
+from commandr_gguf.stream import GenerationStream
+from commandr_gguf.usage import Timings, Usage
+
+_Numbers = TypeVar("_Numbers", Usage, Timings)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One generation and the parser that reads it."""
+
+    pieces: GenerationStream
+    parser: ReplyParser
+
+
+class ReplyStream(Iterator[Event]):
+    """Events of a reply as they are computed; the last is `Finish`. Nothing is computed before the first is asked for.
+
+    A model that was offered tools and wants none is asked again without them: `directly_answer` is no answer. Leaving
+    the loop early, close() and exceptions leave the model usable. `reply` grows with every event.
+    """
+
+    def __init__(
+        self, stage: Stage, documents: Sequence[Source] = (), answer_directly: Callable[[], Stage] | None = None
+    ) -> None:
+        """`documents`: all that may be cited; `answer_directly` gives the generation without tools."""
+        self._stages = [stage]
+        self._answer_directly = answer_directly
+        self._builder = ReplyBuilder(documents)
+        self._cancelled = threading.Event()
+        self._events: Generator[Event, None, None] = self._run()
+
+    def __next__(self) -> Event:
+        return next(self._events)
+
+    @property
+    def reply(self) -> Reply:
+        """The reply so far."""
+        results = [stage.pieces.result for stage in self._stages]
+        return self._builder.build(
+            finish_reason=results[-1].finish_reason,
+            usage=_sum([result.usage for result in results]),
+            timings=_sum([result.timings for result in results]),
+            raw_text="".join(result.text for result in results),
+            tokens=[token for result in results for token in result.tokens],
+            logprobs=[item for result in results for item in result.logprobs],
+        )
+
+    def finish(self) -> Reply:
+        """Compute the rest and return the whole reply."""
+        for _ in self:
+            pass
+        return self.reply
+
+    def cancel(self) -> None:
+        """Stop this reply and no other, from any thread and without waiting; it ends as "cancelled"."""
+        self._cancelled.set()
+        self._stages[-1].pieces.cancel()
+
+    def close(self) -> None:
+        """Compute no more. The finish reason of an unfinished reply becomes "cancelled"."""
+        self._events.close()
+        self._stages[-1].pieces.close()
+
+    def __enter__(self) -> ReplyStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self) -> Generator[Event, None, None]:
+        yield from self._read(self._stages[0])
+        if self._answer_directly is not None and self._says_nothing():
+            self._stages.append(self._answer_directly())
+            if self._cancelled.is_set():
+                self._stages[-1].pieces.cancel()
+            yield from self._read(self._stages[-1])
+        yield Finish(self.reply)
+
+    def _read(self, stage: Stage) -> Generator[Event, None, None]:
+        try:
+            for piece in stage.pieces:
+                for part in stage.parser.write(piece.text):
+                    yield self._builder.add(part)
+            for part in stage.parser.flush():
+                yield self._builder.add(part)
+        finally:
+            stage.pieces.close()
+
+    def _says_nothing(self) -> bool:
+        """Whether the reply is over, and held a call of no tool at most."""
+        reply = self.reply
+        return reply.finish_reason == "stop" and not reply.tool_calls and not reply.text.strip()
+
+
+def _sum(numbers: Sequence[_Numbers]) -> _Numbers:
+    """Field by field."""
+    first = numbers[0]
+    names = [field.name for field in dataclasses.fields(first)]
+    return dataclasses.replace(first, **{name: sum(getattr(one, name) for one in numbers) for name in names})

@@ -1,0 +1,190 @@
+"""The native session behind `Session`: its parameters, its sequences, whose turn it is, and its end."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from commandr_gguf._native import ffi, lib
+from commandr_gguf.callbacks import Callback
+from commandr_gguf.devices import MemoryUse, memory_uses
+from commandr_gguf.errors import ArgumentError, ClosedError, CommandRError, check, flag, int32, integer
+from commandr_gguf.gguf_file import encode_path
+from commandr_gguf.memory import cache_type
+from commandr_gguf.model import Model
+
+Progress = Callable[[int, int], object]
+"""Called with the tokens computed and to compute; returning False cancels the evaluation."""
+
+_DEFAULT_N_OUTPUTS = 64
+_MAX_DRAFT_ROWS = 15
+"""From 16 rows on, other kernels with other roundings than for one row take over, and more rows gain little."""
+
+
+class SessionHandle:
+    """All of a session but its evaluations; see `Session` for the arguments."""
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        n_ctx: int = 0,
+        n_batch: int = 2048,
+        n_ubatch: int = 512,
+        n_outputs: int = 0,
+        n_seq_max: int = 1,
+        n_threads: int = 0,
+        type_k: str = "f16",
+        type_v: str = "f16",
+        flash_attn: bool | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.model = model
+        self._n_vocab = model.hparams.n_vocab
+        self._n_embd = model.hparams.n_embd
+        self.progress = progress
+        self._callback = Callback(None)
+        self._handle = ffi.new_handle(self._callback)
+        self._turn = threading.Lock()
+        self._turn_of: int | None = None
+        self._alive = threading.Lock()
+        self._items: list[int] = []
+        params = lib.commandr_session_default_params()
+        params.n_ctx = integer("n_ctx", n_ctx, 0)
+        params.n_batch = int32("n_batch", n_batch)
+        params.n_ubatch = int32("n_ubatch", n_ubatch)
+        params.n_outputs = int32("n_outputs", n_outputs)
+        params.n_seq_max = int32("n_seq_max", n_seq_max)
+        params.n_threads = int32("n_threads", n_threads)
+        params.type_k = cache_type("type_k", type_k)
+        params.type_v = cache_type("type_v", type_v)
+        params.flash_attn = -1 if flash_attn is None else int(flag("flash_attn", flash_attn))
+        params.progress = lib.commandr_py_on_eval
+        params.progress_user_data = self._handle
+        out = ffi.new("commandr_session **")
+        check(lib.commandr_session_init(model.pointer, params, out))
+        self._pointer: Any = out[0]
+        self._finalizer = weakref.finalize(self, lib.commandr_session_free, out[0])
+        n_rows = min(n_outputs or _DEFAULT_N_OUTPUTS, n_ubatch, n_batch, self.n_ctx)
+        self.n_draft_max = min(n_rows, _MAX_DRAFT_ROWS) - 1
+        """The longest draft that `next_tokens` verifies."""
+
+    # ---- sequences
+
+    def seq_rm(self, seq_id: int, n_keep: int = 0) -> None:
+        """Forget positions >= n_keep of a sequence."""
+        with self._change() as pointer:
+            check(lib.commandr_session_seq_rm(pointer, int32("seq_id", seq_id), integer("n_keep", n_keep)))
+
+    def seq_cp(self, src: int, dst: int) -> None:
+        """Make sequence `dst` hold what `src` holds, sharing its cells."""
+        with self._change() as pointer:
+            check(lib.commandr_session_seq_cp(pointer, int32("src", src), int32("dst", dst)))
+
+    def seq_keep(self, seq_id: int) -> None:
+        """Forget every other sequence."""
+        with self._change() as pointer:
+            check(lib.commandr_session_seq_keep(pointer, int32("seq_id", seq_id)))
+
+    def seq_length(self, seq_id: int = 0) -> int:
+        """Tokens that a sequence holds."""
+        with self._use() as pointer:
+            return self._length(pointer, seq_id)
+
+    def seq_tokens(self, seq_id: int = 0) -> list[int]:
+        """The tokens that a sequence holds."""
+        with self._use() as pointer:
+            n = self._length(pointer, seq_id)
+            return ffi.unpack(lib.commandr_session_seq_tokens(pointer, seq_id), n) if n else []
+
+    def save_state(self, path: str | os.PathLike[str], seq_id: int = 0) -> None:
+        """Write a sequence's tokens and KV rows to a file; an existing one is replaced at the end."""
+        with self._use() as pointer:
+            check(lib.commandr_session_state_save(pointer, int32("seq_id", seq_id), encode_path(path)))
+
+    def load_state(self, path: str | os.PathLike[str], seq_id: int = 0) -> None:
+        """Make a sequence hold what `save_state` wrote, in a session of the same model and cache types.
+
+        Raises:
+            FormatError: the file belongs to another model or cache type, or is damaged. The sequence is as it was when
+                the file's header was refused, else empty.
+        """
+        with self._change() as pointer:
+            check(lib.commandr_session_state_load(pointer, int32("seq_id", seq_id), encode_path(path)))
+
+    @staticmethod
+    def _length(pointer: Any, seq_id: int) -> int:
+        n = int(lib.commandr_session_seq_length(pointer, int32("seq_id", seq_id)))
+        if n < 0:
+            raise ArgumentError(f"there is no sequence {seq_id}")
+        return n
+
+    # ---- the session itself
+
+    @property
+    def n_ctx(self) -> int:
+        """KV cells, shared by all sequences."""
+        with self._use() as pointer:
+            return int(lib.commandr_session_n_ctx(pointer))
+
+    @property
+    def n_free(self) -> int:
+        """KV cells in use by no sequence."""
+        with self._use() as pointer:
+            return int(lib.commandr_session_n_free(pointer))
+
+    def memory(self) -> list[MemoryUse]:
+        """Bytes of cache and compute buffers by place."""
+        with self._use() as pointer:
+            return memory_uses(lib.commandr_session_memory, pointer)
+
+    def cancel(self, cancelled: bool = True) -> None:
+        """Stop the running evaluation, and those to come until `cancel(False)`, with CancelledError. From any thread.
+
+        Nothing else lifts it: `generate` too ends at once, with the finish reason "cancelled", until `cancel(False)`.
+        To stop one generation and no other, use `GenerationStream.cancel`.
+        """
+        with self._alive:
+            if self._pointer is None:
+                raise ClosedError("the session was closed")
+            lib.commandr_session_cancel(self._pointer, cancelled)
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called. Does not wait."""
+        return self._pointer is None
+
+    def close(self) -> None:
+        """Stop what runs in other threads and free the cache. Calling it again does nothing."""
+        if self._turn_of == threading.get_ident():
+            raise CommandRError("a session cannot be closed from its own progress function")
+        with self._alive:
+            if self._pointer is not None:
+                lib.commandr_session_cancel(self._pointer, True)
+        with self._turn, self._alive:
+            self._pointer = None
+            self._finalizer()
+
+    @contextmanager
+    def _use(self) -> Iterator[Any]:
+        """The native handle, for one thread at a time."""
+        if self._turn_of == threading.get_ident():
+            raise CommandRError("a session cannot be used from its own progress function")
+        with self._turn:
+            if self._pointer is None:
+                raise ClosedError("the session was closed")
+            try:
+                self._turn_of = threading.get_ident()
+                yield self._pointer
+            finally:
+                self._turn_of = None
+
+    @contextmanager
+    def _change(self) -> Iterator[Any]:
+        with self._use() as pointer:
+            self._items = []
+            yield pointer
