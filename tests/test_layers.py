@@ -33,15 +33,34 @@ RUNTIME = """
     _native._commandr
     _native
     errors
-    callbacks cancelling demo devices gguf_file log printable quantize stops
-    demo.embedded hparams
-    memory model sampling
+    callbacks cancelling demo devices gguf_file log printable quantize stops token_buffer usage
+    demo.embedded drafting hparams
+    drafting.drafter prefix_slots reading.content token_constraint
+    prefix_store reading.chunks reading.folders reading.pdf_file reading.text_file
+    reading.markdown_file
+    reading.html_file
+    reading.documents
+    reading
+    drafting.adaptive drafting.chain drafting.lookup memory model sampling
+    generation session_handle verification
     session tokenizer
-    embedding generate
+    constraint drafting.draft_model drafting.replay embedding prefix_cache
+    stream
+    generate
     chat
-    chat.actions chat.citations chat.documents chat.filter chat.messages chat.prompt chat.tools
-    chat.request chat.tokens
+    chat.documents chat.instructions chat.json_schema chat.marks chat.prompt chat.tag_grammar chat.visible
+    chat.actions chat.functions chat.json_grammar chat.tags chat.templates
+    chat.grammars chat.messages chat.reply chat.tools
+    chat.events chat.rounds chat.command_a
+    chat.multi_step chat.parsing chat.reply_builder chat.tokens
+    chat.parsing.*
+    chat.citations chat.filter
+    chat.request
+    chat.rendering
+    reply_stream
+    chat_engine
     command_r
+    chat.tool_run
     chat.conversation
     commandr_gguf
     demo.*
@@ -49,8 +68,16 @@ RUNTIME = """
     __main__
 """
 # These run without a model: they reach none of MODEL, through whatever they import.
-CHAT = {"actions", "citations", "documents", "filter", "messages", "prompt", "request", "tokens", "tools"}
-MODEL = {"model", "session", "sampling", "embedding", "generate"}
+CHAT = {
+    *("actions", "citations", "command_a", "documents", "events", "filter", "functions", "grammars", "instructions"),
+    *("json_grammar", "json_schema", "marks", "messages", "multi_step", "parsing.marked", "parsing.plain"),
+    *("parsing.search", "parsing.sections", "prompt", "rendering", "reply", "reply_builder", "request", "rounds"),
+    *("tag_grammar", "tags", "templates", "tokens", "tools", "visible"),
+}
+MODEL = {
+    *("embedding", "generate", "generation", "model", "sampling", "session", "session_handle", "stream"),
+    "verification",
+}
 # The only way from one package into the other.
 ACROSS = {("convert.quantize", "commandr_gguf.quantize"), ("convert.quantize", "commandr_gguf.errors")}
 

@@ -11,6 +11,8 @@ from typing import Any
 from commandr_gguf.chat.events import Event
 from commandr_gguf.chat.messages import Message, normalize
 from commandr_gguf.chat.reply import Reply
+from commandr_gguf.chat.request import Tools
+from commandr_gguf.chat.tool_run import ToolResult, tool_events
 from commandr_gguf.command_r import CommandR
 from commandr_gguf.errors import FileError, FormatError
 
@@ -21,14 +23,18 @@ class Conversation:
     A reply that is cut short, by leaving the loop or by an interrupt, is kept as far as it came: the user has seen it.
     """
 
-    def __init__(self, model: CommandR, system: str | None = None, **options: Any) -> None:
-        """`options` go to `CommandR.chat`: documents, max_tokens, temperature, seed and so on."""
+    def __init__(
+        self, model: CommandR, system: str | None = None, *, tools: Tools | None = None, **options: Any
+    ) -> None:
+        """`tools` are Python functions that the model may call; `options` go to `CommandR.chat`: documents, max_tokens,
+        temperature, seed and so on."""
         self._model = model
+        self._tools = None if tools is None else list(tools)
         self.options = options
         self.system = system
         """The system message, or None."""
         self.turns: list[Message] = []
-        """User and assistant messages, alternating."""
+        """User and assistant messages, alternating; calls of tools and their results between them."""
         self.last: Reply | None = None
         """The last reply with its usage and timings."""
 
@@ -38,21 +44,36 @@ class Conversation:
         head = [Message(role="system", content=self.system)] if self.system else []
         return head + self.turns
 
-    def ask(self, text: str) -> Generator[Event, None, None]:
-        """Add a user message and stream the reply. When it fails before its first text, the message is taken back."""
-        self.turns.append(Message(role="user", content=text))
-        stream = None
+    def ask(self, text: str) -> Generator[Event | ToolResult, None, None]:
+        """Add a user message and stream the reply, with the results of tools that it called.
+
+        When it fails before its first text, the message is taken back.
+        """
+        before = list(self.turns)
+        self.turns = [*before, Message(role="user", content=text)]
+        self.last = None
         try:
-            stream = self._model.chat(self.messages, stream=True, **self.options)
+            yield from self._ask() if self._tools is None else self._use_tools(self._tools)
+        finally:
+            last = self.last
+            if self._tools is None and last is not None and (last.text or last.finish_reason == "stop"):
+                self.turns.append(Message(role="assistant", content=last.text))
+            elif self.turns[-1]["role"] != "assistant":
+                self.turns = before
+
+    def _ask(self) -> Generator[Event, None, None]:
+        stream = self._model.chat(self.messages, stream=True, **self.options)
+        try:
             yield from stream
         finally:
-            if stream is not None:
-                stream.close()
-                self.last = stream.reply
-            if self.last is not None and stream is not None and (self.last.text or self.last.finish_reason == "stop"):
-                self.turns.append(Message(role="assistant", content=self.last.text))
-            else:
-                self.turns.pop()
+            stream.close()
+            self.last = stream.reply
+
+    def _use_tools(self, tools: list[Any]) -> Generator[Event | ToolResult, None, None]:
+        run = yield from tool_events(self._model, self.messages, tools, **self.options)
+        self.last = run.reply
+        if run.stopped == "answer":
+            self.turns = run.messages[len(self.messages) - len(self.turns) :]
 
     def reset(self) -> None:
         """Forget all messages but the system's."""

@@ -6,19 +6,22 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from commandr_gguf.chat.actions import ToolCall
 from commandr_gguf.chat.events import Event, Finish
+from commandr_gguf.chat.messages import Message, normalize
 from commandr_gguf.chat.reply import Reply
 from commandr_gguf.chat.request import Messages, Tools
 from commandr_gguf.chat.tools import normalize_tools
 from commandr_gguf.command_r import CommandR
 from commandr_gguf.errors import ArgumentError, integer, number
+from commandr_gguf.session import Progress
 
 MAX_STEPS = 8
+Stopped = Literal["answer", "steps", "time", "cancelled"]
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,9 @@ class ToolRun:
     reply: Reply
     """The last reply: the answer, unless the run was stopped."""
     steps: list[ToolStep]
-    messages: list[dict[str, Any]]
+    messages: list[Message]
     """The whole conversation with calls, results and answer, to go on with."""
-    stopped: Literal["answer", "steps", "time", "cancelled"]
+    stopped: Stopped
     """answer: the model called no more tools; steps, time: a limit was reached; cancelled: `CommandR.cancel`."""
     seconds: float = 0.0
 
@@ -70,6 +73,16 @@ class _Clock:
 
     def is_over(self) -> bool:
         return self.left == 0.0
+
+    def progress(self, other: Progress | None) -> Progress:
+        """A progress function that stops an evaluation when the time is over, or when the other one does."""
+
+        def go_on(n_done: int, n_total: int) -> object:
+            if self.is_over():
+                return False
+            return None if other is None else other(n_done, n_total)
+
+        return go_on
 
 
 def run_tools(
@@ -95,16 +108,40 @@ def run_tools(
         functions: what to call, by the names of the tools.
         max_steps: how many replies may call tools.
         max_seconds: for the whole run; None has no limit.
-        on_event: is given each event of each reply but the last's `Finish`, and each result.
+        on_event: is given each event of each reply, without `Finish`, and each result.
         options: of `CommandR.chat`: temperature, max_tokens and so on. Command-R's tools are shown in its multi-step
             prompt, unless `multi_step` is given.
 
     Raises:
         ArgumentError: a tool has no function, or an argument is not of its form.
     """
+    events = tool_events(
+        model, messages, tools, functions=functions, max_steps=max_steps, max_seconds=max_seconds, **options
+    )
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            run: ToolRun = end.value
+            return run
+        if on_event is not None:
+            on_event(event)
+
+
+def tool_events(
+    model: CommandR,
+    messages: Messages,
+    tools: Tools,
+    *,
+    functions: Mapping[str, Callable[..., Any]] | None = None,
+    max_steps: int = MAX_STEPS,
+    max_seconds: float | None = None,
+    **options: Any,
+) -> Generator[Event | ToolResult, None, ToolRun]:
+    """As `run_tools`, which takes the same arguments: its events while they happen, and the run as its value."""
     offered = list(tools) if isinstance(tools, Iterable) else tools
     checked = normalize_tools(offered)
-    callables = {**{t["name"]: given for t, given in zip(checked, offered, strict=True) if callable(given)}}
+    callables = {tool["name"]: given for tool, given in zip(checked, offered, strict=True) if callable(given)}
     callables |= functions or {}
     for tool in checked:
         if not callable(callables.get(tool["name"])):
@@ -112,52 +149,32 @@ def run_tools(
     max_steps = integer("max_steps", max_steps, 1)
     clock = _Clock(None if max_seconds is None else number("max_seconds", max_seconds))
     options = {"multi_step": True if model.takes_steps_when_asked else None, **options}
-    conversation: list[dict[str, Any]] = [dict(message) for message in messages]
+    options["progress"] = clock.progress(options.get("progress"))
+    conversation: list[Mapping[str, Any]] = list(normalize(messages))
     steps: list[ToolStep] = []
-    while True:
-        reply = _ask(model, conversation, checked, clock, on_event, options)
+    stopped: Stopped | None = None
+    while stopped is None:
+        with model.chat(conversation, tools=checked, stream=True, **options) as events:
+            for event in events:
+                if not isinstance(event, Finish):
+                    yield event
+            reply = events.reply
         if reply.finish_reason == "cancelled":
-            stopped: Literal["answer", "steps", "time", "cancelled"] = "time" if clock.is_over() else "cancelled"
-            break
-        if not reply.tool_calls:
+            stopped = "time" if clock.is_over() else "cancelled"
+        elif not reply.tool_calls:
             conversation.append({"role": "assistant", "content": reply.text})
             stopped = "answer"
-            break
-        if len(steps) == max_steps:
+        elif len(steps) == max_steps:
             stopped = "steps"
-            break
-        results = [_call(call, callables, clock) for call in reply.tool_calls]
-        steps.append(ToolStep(reply, results))
-        conversation += _messages(reply, results)
-        for result in results:
-            if on_event is not None:
-                on_event(result)
-        if clock.is_over():
-            stopped = "time"
-            break
-    return ToolRun(reply, steps, conversation, stopped, clock.elapsed)
-
-
-def _ask(
-    model: CommandR,
-    conversation: list[dict[str, Any]],
-    tools: Tools,
-    clock: _Clock,
-    on_event: Callable[[Event | ToolResult], object] | None,
-    options: dict[str, Any],
-) -> Reply:
-    progress = options.get("progress")
-
-    def go_on(n_done: int, n_total: int) -> object:
-        if clock.is_over():
-            return False
-        return None if progress is None else progress(n_done, n_total)
-
-    with model.chat(conversation, tools=tools, stream=True, **{**options, "progress": go_on}) as events:
-        for event in events:
-            if on_event is not None and not isinstance(event, Finish):
-                on_event(event)
-        return events.reply
+        else:
+            results = []
+            for call in reply.tool_calls:
+                results.append(_call(call, callables, clock))
+                yield results[-1]
+            steps.append(ToolStep(reply, results))
+            conversation += _messages(reply, results)
+            stopped = "time" if clock.is_over() else None
+    return ToolRun(reply, steps, normalize(conversation), stopped, clock.elapsed)
 
 
 def _call(call: ToolCall, functions: Mapping[str, Callable[..., Any]], clock: _Clock) -> ToolResult:
@@ -198,7 +215,8 @@ def _content(result: ToolResult) -> Any:
     if result.error is not None:
         return [{"error": result.error}]
     value = json.loads(json.dumps(result.value, default=str, ensure_ascii=False))
-    items = value if isinstance(value, list) and value and all(isinstance(item, dict) and item for item in value) else [value]
+    is_documents = isinstance(value, list) and value and all(isinstance(item, dict) and item for item in value)
+    items = value if is_documents else [value]
     return [item if isinstance(item, dict) and item else {"output": _as_text(item)} for item in items]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,12 +11,46 @@ from commandr_gguf.chat.conversation import Conversation
 from commandr_gguf.cli import options
 from commandr_gguf.cli.loading import load, set_verbose
 from commandr_gguf.cli.repl import Repl
+from commandr_gguf.cli.replies import CitationPrinter, ReplyPrinter, print_json, print_text
+from commandr_gguf.cli.sources import load_function, read
 from commandr_gguf.command_r import CHAT_TEMPERATURE
+from commandr_gguf.errors import ArgumentError
 
 
 def chat(
     model: options.ModelPath,
     system: Annotated[str | None, typer.Option("--system", "-s", help="The system message.")] = None,
+    docs: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--docs",
+            "-d",
+            metavar="PATH",
+            help="Answer from these files and folders (text, Markdown, HTML, PDF), with citations; "
+            "may be given several times.",
+        ),
+    ] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="With --docs: write answers once, with citations at once.")
+    ] = False,
+    tools: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tools",
+            metavar="MODULE:FUNCTION",
+            help="A Python function that the model may call; may be given several times.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each reply as one JSON object in a line.")] = False,
+    prompt_cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompt-cache",
+            metavar="DIR",
+            help="Keep the beginnings of prompts in this folder, so that the next start is faster. "
+            "It holds what prompts say.",
+        ),
+    ] = None,
     stats: Annotated[bool, typer.Option("--stats", help="Print the speed after each reply.")] = False,
     max_tokens: options.MaxTokens = None,
     stop: options.Stop = None,
@@ -40,15 +75,36 @@ def chat(
 
     `commandr chat command-r.gguf --system "Answer in French."`
 
+    `commandr chat command-r.gguf --docs reports/ --docs notes.md`
+
+    `commandr chat command-r.gguf --tools weather:forecast --tools weather:warnings`
+
     `echo "Name three rivers." | commandr chat command-r.gguf`
     """
     set_verbose(verbose)
+    if docs and tools:
+        raise ArgumentError("--docs and --tools cannot be given together: each has a prompt of its own")
+    if fast and not docs:
+        raise ArgumentError("--fast needs --docs")
+    documents = read(docs) if docs else None
+    functions = [load_function(name) for name in tools] if tools else None
+    show: ReplyPrinter = print_json if as_json else print_text
+    if documents is not None and not as_json:
+        show = CitationPrinter([document["data"] for document in documents])
     with load(
-        model, n_ctx=n_ctx, n_gpu_layers=n_gpu_layers, n_threads=n_threads, type_k=type_k, type_v=type_v
+        model,
+        n_ctx=n_ctx,
+        n_gpu_layers=n_gpu_layers,
+        n_threads=n_threads,
+        type_k=type_k,
+        type_v=type_v,
+        prompt_cache=prompt_cache,
     ) as opened:
         conversation = Conversation(
             opened,
             system,
+            tools=functions,
+            **({} if documents is None else {"documents": documents, "citation_mode": "fast" if fast else "accurate"}),
             max_tokens=max_tokens,
             stop=stop or (),
             temperature=temperature,
@@ -58,4 +114,4 @@ def chat(
             repeat_penalty=repeat_penalty,
             seed=seed,
         )
-        Repl(conversation, n_ctx=opened.n_ctx, stats=stats).run()
+        Repl(conversation, n_ctx=opened.n_ctx, stats=stats, show=show).run()

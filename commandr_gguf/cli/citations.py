@@ -5,23 +5,40 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from rich.console import Console
 from rich.text import Text
 
-from commandr_gguf.chat.citations import GroundedAnswer
+from commandr_gguf.chat.citations import Citation
 from commandr_gguf.cli.terminal import print_text, printable
 
 _COLORS = ("cyan", "green", "magenta", "yellow", "blue")
 _EXCERPT = 600
 
 
-def print_grounded(console: Console, answer: GroundedAnswer, documents: Sequence[Mapping[str, str]]) -> None:
-    """Print an answer and the documents that it was given. People count documents from 1."""
+class Cited(Protocol):
+    """An answer with citations: a `Reply` or a `GroundedAnswer`."""
+
+    @property
+    def text(self) -> str:
+        """The visible text."""
+
+    @property
+    def citations(self) -> list[Citation]:
+        """Spans of it."""
+
+
+def print_grounded(
+    console: Console, answer: Cited, documents: Sequence[Mapping[str, str]], *, all_documents: bool = True
+) -> None:
+    """Print an answer and the documents that it was given, or those that it cites. People count documents from 1."""
     print_text(console, answer_text(answer))
     console.print()
     cited = {number for citation in answer.citations for number in citation.documents}
     for number, document in enumerate(documents):
+        if not all_documents and number not in cited:
+            continue
         passages = [citation.text for citation in answer.citations if number in citation.documents]
         heading, *fields = document_texts(number, document, passages, cited=number in cited)
         print_text(console, heading)
@@ -32,7 +49,7 @@ def print_grounded(console: Console, answer: GroundedAnswer, documents: Sequence
         print_text(console, f"{numbers}: the model cites what it was not given", "red")
 
 
-def answer_text(answer: GroundedAnswer) -> Text:
+def answer_text(answer: Cited) -> Text:
     """The visible text; each cited span has the color of its first document, and all its documents' numbers behind."""
     text = Text(printable(answer.text))
     ends: dict[int, set[int]] = defaultdict(set)

@@ -14,8 +14,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from commandr_gguf.chat.actions import parse_actions
-from commandr_gguf.chat.citations import parse_citations, parse_grounded_answer
+from commandr_gguf.chat import events
+from commandr_gguf.chat.reply import Reply
 from commandr_gguf.chat.request import CitationMode
 from commandr_gguf.chat.tools import Tool
 from commandr_gguf.cli import options
@@ -28,7 +28,6 @@ from commandr_gguf.command_r import CommandR
 from commandr_gguf.demo import showcase
 from commandr_gguf.demo.embedded import gguf_path
 from commandr_gguf.errors import ArgumentError, FileError, FormatError
-from commandr_gguf.generate import Generation
 from commandr_gguf.gguf_file import GGUFFile
 
 _RECIPE = "Q4_K_M"
@@ -153,17 +152,18 @@ class _Show:
         self._model = model
         self._citation_mode = citation_mode
         self._console = make_console()
-        self._replies: dict[str, Generation] = {}
+        self._replies: dict[str, Reply] = {}
 
     def chat(self, message: str) -> None:
         """Print a reply while the model writes it."""
         self._begin("Chat", message)
         stream = self._model.chat(_user(message), temperature=0, max_tokens=_MAX_TOKENS, stream=True)
         self._console.print("    ", end="")
-        for piece in stream:
-            self._console.print(Text(printable(piece.text)), end="", soft_wrap=True)
+        for event in stream:
+            if isinstance(event, events.Text):
+                self._console.print(Text(printable(event.text)), end="", soft_wrap=True)
         self._console.print()
-        self._end("chat", stream.result)
+        self._end("chat", stream.reply)
 
     def tool_call(self, message: str, tools: list[Tool]) -> None:
         """Print the tools that are offered and which of them the model calls."""
@@ -171,28 +171,20 @@ class _Show:
         for tool in tools:
             print_text(self._console, f"{_signature(tool)}: {tool['description']}", "dim")
         reply = self._ask(message, tools=tools)
-        try:
-            calls = parse_actions(reply.text)
-        except FormatError as error:
-            self._print_raw(reply, str(error))
-        else:
-            for call in calls:
-                print_text(self._console, str(call), "bold green")
-                value = {"tool_name": call.name, "parameters": call.parameters}
-                print_text(self._console, json.dumps(value, ensure_ascii=False))
-            if not calls:
-                print_text(self._console, "no tool: the model would answer by itself")
+        for call in reply.tool_calls:
+            print_text(self._console, str(call), "bold green")
+            value = {"tool_name": call.name, "parameters": call.parameters}
+            print_text(self._console, json.dumps(value, ensure_ascii=False))
+        if not reply.tool_calls:
+            print_text(self._console, "no tool; the model answers by itself", "yellow")
+            print_text(self._console, reply.text)
         self._end("tool call", reply)
 
     def grounded_answer(self, message: str, documents: list[dict[str, str]]) -> None:
         """Print an answer with its citations and the documents."""
         self._begin("Grounded answer", message)
         reply = self._ask(message, documents=documents, citation_mode=self._citation_mode)
-        answer = parse_grounded_answer(reply.text)
-        if not answer.citations and parse_citations(reply.text)[0] == answer.text:
-            self._print_raw(reply, "the reply has not the form of a grounded answer")
-        else:
-            print_grounded(self._console, answer, documents)
+        print_grounded(self._console, reply, documents)
         self._end("grounded answer", reply)
 
     def speed(self) -> None:
@@ -215,18 +207,14 @@ class _Show:
         self._console.print(Text(title, "bold"))
         print_text(self._console, f"> {message}", "dim", indent=2)
 
-    def _ask(self, message: str, **request: Any) -> Generation:
+    def _ask(self, message: str, **request: Any) -> Reply:
         return self._model.chat(_user(message), temperature=0, max_tokens=_MAX_TOKENS, stream=True, **request).finish()
 
-    def _end(self, name: str, reply: Generation) -> None:
+    def _end(self, name: str, reply: Reply) -> None:
         if reply.finish_reason == "length":
             print_text(self._console, f"stopped after {reply.usage.completion_tokens} tokens", "yellow")
         self._console.print()
         self._replies[name] = reply
-
-    def _print_raw(self, reply: Generation, problem: str) -> None:
-        print_text(self._console, f"{problem}; it is", "yellow")
-        print_text(self._console, reply.text)
 
 
 def _user(message: str) -> list[dict[str, str]]:

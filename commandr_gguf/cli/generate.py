@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from commandr_gguf.chat.grammars import json_schema_grammar
 from commandr_gguf.cli import options
 from commandr_gguf.cli.loading import load, set_verbose
 from commandr_gguf.command_r import CommandR
-from commandr_gguf.errors import ArgumentError
+from commandr_gguf.errors import ArgumentError, FileError, FormatError
 from commandr_gguf.generate import Generation, GenerationStream
 
 
@@ -24,6 +26,10 @@ def generate(
     special: Annotated[
         bool, typer.Option("--special", help="Take control tokens that the prompt spells for what they are.")
     ] = False,
+    schema: Annotated[
+        Path | None,
+        typer.Option("--schema", metavar="FILE", help="A JSON schema that the continuation must keep to."),
+    ] = None,
     max_tokens: options.MaxTokens = None,
     stop: options.Stop = None,
     top_logprobs: Annotated[
@@ -49,9 +55,12 @@ def generate(
 
     `commandr generate command-r.gguf "The capital of Ontario is" -n 16`
 
+    `commandr generate command-r.gguf "An invented person as JSON:" --schema person.json`
+
     `commandr generate command-r.gguf --json < prompt.txt | jq .usage`
     """
     set_verbose(verbose)
+    grammar = None if schema is None else _read_schema(schema)
     text = _read_prompt(prompt)
     with load(
         model, n_ctx=n_ctx, n_gpu_layers=n_gpu_layers, n_threads=n_threads, type_k=type_k, type_v=type_v
@@ -61,6 +70,7 @@ def generate(
             max_tokens=max_tokens,
             stop=stop or (),
             top_logprobs=top_logprobs,
+            grammar=grammar,
             stream=True,
             temperature=temperature,
             top_k=top_k,
@@ -82,6 +92,19 @@ def _read_prompt(prompt: str | None) -> str:
         raise ArgumentError("there is no prompt: give one as an argument or on standard input")
     text = sys.stdin.buffer.read().decode("utf-8", "replace")
     return text.removesuffix("\n")
+
+
+def _read_schema(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise FileError(f"{path}: the schema cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path}: the schema is no text in UTF-8") from error
+    try:
+        return json_schema_grammar(text)
+    except ArgumentError as error:
+        raise FormatError(f"{path}: {error}") from error
 
 
 def _print(stream: GenerationStream) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from commandr_gguf.chat.conversation import Conversation
+from commandr_gguf.cli.replies import ReplyPrinter, print_text
 from commandr_gguf.errors import CommandRError
 
 # Python can be built without it.
@@ -32,7 +33,11 @@ _PROMPT, _MORE = "> ", ". "
 class Repl:
     """A chat in the terminal; errors are reported and do not end it. Through a pipe they do."""
 
-    def __init__(self, conversation: Conversation, *, n_ctx: int, stats: bool = False) -> None:
+    def __init__(
+        self, conversation: Conversation, *, n_ctx: int, stats: bool = False, show: ReplyPrinter = print_text
+    ) -> None:
+        """`show` prints each reply."""
+        self._show = show
         self._conversation = conversation
         self._n_ctx = n_ctx
         self._stats = stats
@@ -77,18 +82,14 @@ class Repl:
             _say(str(error))
 
     def _answer(self, text: str) -> None:
-        pieces = self._conversation.ask(text)
+        events = self._conversation.ask(text)
         try:
-            for piece in pieces:
-                sys.stdout.write(piece.text)
-                sys.stdout.flush()
+            self._show(events)
         except KeyboardInterrupt:
             if not self._interactive:
                 raise
         finally:
-            pieces.close()
-            sys.stdout.write("\n")
-            sys.stdout.flush()
+            events.close()
         if self._stats:
             self._print_stats()
 

@@ -83,7 +83,9 @@ def evaluate(
     start = time.perf_counter()
     for task in dict.fromkeys(tasks):
         for example in held_out(task, count, seed):
-            generation = model.chat(**request(example), temperature=0, max_tokens=MAX_TOKENS)
+            generation = model.generate(
+                model.prompt(**request(example)).tokens, temperature=0, max_tokens=MAX_TOKENS, speculate=False
+            )
             replies.append(Reply(example, generation, check(example, generation.text)))
             if progress is not None:
                 progress(task)

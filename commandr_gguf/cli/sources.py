@@ -1,0 +1,57 @@
+"""What a chat is given beside its messages: files as documents, and Python functions as tools."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from commandr_gguf.errors import ArgumentError
+from commandr_gguf.reading import read_documents
+
+
+def read(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """The documents in files and folders; what was skipped, and how many there are, is said on standard error."""
+
+    def skipped(_path: str, reason: str) -> None:
+        print(f"commandr: skipped: {reason}", file=sys.stderr)
+
+    columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        documents = read_documents(
+            paths, on_skip=skipped, progress=lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    n_files = len({document["id"].rpartition("#")[0] for document in documents})
+    print(f"commandr: {len(documents)} parts of {n_files} files", file=sys.stderr)
+    return documents
+
+
+def load_function(name: str) -> Callable[..., Any]:
+    """The function that `module:function` names; modules of the working folder are found, too.
+
+    Raises:
+        ArgumentError: the name has another form, or there is no such module or function.
+    """
+    module_name, _, path = name.partition(":")
+    if not module_name or not path:
+        raise ArgumentError(f"--tools must be MODULE:FUNCTION, not {name!r}")
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:  # a user's module may fail in any way
+        raise ArgumentError(f"--tools {name}: the module cannot be imported: {error}") from error
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    if not callable(found):
+        raise ArgumentError(f"--tools {name}: the module {module_name!r} has no function {path!r}")
+    function: Callable[..., Any] = found
+    return function
