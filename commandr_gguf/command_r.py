@@ -295,7 +295,12 @@ class CommandR:
             constrained: let the model write nothing but what its format, the tools' schemas and the documents allow.
             speculate: see `generate`.
             stream: return a `ReplyStream` of events to iterate over.
-            max_tokens, temperature, stop, top_logprobs, progress, sampling: those of `generate`.
+            max_tokens: this and the others are those of `generate`.
+            temperature: 0 takes the most likely token each time.
+            stop: strings that end the reply and are not part of it.
+            top_logprobs: log-probabilities of each token and of this many most likely ones; None = none.
+            progress: called during each evaluation.
+            sampling: further fields of `SamplingParams`.
 
         Raises:
             ArgumentError: an argument is not of its form, or the template refuses the messages.

@@ -26,8 +26,10 @@ class Conversation:
     def __init__(
         self, model: CommandR, system: str | None = None, *, tools: Tools | None = None, **options: Any
     ) -> None:
-        """`tools` are Python functions that the model may call; `options` go to `CommandR.chat`: documents, max_tokens,
-        temperature, seed and so on."""
+        """`tools` are Python functions that the model may call, as `run_tools` does.
+
+        `options` go to `CommandR.chat`: documents, max_tokens, temperature, seed and so on.
+        """
         self._model = model
         self._tools = None if tools is None else list(tools)
         self.options = options

@@ -15,8 +15,10 @@ import pytest
 
 import embedded as embedded_model
 import models
-from commandr_gguf import Generation, Piece, Timings, Usage
-from commandr_gguf.chat.request import make_request
+from commandr_gguf import Finish, Reply, Source, Timings, Usage
+from commandr_gguf.chat.filter import reply_parser
+from commandr_gguf.chat.reply_builder import ReplyBuilder
+from commandr_gguf.chat.request import Request, make_request
 from commandr_gguf.chat.tools import Parameter, Tool
 from commandr_gguf.cli import demo, main
 from commandr_gguf.cli.citations import document_texts
@@ -80,19 +82,23 @@ grounded answer             90       160            21        10
 
 
 class Stream:
-    def __init__(self, text: str, reason: Any) -> None:
-        self.result = Generation(
-            text=text,
+    def __init__(self, asked: Request, text: str, reason: Any) -> None:
+        parser = reply_parser(asked.reply_format)
+        builder = ReplyBuilder([Source(document.id, document.texts) for document in asked.citable])
+        pieces = [part for word in re.findall(r"\S+\s*", text) for part in parser.write(word)]
+        self.events = [builder.add(part) for part in [*pieces, *parser.flush()]]
+        self.reply = builder.build(
             finish_reason=reason,
             usage=Usage(prompt_tokens=90, cached_tokens=10, completion_tokens=21),
             timings=Timings(prefill_seconds=0.5, prefill_tokens=80, decode_seconds=2.0, decode_tokens=20),
+            raw_text=text,
         )
 
     def __iter__(self) -> Any:
-        return iter([Piece(word, [], [], None) for word in re.findall(r"\S+\s*", self.result.text)])
+        return iter([*self.events, Finish(self.reply)])
 
-    def finish(self) -> Generation:
-        return self.result
+    def finish(self) -> Reply:
+        return self.reply
 
 
 class Scripted:
@@ -107,7 +113,7 @@ class Scripted:
         assert temperature == 0
         checked = make_request(messages, **request)
         self.asked.append(checked)
-        return Stream(self.replies[checked.template], self.reason)
+        return Stream(checked, self.replies[checked.template], self.reason)
 
     def __enter__(self) -> Scripted:
         return self
@@ -144,8 +150,8 @@ def test_fast_citations(show: Any) -> None:
 
 def test_bad_replies_are_shown_as_they_are(show: Any) -> None:
     text = show(Scripted("", "I would rather not.", "No idea <co: 0", reason="length"))
-    assert "the reply has no JSON list of actions; it is\n    I would rather not.\n" in text
-    assert "the reply has not the form of a grounded answer; it is\n    No idea <co: 0\n" in text
+    assert "    no tool; the model answers by itself\n    I would rather not.\n" in text
+    assert "    No idea\n" in text
     assert text.count("stopped after 21 tokens") == 3
 
 
@@ -176,7 +182,7 @@ def test_passages_are_marked_where_words_have_no_spaces(passage: str, text: str,
 
 def test_a_call_of_no_tool(show: Any) -> None:
     text = show(Scripted(call='Action: ```json\n[{"tool_name": "directly_answer", "parameters": {}}]\n```'))
-    assert "no tool: the model would answer by itself" in text
+    assert "no tool; the model answers by itself" in text
     assert "directly" not in text
 
 

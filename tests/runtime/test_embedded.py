@@ -16,7 +16,7 @@ import pytest
 
 import embedded as embedded_model
 import models
-from commandr_gguf import ArgumentError, CommandR, CommandRError, FileError, parse_actions, parse_grounded_answer
+from commandr_gguf import ArgumentError, CommandR, CommandRError, FileError
 from commandr_gguf._native import ffi
 from commandr_gguf.chat.request import CitationMode
 from commandr_gguf.demo import embedded, showcase
@@ -234,7 +234,7 @@ def test_it_calls_the_tool_that_is_asked_for(demo_path: Path) -> None:
         reply = model.chat(
             [{"role": "user", "content": showcase.TOOL_QUESTION}], tools=showcase.TOOLS, temperature=0, max_tokens=200
         )
-    (call,) = parse_actions(reply.text)
+    (call,) = reply.tool_calls
     (offered,) = [tool for tool in showcase.TOOLS if tool["name"] == call.name]
     assert call.parameters.keys() == offered["parameter_definitions"].keys()
     assert all(str(value) in showcase.TOOL_QUESTION for value in call.parameters.values())
@@ -252,12 +252,12 @@ def test_it_cites_the_document_that_holds_the_answer(demo_path: Path, citation_m
             temperature=0,
             max_tokens=200,
         )
-    answer = parse_grounded_answer(reply.text)
-    assert (answer.relevant, answer.cited) == ([right], [right])
-    assert (answer.answer is None) == (citation_mode == "fast")
-    assert answer.citations
-    for citation in answer.citations:
+    assert (reply.documents_relevant, reply.documents_cited) == ([right], [right])
+    assert (reply.answer is None) == (citation_mode == "fast")
+    assert reply.citations
+    for citation in reply.citations:
         assert citation.documents == (right,)
+        assert [source.document for source in citation.sources] == [showcase.DOCUMENTS[right]]
         assert citation.text in showcase.DOCUMENTS[right]["text"]
 
 
