@@ -13,8 +13,9 @@ from commandr_gguf.chat.filter import ReplyParser
 from commandr_gguf.chat.reply import Reply
 from commandr_gguf.chat.reply_builder import ReplyBuilder
 from commandr_gguf.chat.visible import Source
+from commandr_gguf.generation import Generation
 from commandr_gguf.stream import GenerationStream
-from commandr_gguf.usage import Timings, Usage
+from commandr_gguf.usage import FinishReason, Timings, Usage
 
 _Numbers = TypeVar("_Numbers", Usage, Timings)
 
@@ -35,13 +36,17 @@ class ReplyStream(Iterator[Event]):
     """
 
     def __init__(
-        self, stage: Stage, documents: Sequence[Source] = (), answer_directly: Callable[[], Stage] | None = None
+        self, stage: Stage, documents: Sequence[Source] = (), answer_directly: Callable[[int], Stage] | None = None
     ) -> None:
-        """`documents`: all that may be cited; `answer_directly` gives the generation without tools."""
+        """`documents`: all that may be cited.
+
+        `answer_directly` is told how many tokens were written and gives the generation without tools.
+        """
         self._stages = [stage]
         self._answer_directly = answer_directly
         self._builder = ReplyBuilder(documents)
         self._cancelled = threading.Event()
+        self._finish_reason: FinishReason | None = None
         self._events: Generator[Event, None, None] = self._run()
 
     def __next__(self) -> Event:
@@ -50,15 +55,20 @@ class ReplyStream(Iterator[Event]):
     @property
     def reply(self) -> Reply:
         """The reply so far."""
-        results = [stage.pieces.result for stage in self._stages]
+        results = self.generations
         return self._builder.build(
-            finish_reason=results[-1].finish_reason,
+            finish_reason=self._finish_reason,
             usage=_sum([result.usage for result in results]),
             timings=_sum([result.timings for result in results]),
             raw_text="".join(result.text for result in results),
             tokens=[token for result in results for token in result.tokens],
             logprobs=[item for result in results for item in result.logprobs],
         )
+
+    @property
+    def generations(self) -> list[Generation]:
+        """What the reply is read from: one generation, and a second one when the model wanted no tool."""
+        return [stage.pieces.result for stage in self._stages]
 
     def finish(self) -> Reply:
         """Compute the rest and return the whole reply."""
@@ -74,7 +84,7 @@ class ReplyStream(Iterator[Event]):
     def close(self) -> None:
         """Compute no more. The finish reason of an unfinished reply becomes "cancelled"."""
         self._events.close()
-        self._stages[-1].pieces.close()
+        self._end()
 
     def __enter__(self) -> ReplyStream:
         return self
@@ -83,28 +93,34 @@ class ReplyStream(Iterator[Event]):
         self.close()
 
     def _run(self) -> Generator[Event, None, None]:
-        yield from self._read(self._stages[0])
-        if self._answer_directly is not None and self._says_nothing():
-            self._stages.append(self._answer_directly())
-            if self._cancelled.is_set():
-                self._stages[-1].pieces.cancel()
-            yield from self._read(self._stages[-1])
-        yield Finish(self.reply)
+        try:
+            yield from self._read(self._stages[0])
+            if self._answer_directly is not None and self._says_nothing():
+                self._stages.append(self._answer_directly(len(self.generations[0].tokens)))
+                if self._cancelled.is_set():
+                    self._stages[-1].pieces.cancel()
+                yield from self._read(self._stages[-1])
+            self._finish_reason = self.generations[-1].finish_reason
+            yield Finish(self.reply)
+        finally:
+            self._end()
 
     def _read(self, stage: Stage) -> Generator[Event, None, None]:
-        try:
-            for piece in stage.pieces:
-                for part in stage.parser.write(piece.text):
-                    yield self._builder.add(part)
-            for part in stage.parser.flush():
+        for piece in stage.pieces:
+            for part in stage.parser.write(piece.text):
                 yield self._builder.add(part)
-        finally:
+        for part in stage.parser.flush():
+            yield self._builder.add(part)
+
+    def _end(self) -> None:
+        for stage in self._stages:
             stage.pieces.close()
+        self._finish_reason = self._finish_reason or "cancelled"
 
     def _says_nothing(self) -> bool:
         """Whether the reply is over, and held a call of no tool at most."""
         reply = self.reply
-        return reply.finish_reason == "stop" and not reply.tool_calls and not reply.text.strip()
+        return self.generations[0].finish_reason == "stop" and not reply.tool_calls and not reply.text.strip()
 
 
 def _sum(numbers: Sequence[_Numbers]) -> _Numbers:

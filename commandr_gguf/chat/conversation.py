@@ -12,7 +12,7 @@ from commandr_gguf.chat.events import Event
 from commandr_gguf.chat.messages import Message, normalize
 from commandr_gguf.chat.reply import Reply
 from commandr_gguf.chat.request import Tools
-from commandr_gguf.chat.tool_run import ToolResult, tool_events
+from commandr_gguf.chat.tool_run import ToolResult, ToolStream
 from commandr_gguf.command_r import CommandR
 from commandr_gguf.errors import FileError, FormatError
 
@@ -47,21 +47,25 @@ class Conversation:
         return head + self.turns
 
     def ask(self, text: str) -> Generator[Event | ToolResult, None, None]:
-        """Add a user message and stream the reply, with the results of tools that it called.
+        """Add a user message and stream the reply, with the results of tools that it called; the last is `Finish`.
 
-        When it fails before its first text, the message is taken back.
+        When it fails before its first text, the message is taken back. What tools gave stays, when the limit of steps
+        or of time was reached before the answer.
         """
         before = list(self.turns)
         self.turns = [*before, Message(role="user", content=text)]
         self.last = None
+        ended = False
         try:
             yield from self._ask() if self._tools is None else self._use_tools(self._tools)
+            ended = True
         finally:
-            last = self.last
-            if self._tools is None and last is not None and (last.text or last.finish_reason == "stop"):
-                self.turns.append(Message(role="assistant", content=last.text))
-            elif self.turns[-1]["role"] != "assistant":
-                self.turns = before
+            last, role = self.last, self.turns[-1]["role"]
+            if role != "assistant":
+                if last is not None and not last.tool_calls and (last.text or last.finish_reason == "stop"):
+                    self.turns.append(Message(role="assistant", content=last.text))
+                elif not (ended and role == "tool"):
+                    self.turns = before
 
     def _ask(self) -> Generator[Event, None, None]:
         stream = self._model.chat(self.messages, stream=True, **self.options)
@@ -72,10 +76,14 @@ class Conversation:
             self.last = stream.reply
 
     def _use_tools(self, tools: list[Any]) -> Generator[Event | ToolResult, None, None]:
-        run = yield from tool_events(self._model, self.messages, tools, **self.options)
-        self.last = run.reply
-        if run.stopped == "answer":
-            self.turns = run.messages[len(self.messages) - len(self.turns) :]
+        stream = ToolStream(self._model, self.messages, tools, **self.options)
+        n_head = len(self.messages) - len(self.turns)
+        try:
+            yield from stream
+        finally:
+            stream.close()
+            self.last = stream.run.reply
+            self.turns = stream.run.messages[n_head:]
 
     def reset(self) -> None:
         """Forget all messages but the system's."""

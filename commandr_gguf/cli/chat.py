@@ -12,7 +12,7 @@ from commandr_gguf.cli import options
 from commandr_gguf.cli.loading import load, set_verbose
 from commandr_gguf.cli.repl import Repl
 from commandr_gguf.cli.replies import CitationPrinter, ReplyPrinter, print_json, print_text
-from commandr_gguf.cli.sources import load_function, read
+from commandr_gguf.cli.sources import load_functions, read
 from commandr_gguf.command_r import CHAT_TEMPERATURE
 from commandr_gguf.errors import ArgumentError
 
@@ -86,8 +86,8 @@ def chat(
         raise ArgumentError("--docs and --tools cannot be given together: each has a prompt of its own")
     if fast and not docs:
         raise ArgumentError("--fast needs --docs")
+    functions = load_functions(tools) if tools else None
     documents = read(docs) if docs else None
-    functions = [load_function(name) for name in tools] if tools else None
     show: ReplyPrinter = print_json if as_json else print_text
     if documents is not None and not as_json:
         show = CitationPrinter([document["data"] for document in documents])

@@ -54,7 +54,8 @@ def answer_text(answer: Cited) -> Text:
     text = Text(printable(answer.text))
     ends: dict[int, set[int]] = defaultdict(set)
     for citation in answer.citations:
-        text.stylize(_color(citation.documents[0]), citation.start, citation.end)
+        if citation.documents:
+            text.stylize(_color(citation.documents[0]), citation.start, citation.end)
         ends[citation.end].update(citation.documents)
     places = sorted(ends)
     result = Text()

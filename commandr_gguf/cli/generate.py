@@ -14,7 +14,7 @@ from commandr_gguf.chat.grammars import json_schema_grammar
 from commandr_gguf.cli import options
 from commandr_gguf.cli.loading import load, set_verbose
 from commandr_gguf.command_r import CommandR
-from commandr_gguf.errors import ArgumentError, FileError, FormatError
+from commandr_gguf.errors import ArgumentError, ContextFullError, FileError, FormatError
 from commandr_gguf.generate import Generation, GenerationStream
 
 
@@ -28,7 +28,7 @@ def generate(
     ] = False,
     schema: Annotated[
         Path | None,
-        typer.Option("--schema", metavar="FILE", help="A JSON schema that the continuation must keep to."),
+        typer.Option("--schema", metavar="FILE", help="A file with the JSON schema that the continuation must keep to."),
     ] = None,
     max_tokens: options.MaxTokens = None,
     stop: options.Stop = None,
@@ -81,8 +81,11 @@ def generate(
         )
         if as_json:
             print(json.dumps(_as_json(opened, stream.finish()), ensure_ascii=False))
-        else:
-            _print(stream)
+            return
+        _print(stream)
+        if schema is not None and stream.result.finish_reason == "length":
+            n = stream.result.usage.completion_tokens
+            raise ContextFullError(f"the value is not complete: it was cut after {n} tokens, see --max-tokens and --ctx")
 
 
 def _read_prompt(prompt: str | None) -> str:

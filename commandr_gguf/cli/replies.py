@@ -27,17 +27,20 @@ class ReplyPrinter(Protocol):
 def print_text(events: Iterable[Event | ToolResult]) -> None:
     """The visible text as it comes. Plans, calls of tools and their results go to standard error."""
     aside = Console(stderr=True, highlight=False)
+    show = printable if sys.stdout.isatty() else _as_it_is
     try:
         for event in events:
             if isinstance(event, Text):
-                sys.stdout.write(event.text)
+                sys.stdout.write(show(event.text))
                 sys.stdout.flush()
             elif isinstance(event, Plan):
-                aside.print(RichText(printable(event.text), "dim"), end="")
+                aside.print(RichText(printable(event.text), "dim"), end="", soft_wrap=True)
             elif isinstance(event, ToolCall):
-                aside.print(RichText(printable(f"\n-> {event}"), "dim"))
+                aside.print(RichText(printable(f"\n-> {event}"), "dim"), soft_wrap=True)
             elif isinstance(event, ToolResult):
-                aside.print(RichText(printable(f"<- {_short(event)}"), "dim"))
+                aside.print(RichText(printable(f"<- {_short(event)}"), "dim"), soft_wrap=True)
+            elif isinstance(event, Finish) and event.reply.tool_calls:
+                aside.print("no answer: the limit of tool steps is reached", soft_wrap=True)
     finally:
         sys.stdout.write("\n")
         sys.stdout.flush()
@@ -54,16 +57,22 @@ class CitationPrinter:
     def __call__(self, events: Iterable[Event | ToolResult]) -> None:
         """See `ReplyPrinter`."""
         reply: Reply | None = None
-        draft = False
-        for event in events:
-            if isinstance(event, PlainAnswer) and self._console.is_terminal:
-                self._console.print(RichText(printable(event.text), "dim"), end="", soft_wrap=True)
-                draft = True
-            elif isinstance(event, Finish):
-                reply = event.reply
-        if draft:
-            self._console.print("\n")
+        draft: type[PlainAnswer | Text] | None = None
+        """What is shown while the model writes: the first of the two that comes."""
+        try:
+            for event in events:
+                if isinstance(event, (PlainAnswer, Text)) and self._console.is_terminal:
+                    draft = draft or type(event)
+                    if isinstance(event, draft):
+                        self._console.print(RichText(printable(event.text), "dim"), end="", soft_wrap=True)
+                elif isinstance(event, Finish):
+                    reply = event.reply
+        finally:
+            if draft is not None:
+                self._console.print()
         if reply is not None:
+            if draft is not None:
+                self._console.print()
             print_grounded(self._console, reply, self._documents, all_documents=False)
 
 
@@ -72,6 +81,10 @@ def print_json(events: Iterable[Event | ToolResult]) -> None:
     for event in events:
         if isinstance(event, Finish):
             print(json.dumps(event.reply.to_dict(), ensure_ascii=False), flush=True)
+
+
+def _as_it_is(text: str) -> str:
+    return text
 
 
 def _short(result: ToolResult, limit: int = 300) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from commandr_gguf.chat.toolbox import Toolbox
 from commandr_gguf.errors import ArgumentError
 from commandr_gguf.reading import read_documents
 
@@ -33,12 +34,18 @@ def read(paths: Sequence[Path]) -> list[dict[str, Any]]:
     return documents
 
 
-def load_function(name: str) -> Callable[..., Any]:
-    """The function that `module:function` names; modules of the working folder are found, too.
+def load_functions(names: Sequence[str]) -> list[Callable[..., Any]]:
+    """The functions that `module:function` stand for, checked as tools; modules of the working folder are found, too.
 
     Raises:
-        ArgumentError: the name has another form, or there is no such module or function.
+        ArgumentError: a name has another form, there is no such module or function, or it cannot be a tool.
     """
+    functions = [_load_function(name) for name in names]
+    Toolbox(functions)
+    return functions
+
+
+def _load_function(name: str) -> Callable[..., Any]:
     module_name, _, path = name.partition(":")
     if not module_name or not path:
         raise ArgumentError(f"--tools must be MODULE:FUNCTION, not {name!r}")
@@ -47,8 +54,9 @@ def load_function(name: str) -> Callable[..., Any]:
         sys.path.insert(0, folder)
     try:
         found: Any = importlib.import_module(module_name)
-    except Exception as error:  # a user's module may fail in any way
-        raise ArgumentError(f"--tools {name}: the module cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:  # a user's module may fail in any way
+        reason = f"{type(error).__name__}: {error}"
+        raise ArgumentError(f"--tools {name}: the module {module_name!r} cannot be imported: {reason}") from error
     for part in path.split("."):
         found = getattr(found, part, None)
     if not callable(found):

@@ -22,6 +22,7 @@ from commandr_gguf.demo.data.source import Source
 from commandr_gguf.demo.report import Report, describe, describe_errors, file_type, print_errors, print_scores
 from commandr_gguf.demo.scoring import Reply, Scores, check
 from commandr_gguf.errors import ArgumentError, CommandRError
+from commandr_gguf.generate import Generation
 
 MAX_TOKENS = 256
 """Where a reply is cut; the longest right ones have about 140 tokens."""
@@ -59,15 +60,18 @@ def evaluate(
     count: int = 500,
     tasks: Sequence[Task] = TASKS,
     seed: int = 1,
+    chat: bool = False,
     progress: Callable[[Task], object] | None = None,
 ) -> Scores:
-    """Let a model reply greedily to `count` held-out prompts of each task, and score the replies.
+    """Let a model reply greedily to `count` held-out prompts of each task, and score what it wrote.
 
     Args:
         model: any model whose file has the chat templates of the tasks.
         count: prompts of each task.
         tasks: those to be evaluated.
         seed: chooses the prompts.
+        chat: let `CommandR.chat` decode, with constraints and drafts, which should change no score for the worse.
+            Where the model is asked again without tools, its first reply counts.
         progress: called with its task after each reply.
 
     Raises:
@@ -83,13 +87,21 @@ def evaluate(
     start = time.perf_counter()
     for task in dict.fromkeys(tasks):
         for example in held_out(task, count, seed):
-            generation = model.generate(
-                model.prompt(**request(example)).tokens, temperature=0, max_tokens=MAX_TOKENS, speculate=False
-            )
+            generation = (_chat if chat else _generate)(model, request(example))
             replies.append(Reply(example, generation, check(example, generation.text)))
             if progress is not None:
                 progress(task)
     return Scores(replies, time.perf_counter() - start)
+
+
+def _generate(model: CommandR, asked: dict[str, Any]) -> Generation:
+    return model.generate(model.prompt(**asked).tokens, temperature=0, max_tokens=MAX_TOKENS, speculate=False)
+
+
+def _chat(model: CommandR, asked: dict[str, Any]) -> Generation:
+    with model.chat(**asked, temperature=0, max_tokens=MAX_TOKENS, stream=True) as stream:
+        stream.finish()
+    return stream.generations[0]
 
 
 # ---- the command line
@@ -124,7 +136,12 @@ def _run(arguments: argparse.Namespace) -> Report:
     with CommandR(arguments.model, n_threads=arguments.threads) as model:
         with _progress(arguments.count * len(arguments.tasks)) as progress:
             scores = evaluate(
-                model, count=arguments.count, tasks=arguments.tasks, seed=arguments.seed, progress=progress
+                model,
+                count=arguments.count,
+                tasks=arguments.tasks,
+                seed=arguments.seed,
+                chat=arguments.chat,
+                progress=progress,
             )
         return {
             "model": str(arguments.model),
@@ -156,6 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--tasks", type=_tasks, default=TASKS, metavar="NAMES", help=f"some of {','.join(TASKS)}; default: all")
     add("--seed", type=int, default=1, metavar="N", help="chooses the prompts; default: 1")
     add("--threads", type=int, default=1, metavar="N", help="CPU threads; default: 1, enough for so small a model")
+    add("--chat", action="store_true", help="decode with constraints and drafts, as chats do, and not plainly")
     add("--show-errors", type=_positive, default=0, metavar="N", help="print the first N wrong replies of each task")
     add("--json", action="store_true", help="print one JSON object")
     return parser

@@ -3,46 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from commandr_gguf import CommandR, CommandRError, Conversation, FileError, FormatError, Generation, Piece
+from commandr_gguf import (
+    CommandRError,
+    Conversation,
+    FileError,
+    Finish,
+    FormatError,
+    PlainAnswer,
+    Reply,
+    Text,
+    ToolCall,
+    ToolResult,
+)
+from scripted import ScriptedModel
 
 
-class Stream:
-    def __init__(self, words: list[str], error: BaseException | None) -> None:
-        self.result = Generation()
-        self._words = words
-        self._error = error
-
-    def __iter__(self) -> Iterator[Piece]:
-        for word in self._words:
-            self.result.text += word
-            yield Piece(word, [], [], None)
-        if self._error:
-            raise self._error
-        self.result.finish_reason = "stop"
-
-    def close(self) -> None:
-        self.result.finish_reason = self.result.finish_reason or "cancelled"
-
-
-class StandIn:
-    def __init__(self, words: list[str], error: BaseException | None = None) -> None:
-        self.words = words
-        self.error = error
-        self.asked: list[Any] = []
-
-    def chat(self, messages: Any, **options: Any) -> Stream:
-        self.asked.append((messages, options))
-        return Stream(self.words, self.error)
-
-
-def talk(model: StandIn, system: str | None = None, **options: Any) -> Conversation:
-    return Conversation(cast("CommandR", model), system, **options)
+def talk(model: ScriptedModel, system: str | None = None, **options: Any) -> Conversation:
+    return Conversation(model.model, system, **options)
 
 
 def user(text: str) -> dict[str, str]:
@@ -53,15 +36,26 @@ def assistant(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
 
+def say(conversation: Conversation, text: str) -> list[Any]:
+    return list(conversation.ask(text))
+
+
+def until(events: Generator[Any, None, None], kind: type) -> None:
+    """Read up to the first event of a kind, and leave."""
+    next(event for event in events if isinstance(event, kind))
+    events.close()
+
+
 def test_turns_alternate_and_options_are_passed_on() -> None:
-    model = StandIn(["He", "llo"])
+    model = ScriptedModel("Hello", "Hello")
     conversation = talk(model, "Be brief.", max_tokens=9)
-    assert [piece.text for piece in conversation.ask("Hi")] == ["He", "llo"]
-    list(conversation.ask("And?"))
+    assert say(conversation, "Hi")[:2] == [Text("Hel"), Text("lo")]
+    say(conversation, "And?")
     system = {"role": "system", "content": "Be brief."}
+    options = {"tools": None, "documents": None, "max_tokens": 9}
     assert model.asked == [
-        ([system, user("Hi")], {"stream": True, "max_tokens": 9}),
-        ([system, user("Hi"), assistant("Hello"), user("And?")], {"stream": True, "max_tokens": 9}),
+        ([system, user("Hi")], options),
+        ([system, user("Hi"), assistant("Hello"), user("And?")], options),
     ]
     assert conversation.messages == [system, user("Hi"), assistant("Hello"), user("And?"), assistant("Hello")]
     assert conversation.last is not None
@@ -71,39 +65,139 @@ def test_turns_alternate_and_options_are_passed_on() -> None:
     assert conversation.last is None
 
 
+def test_the_events_of_a_reply_end_with_it() -> None:
+    conversation = talk(ScriptedModel("Hello"))
+    assert say(conversation, "Hi")[-1] == Finish(cast("Reply", conversation.last))
+
+
 def test_a_reply_that_is_cut_short_is_kept_as_far_as_it_came() -> None:
-    conversation = talk(StandIn(["a", "b", "c"]))
-    pieces = conversation.ask("Hi")
-    next(pieces)
-    next(pieces)
-    pieces.close()
-    assert conversation.turns == [user("Hi"), assistant("ab")]
-    conversation = talk(StandIn(["a"], KeyboardInterrupt()))
+    conversation = talk(ScriptedModel("abcdef"))
+    until(conversation.ask("Hi"), Text)
+    assert conversation.turns == [user("Hi"), assistant("abc")]
+    conversation = talk(ScriptedModel({"text": "abc", "error": KeyboardInterrupt()}))
     with pytest.raises(KeyboardInterrupt):
-        list(conversation.ask("Hi"))
-    assert conversation.turns == [user("Hi"), assistant("a")]
+        say(conversation, "Hi")
+    assert conversation.turns == [user("Hi"), assistant("abc")]
 
 
 def test_a_message_without_a_reply_is_taken_back() -> None:
-    conversation = talk(StandIn([], CommandRError("too long")))
+    conversation = talk(ScriptedModel("first", {"error": CommandRError("too long")}))
+    say(conversation, "Hi")
     with pytest.raises(CommandRError):
-        list(conversation.ask("Hi"))
-    assert conversation.turns == []
+        say(conversation, "And?")
+    assert conversation.turns == [user("Hi"), assistant("first")]
 
 
 def test_an_empty_reply_counts() -> None:
-    conversation = talk(StandIn([]))
-    list(conversation.ask("Hi"))
+    conversation = talk(ScriptedModel(""))
+    say(conversation, "Hi")
     assert conversation.turns == [user("Hi"), assistant("")]
 
 
+# ---- documents and tools
+
+PLAIN = "Relevant Documents: 0\nCited Documents: 0\nAnswer: In 1987."
+GROUNDED = f"{PLAIN}\nGrounded answer: In <co: 0>1987</co: 0>."
+CALL = 'Plan: I will look.\nAction: ```json\n[{"tool_name": "look", "parameters": {"name": "x"}}]\n```'
+
+
+def look(name: str) -> str:
+    """Looks something up.
+
+    Args:
+        name: What to look up.
+    """
+    if name != "x":
+        raise KeyError(name)
+    return "found"
+
+
+def test_documents_are_given_with_every_question() -> None:
+    model = ScriptedModel(GROUNDED, GROUNDED)
+    conversation = talk(model, documents=["Opened in 1987."])
+    say(conversation, "When?")
+    say(conversation, "Are you sure?")
+    assert conversation.turns == [user("When?"), assistant("In 1987."), user("Are you sure?"), assistant("In 1987.")]
+    assert [options["documents"] for _, options in model.asked] == [["Opened in 1987."]] * 2
+    assert conversation.last is not None
+    assert [citation.text for citation in conversation.last.citations] == ["1987"]
+
+
+def test_a_grounded_reply_that_is_left_before_its_text_is_taken_back() -> None:
+    conversation = talk(ScriptedModel(GROUNDED), documents=["Opened in 1987."])
+    until(conversation.ask("When?"), PlainAnswer)
+    assert conversation.turns == []
+
+
+def test_calls_of_tools_and_their_results_stay_in_the_conversation() -> None:
+    model = ScriptedModel(CALL, GROUNDED, "Relevant Documents: None\nCited Documents: None\nGrounded answer: Bye.")
+    conversation = talk(model, "Be brief.", tools=[look])
+    events = say(conversation, "When?")
+    assert [event.value for event in events if isinstance(event, ToolResult)] == ["found"]
+    assert events[-1] == Finish(cast("Reply", conversation.last))
+    assert sum(isinstance(event, Finish) for event in events) == 1
+    say(conversation, "Thanks.")
+    roles = ["system", "user", "assistant", "tool", "assistant", "user", "assistant"]
+    assert [message["role"] for message in conversation.messages] == roles
+    assert conversation.turns[-1] == assistant("Bye.")
+    assert [len(messages) for messages, _ in model.asked] == [2, 4, 6]
+
+
+def test_a_question_with_tools_is_taken_back_on_failure() -> None:
+    conversation = talk(ScriptedModel("Relevant Documents: None\nGrounded answer: Hi.", CALL), tools=[look])
+    say(conversation, "Hi")
+    with pytest.raises(IndexError):  # the script ends
+        say(conversation, "When?")
+    assert conversation.turns == [user("Hi"), assistant("Hi.")]
+    conversation = talk(ScriptedModel({"error": CommandRError("too long")}), tools=[look])
+    with pytest.raises(CommandRError):
+        say(conversation, "When?")
+    assert conversation.turns == []
+
+
+def test_an_answer_with_tools_that_is_cut_short_is_kept_as_far_as_it_came() -> None:
+    conversation = talk(ScriptedModel(CALL, GROUNDED), tools=[look])
+    until(conversation.ask("When?"), Text)
+    assert [message["role"] for message in conversation.turns] == ["user", "assistant", "tool", "assistant"]
+    assert "In 1987.".startswith(conversation.turns[-1]["content"])
+    assert conversation.turns[-1]["content"]
+
+
+def test_leaving_before_the_answer_with_tools_takes_the_question_back() -> None:
+    for kind in (ToolCall, ToolResult):
+        conversation = talk(ScriptedModel(CALL, GROUNDED), tools=[look])
+        until(conversation.ask("When?"), kind)
+        assert conversation.turns == []
+
+
+def test_what_tools_gave_stays_when_the_steps_are_used_up() -> None:
+    model = ScriptedModel(CALL, CALL, GROUNDED)
+    conversation = talk(model, tools=[look], max_steps=1)
+    say(conversation, "When?")
+    assert [message["role"] for message in conversation.turns] == ["user", "assistant", "tool"]
+    say(conversation, "Well?")
+    assert conversation.turns[-1] == assistant("In 1987.")
+
+
+def test_a_conversation_with_tools_is_saved_and_loaded(tmp_path: Path) -> None:
+    conversation = talk(ScriptedModel(CALL, GROUNDED), tools=[look])
+    say(conversation, "When?")
+    conversation.save(tmp_path / "chat.json")
+    other = talk(ScriptedModel())
+    other.load(tmp_path / "chat.json")
+    assert other.turns == conversation.turns
+
+
+# ---- files
+
+
 def test_saving_and_loading(tmp_path: Path) -> None:
-    conversation = talk(StandIn(["grüß dich"]), "Sei kurz.")
-    list(conversation.ask("Hallo"))
+    conversation = talk(ScriptedModel("grüß dich"), "Sei kurz.")
+    say(conversation, "Hallo")
     conversation.save(tmp_path / "chat.json")
     assert [path.name for path in tmp_path.iterdir()] == ["chat.json"]
     assert "grüß" in (tmp_path / "chat.json").read_text(encoding="utf-8")
-    other = talk(StandIn([]))
+    other = talk(ScriptedModel())
     other.load(tmp_path / "chat.json")
     assert other.messages == conversation.messages
     assert other.system == "Sei kurz."
@@ -113,8 +207,8 @@ def test_saving_and_loading(tmp_path: Path) -> None:
 def test_loading_what_is_no_conversation_changes_nothing(tmp_path: Path, text: str) -> None:
     path = tmp_path / "bad.json"
     path.write_text(text)
-    conversation = talk(StandIn(["a"]), "Be brief.")
-    list(conversation.ask("Hi"))
+    conversation = talk(ScriptedModel("a"), "Be brief.")
+    say(conversation, "Hi")
     before = json.dumps(conversation.messages)
     with pytest.raises(FormatError, match=r"bad\.json: this is no saved conversation"):
         conversation.load(path)
@@ -122,7 +216,7 @@ def test_loading_what_is_no_conversation_changes_nothing(tmp_path: Path, text: s
 
 
 def test_files_that_cannot_be_used(tmp_path: Path) -> None:
-    conversation = talk(StandIn([]))
+    conversation = talk(ScriptedModel())
     with pytest.raises(FileError, match=r"absent\.json: the conversation cannot be read"):
         conversation.load(tmp_path / "absent.json")
     with pytest.raises(FileError, match="cannot be saved"):
