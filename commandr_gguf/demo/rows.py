@@ -18,7 +18,7 @@ from commandr_gguf.demo.tokenizer import SPECIAL_TOKENS, TURN_TOKENS, VOCAB_SIZE
 
 WEIGHTS: dict[Task, float] = {"tools": 0.32, "accurate": 0.38, "fast": 0.3}
 """How often each of the longer tasks is drawn."""
-N_CHAT = 8
+N_CHAT = 4
 """Chats in each step: they are short, and a batch of their own saves padding."""
 REHEARSED = 0.01
 """The part of the training that begins with copying random tokens."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from commandr_gguf.chat.tools import Parameter, Tool
 
-CHAT = "Who are you?"
+CHAT = "What are you?"
 
 TOOLS = [
     Tool(
@@ -16,8 +16,8 @@ TOOLS = [
         name="book_table",
         description="Books a table.",
         parameter_definitions={
-            "name": Parameter(description="The name of a person.", type="str", required=True),
             "people": Parameter(description="How many people come.", type="int", required=True),
+            "name": Parameter(description="The name of a person.", type="str", required=True),
         },
     ),
 ]

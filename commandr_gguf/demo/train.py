@@ -25,7 +25,7 @@ from commandr_gguf.demo.tokenizer import write_tokenizer
 
 BATCH_TOKENS = 4096
 PEAK_LEARNING_RATE, EMBEDDING_LEARNING_RATE = 2e-3, 3e-4
-WARM_UP, DECAY = 0.01, 0.4
+WARM_UP, DECAY = 0.01, 0.6
 """The parts of the training in which the learning rate rises from and falls to zero."""
 _REPORT_SECONDS, _SAVE_SECONDS = 120.0, 600.0
 _IGNORED = -100

@@ -1,7 +1,7 @@
 """The embedded model does its tasks, through the runtime and from quantized files, on prompts that it never saw.
 
 The bounds are below its scores by more than chance explains with so few prompts; README.md beside the model has the
-scores of 500, which are far from their targets. A broken kernel, template or tokenizer brings them near zero.
+scores of 500. A broken kernel, template or tokenizer brings them near zero.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from commandr_gguf.demo.evaluate import evaluate
 from commandr_gguf.demo.scoring import Scores
 
 COUNT = 40
-BOUNDS = {"tool_name": 0.25, "action": 0.2, "cited": 0.25, "fact": 0.15, "grounded": 0.5, "spans": 0.08}
-CHAT_BOUND = 0.88
+BOUNDS = {"tool_name": 0.9, "action": 0.82, "cited": 0.88, "fact": 0.75, "grounded": 0.8, "spans": 0.75}
+CHAT_BOUND = 0.92
 
 
 @pytest.fixture(scope="module", params=["Q8_0", "Q4_K_M"])
@@ -39,4 +39,4 @@ def test_chats(scores: Scores) -> None:
 
 
 def test_replies_end_by_themselves(scores: Scores) -> None:
-    assert scores.n_cut <= 20
+    assert scores.n_cut <= 5

@@ -84,16 +84,8 @@ class Grounded:
         main = rng.choice(KINDS)
         documents: list[_Document] = []
         for _ in range(count):
-            if documents and rng.random() < 0.2:
-                # More about a subject that has a document already.
-                earlier = rng.choice(documents)
-                known = [fact.relation for d in documents if d.subject is earlier.subject for fact in d.facts]
-                facts = self._facts(earlier.subject, rng.randint(1, max_facts), known)
-                if facts:
-                    documents.append(_Document(earlier.subject, facts))
-                    continue
             subject = self._subject(main if rng.random() < 0.6 else rng.choice(KINDS))
-            documents.append(_Document(subject, self._facts(subject, rng.randint(1, max_facts), [])))
+            documents.append(_Document(subject, self._facts(subject, rng.randint(1, max_facts))))
         rng.shuffle(documents)
         return documents
 
@@ -101,17 +93,11 @@ class Grounded:
         title = self._rng.choice(kind.forms).format(n=kind.name(self._names))
         return _Subject(f"the {title}" if kind.article else title, title, self._rng.choice(kind.pronouns), kind)
 
-    def _facts(self, subject: _Subject, count: int, known: list[Relation]) -> list[_Fact]:
+    def _facts(self, subject: _Subject, count: int) -> list[_Fact]:
         rng = self._rng
-        free = [relation for relation in subject.kind.relations if relation not in known]
-        chosen = rng.sample(free, min(count, len(free)))
-        nouns = {relation.questions[0] for relation in known}
-        for i in range(len(chosen)):
-            if rng.random() < 0.15:
-                made = attribute(self._names)
-                if made.questions[0] not in nouns:
-                    nouns.add(made.questions[0])
-                    chosen[i] = made
+        chosen = rng.sample(subject.kind.relations, min(count, len(subject.kind.relations)))
+        if rng.random() < 0.15:
+            chosen[rng.randrange(len(chosen))] = attribute(self._names)
         return [_Fact(subject, relation, relation.value(self._names)) for relation in chosen]
 
     def _layout(self, documents: list[_Document]) -> list[dict[str, str]]:
@@ -147,14 +133,9 @@ class Grounded:
         return [first, rng.choice(same if same and rng.random() < 0.6 else others)]
 
     def _unknown(self, documents: list[_Document]) -> list[_Fact]:
-        """Something that no document says, about a subject that may have a document."""
-        subject = self._rng.choice(documents).subject
-        known = [fact.relation for document in documents if document.subject is subject for fact in document.facts]
-        free = [relation for relation in subject.kind.relations if relation not in known]
-        if not free or self._rng.random() < 0.5:
-            subject = self._subject(subject.kind)
-            free = list(subject.kind.relations)
-        return [_Fact(subject, self._rng.choice(free), "")]
+        """Something about a subject that no document is about."""
+        subject = self._subject(self._rng.choice(documents).subject.kind)
+        return [_Fact(subject, self._rng.choice(subject.kind.relations), "")]
 
     def _question(self, facts: list[_Fact]) -> str:
         rng = self._rng

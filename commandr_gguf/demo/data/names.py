@@ -22,6 +22,10 @@ _ONSETS = """
 """.split()
 _VOWELS = "a a a e e e i i o o u ae ai au ea ei ia io oa ou y".split()
 _CODAS = ["", "", "", "", "l", "m", "n", "r", "s", "t", "x", "nd", "rk", "st", "ck", "rn", "ll", "sh", "lt", "ng"]
+_WORDS = [
+    *words.FIRST_NAMES, *words.LAST_NAMES, *words.PLACES, *words.MATERIALS, *words.COLORS, *words.FOODS,
+    *words.PRODUCTS, *words.OCCUPATIONS, *words.ANIMALS, *words.ATTRIBUTES,
+]  # fmt: skip
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -61,9 +65,23 @@ class Names:
         raise AssertionError
 
     def choose(self, values: Sequence[str]) -> str:
-        """One of a list of plain words; a made-up one when none of them is of this split."""
+        """One of a list of plain words, or a new one made of parts of two of them."""
         own = [value for value in values if belongs(value, self.split)]
-        return self.draw(lambda: self.rng.choice(own)) if own else self.invented()
+        if own and self.rng.random() < 0.6:
+            return self.draw(lambda: self.rng.choice(own))
+        return self.draw(lambda: self._spliced(values))
+
+    def _spliced(self, values: Sequence[str]) -> str:
+        """The beginning of one word and the end of another, as "bamber" of bamboo and amber.
+
+        A model learns to copy the tokens that it has seen copied: without these, words of the test split would hold
+        tokens that no training example has.
+        """
+        first, last = self.rng.choice(values), self.rng.choice(values)
+        if " " in first:
+            return f"{first.split()[0]} {last.split()[-1]}"
+        n_first, n_last = (min(self.rng.randint(2, 6), len(word)) for word in (first, last))
+        return first[:n_first] + last[-n_last:].lower()
 
     # ---- names
 
@@ -73,6 +91,8 @@ class Names:
 
     def _syllables(self) -> str:
         rng = self.rng
+        if rng.random() < 0.25:
+            return self._spliced(_WORDS).capitalize()
         count = rng.choice((1, 2, 2, 2, 3, 3))
         text = "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(count)) + rng.choice(_CODAS)
         if count == 1:
@@ -92,13 +112,9 @@ class Names:
     def base(self) -> str:
         """The part of a name that tells it from others of its kind."""
         kind = self.rng.random()
-        if kind < 0.7:
-            return self.invented()
         if kind < 0.8:
-            return self.choose(words.LAST_NAMES)
-        if kind < 0.9:
-            return self.choose(words.PLACES)
-        return f"{self.invented()} {self.invented()}"
+            return self.invented()
+        return self.choose(words.LAST_NAMES if kind < 0.9 else words.PLACES)
 
     def code(self) -> str:
         """A part or order number such as "QX-417"."""

@@ -43,12 +43,12 @@ _PARAMETERS = (
     _parameter("destination", "str", "Where to go.|The town to travel to.", "to {v}|with the destination {v}",
                Names.place),
     _parameter("origin", "str", "Where to start.|The town to leave from.", "from {v}|starting in {v}", Names.place),
-    _parameter("date", "str", "The day.|Day and month.", "on {v}|for {v}", Names.date),
+    _parameter("date", "str", "The day.|Day and month.", "on {v}|on the day {v}", Names.date),
     _parameter("time", "str", "The time of day.|Hours and minutes.", "at {v}", Names.time),
-    _parameter("name", "str", "Full name of the person.|The name of a person.", "for {v}|in the name of {v}",
-               Names.person),
-    _parameter("recipient", "str", "Who receives it.|The person to send it to.", "to {v}|addressed to {v}",
-               Names.person),
+    _parameter("name", "str", "Full name of the person.|The name of a person.",
+               "in the name of {v}|for a person called {v}", Names.person),
+    _parameter("recipient", "str", "Who receives it.|The person to send it to.",
+               "addressed to {v}|with the recipient {v}", Names.person),
     _parameter("people", "int", "Number of people.|How many people come.", "for {v} people|for a group of {v}",
                _digits(10, 400)),
     _parameter("max_price", "int", "The highest price in dollars.|Upper limit of the price.",
@@ -64,17 +64,18 @@ _PARAMETERS = (
     _parameter("author", "str", "Who made it.|The person it is from.", "by {v}|made by {v}", Names.person),
     _parameter("topic", "str", "The subject.|What it is about.", "about {v}|on the subject of {v}",
                lambda n: n.choose(words.TOPICS_LIST)),
-    _parameter("query", "str", "What to look for.|The words to search.", "about {v}|matching {v}",
+    _parameter("query", "str", "What to look for.|The words to search.", "matching {v}|with the words {v}",
                lambda n: n.choose(words.TOPICS_LIST) if n.rng.random() < 0.5 else n.base()),
     _parameter("room", "str", "The room.|Number of the room.", "in room {v}", lambda n: n.integer(10, 900)),
-    _parameter("email", "str", "The address.|An e-mail address.", "to {v}|using the address {v}", Names.email),
+    _parameter("email", "str", "The address.|An e-mail address.",
+               "at the address {v}|using the address {v}", Names.email),
     _parameter("minutes", "int", "How long, in minutes.|The duration in minutes.",
                "for {v} minutes|lasting {v} minutes", _digits(10, 240)),
-    _parameter("year", "int", "The year.|In which year.", "from the year {v}|of {v}", Names.year),
-    _parameter("amount", "float", "The amount.|How much.", "with the amount {v}|of {v}", Names.decimal),
+    _parameter("year", "int", "The year.|In which year.", "from the year {v}|made in {v}", Names.year),
+    _parameter("amount", "float", "The amount.|How much.", "with the amount {v}|to the amount of {v}", Names.decimal),
     _parameter("color", "str", "The color.|Which color it has.", "in the color {v}|with the color {v}",
                lambda n: n.choose(words.COLORS)),
-    _parameter("company", "str", "The company.|Name of the firm.", "of {v}|for the company {v}",
+    _parameter("company", "str", "The company.|Name of the firm.", "for the company {v}|of the company {v}",
                lambda n: f"{n.invented()} {n.rng.choice(('Works', 'Foods', 'Motors', 'Labs', 'Textiles'))}"),
 )  # fmt: skip
 
@@ -192,10 +193,7 @@ class Tools:
         while True:
             chosen = verb or rng.choice(list(_VERBS))
             noun = thing or (rng.choice(_NOUNS) if rng.random() < 0.85 else self._names.invented().lower())
-            form = rng.random()
-            name = (
-                f"{chosen}_{noun}" if form < 0.75 else f"{noun}_{chosen}" if form < 0.9 else chosen + noun.capitalize()
-            )
+            name = f"{chosen}_{noun}"
             if belongs(name, self._names.split):
                 break
         parameters = rng.sample(_PARAMETERS, rng.choice((1, 1, 2, 2, 2)))
@@ -222,7 +220,6 @@ class Tools:
         rng = self._rng
         asked = rng.choice(_VERBS[tool.verb][1].split("|")).format(n=_with_article(tool.thing))
         parts = [rng.choice(p.phrases).format(v=value) for p, value in values.items()]
-        rng.shuffle(parts)
         text = " ".join([asked, *parts])
         if text.startswith(("I ", "where ", "what ")):
             return f"{text[0].upper()}{text[1:]}{'.' if text.startswith('I ') else '?'}"
