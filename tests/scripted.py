@@ -75,10 +75,17 @@ class ScriptedModel:
     """Writes one of `replies` after the other: a text, or what `Pieces` takes."""
 
     takes_steps_when_asked = True
+    n_ctx = 4096
 
     def __init__(self, *replies: str | Mapping[str, Any]) -> None:
         self._replies = list(replies)
         self.asked: list[tuple[list[Any], dict[str, Any]]] = []
+
+    def __enter__(self) -> ScriptedModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
     @property
     def model(self) -> CommandR:

@@ -60,12 +60,16 @@ class Conversation:
             yield from self._ask() if self._tools is None else self._use_tools(self._tools)
             ended = True
         finally:
-            last, role = self.last, self.turns[-1]["role"]
-            if role != "assistant":
-                if last is not None and not last.tool_calls and (last.text or last.finish_reason == "stop"):
-                    self.turns.append(Message(role="assistant", content=last.text))
-                elif not (ended and role == "tool"):
-                    self.turns = before
+            self._keep(before, ended=ended)
+
+    def _keep(self, before: list[Message], *, ended: bool) -> None:
+        """Decide what stays of a turn that is over or was left."""
+        last, role = self.last, self.turns[-1]["role"]
+        if role != "assistant":
+            if last is not None and not last.tool_calls and (last.text or last.finish_reason == "stop"):
+                self.turns.append(Message(role="assistant", content=last.text))
+            elif not (ended and role == "tool"):
+                self.turns = before
 
     def _ask(self) -> Generator[Event, None, None]:
         stream = self._model.chat(self.messages, stream=True, **self.options)

@@ -10,7 +10,8 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,7 +85,9 @@ class Toolbox:
             if not callable(function):
                 raise ArgumentError(f"the tool {name!r} has no function to call")
             if inspect.iscoroutinefunction(function):
-                raise ArgumentError(f"the function of tool {name!r} is asynchronous; give one that waits for its result")
+                raise ArgumentError(
+                    f"the function of tool {name!r} is asynchronous; give one that waits for its result"
+                )
             self._functions[name] = function
         self._required = {tool["name"]: tool["parameters"].get("required", ()) for tool in self.tools}
 
@@ -152,7 +155,7 @@ def _plain(value: object) -> Any:
         return dataclasses.asdict(value)
     if isinstance(value, Mapping):
         return dict(value)
-    return list(value) if isinstance(value, (Set, Iterator)) else str(value)
+    return list(value) if isinstance(value, (AbstractSet, Iterator)) else str(value)
 
 
 def _as_text(value: Any) -> str:

@@ -28,7 +28,9 @@ def generate(
     ] = False,
     schema: Annotated[
         Path | None,
-        typer.Option("--schema", metavar="FILE", help="A file with the JSON schema that the continuation must keep to."),
+        typer.Option(
+            "--schema", metavar="FILE", help="A file with the JSON schema that the continuation must keep to."
+        ),
     ] = None,
     max_tokens: options.MaxTokens = None,
     stop: options.Stop = None,
@@ -85,7 +87,9 @@ def generate(
         _print(stream)
         if schema is not None and stream.result.finish_reason == "length":
             n = stream.result.usage.completion_tokens
-            raise ContextFullError(f"the value is not complete: it was cut after {n} tokens, see --max-tokens and --ctx")
+            raise ContextFullError(
+                f"the value is not complete: it was cut after {n} tokens, see --max-tokens and --ctx"
+            )
 
 
 def _read_prompt(prompt: str | None) -> str:

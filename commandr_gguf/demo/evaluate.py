@@ -66,7 +66,7 @@ def evaluate(
     """Let a model reply greedily to `count` held-out prompts of each task, and score what it wrote.
 
     Args:
-        model: any model whose file has the chat templates of the tasks.
+        model: any model; where its file lacks a chat template, one of the published structure takes its place.
         count: prompts of each task.
         tasks: those to be evaluated.
         seed: chooses the prompts.
@@ -76,7 +76,6 @@ def evaluate(
 
     Raises:
         ArgumentError: count is below 1, or there is a task that is none.
-        UnsupportedError: the file lacks a chat template.
         ContextFullError: a prompt does not fit in the model's context.
     """
     if count < 1:

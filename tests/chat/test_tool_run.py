@@ -27,9 +27,7 @@ from commandr_gguf.chat.tool_run import MAX_STEPS, ToolStream
 from scripted import ScriptedModel
 
 QUESTION = [{"role": "user", "content": "What is 2 + 3, and twice that?"}]
-ANSWER = (
-    "Relevant Documents: 0\nCited Documents: 0\nAnswer: It is 5.\nGrounded answer: It is <co: 0>5</co: 0>."
-)
+ANSWER = "Relevant Documents: 0\nCited Documents: 0\nAnswer: It is 5.\nGrounded answer: It is <co: 0>5</co: 0>."
 
 
 def actions(*calls: tuple[str, dict[str, Any]], plan: str = "Plan: I will add.\n") -> str:
@@ -80,7 +78,14 @@ def test_the_model_is_shown_calls_and_results_as_messages() -> None:
     model = ScriptedModel(actions(("add", {"a": 2, "b": 3})), actions(("double", {"number": 5})), ANSWER)
     run = run_tools(model.model, QUESTION, [add, double], max_tokens=7)
     assert [len(messages) for messages, _ in model.asked] == [1, 3, 5]
-    assert [message["role"] for message in run.messages] == ["user", "assistant", "tool", "assistant", "tool", "assistant"]
+    assert [message["role"] for message in run.messages] == [
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+        "tool",
+        "assistant",
+    ]
     (call,) = run.messages[1]["tool_calls"]
     assert call["function"] == {"name": "add", "arguments": {"a": 2, "b": 3}}
     assert run.messages[1]["tool_plan"].strip() == "I will add."

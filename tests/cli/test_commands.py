@@ -108,7 +108,8 @@ def test_generate_as_json(path: str, capsys: pytest.CaptureFixture[str]) -> None
     command = ["generate", path, "<|USER_TOKEN|>", "--special", "-n", "3", "--json", "--logprobs", "2", "--seed", "1"]
     assert main(command) == 0
     value = json.loads(capsys.readouterr().out)
-    assert value["usage"] == {"prompt_tokens": 2, "cached_tokens": 0, "completion_tokens": len(value["tokens"])}
+    usage = {"prompt_tokens": 2, "cached_tokens": 0, "completion_tokens": len(value["tokens"])}
+    assert value["usage"] == {**usage, "drafted_tokens": 0, "accepted_tokens": 0}
     assert value["finish_reason"] in ("length", "stop")
     assert len(value["logprobs"]) == len(value["tokens"])
     assert all(len(entry["top"]) == 2 for entry in value["logprobs"])

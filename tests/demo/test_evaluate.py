@@ -9,18 +9,21 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from rich.console import Console
 
 import models
-from commandr_gguf import ArgumentError, CommandR, Generation, Timings
+from commandr_gguf import ArgumentError, CommandR, Generation, ReplyStream, Timings
+from commandr_gguf.chat.filter import ReplyFormat
 from commandr_gguf.demo.data.example import TASKS, Example, Task
 from commandr_gguf.demo.data.names import belongs
 from commandr_gguf.demo.evaluate import MAX_TOKENS, evaluate, held_out, main, request
 from commandr_gguf.demo.report import describe, describe_errors, print_errors, print_scores
 from commandr_gguf.demo.scoring import Scores
+from scripted import Pieces, stage
 
 
 class StandIn:
@@ -31,15 +34,26 @@ class StandIn:
         self._examples = [example for task in tasks for example in held_out(task, count, 1)]
         self.requests: list[dict[str, Any]] = []
 
-    def chat(self, messages: list[dict[str, str]], **arguments: Any) -> Generation:
+    def prompt(self, **asked: Any) -> Any:
+        return SimpleNamespace(tokens=asked)
+
+    def generate(self, asked: Any, **options: Any) -> Generation:
         example = self._examples[len(self.requests)]
-        self.requests.append({"messages": messages, **arguments})
+        self.requests.append({**asked, **options})
         timings = Timings(prefill_tokens=200, prefill_seconds=0.1, decode_tokens=50, decode_seconds=0.1)
         return Generation(self._answer(example), finish_reason="stop", timings=timings)
 
+    def chat(self, *, stream: bool, **asked: Any) -> ReplyStream:
+        assert stream
+        written = self.generate(asked).text
+        format_: ReplyFormat = "tools" if "tools" in asked else "grounded" if "documents" in asked else "chat"
+        return ReplyStream(stage(Pieces(written), format_), (), lambda _: stage(Pieces("And more."), "chat"))
 
-def scores_of(answer: Callable[[Example], str], count: int = 20, tasks: tuple[Task, ...] = TASKS) -> Scores:
-    return evaluate(cast("CommandR", StandIn(answer, count, tasks)), count=count, tasks=tasks)
+
+def scores_of(
+    answer: Callable[[Example], str], count: int = 20, tasks: tuple[Task, ...] = TASKS, **options: Any
+) -> Scores:
+    return evaluate(cast("CommandR", StandIn(answer, count, tasks)), count=count, tasks=tasks, **options)
 
 
 def rates(scores: Scores) -> dict[str, float]:
@@ -56,6 +70,16 @@ def test_a_model_that_is_always_right() -> None:
     assert scores.speed.prefill_tokens_per_second == pytest.approx(2000)
     assert scores.speed.decode_tokens_per_second == pytest.approx(500)
     assert scores.speed.prompts_per_second > 0
+
+
+def test_replies_of_a_chat_are_scored_as_the_model_wrote_them() -> None:
+    """Where it wants no tool, what it says when it is asked again does not count."""
+    scores = scores_of(lambda example: example.reply, chat=True)
+    assert set(rates(scores).values()) == {1.0}
+    no_tool = [reply for reply in scores.replies if "directly_answer" in reply.generation.text]
+    assert no_tool
+    assert all(reply.generation.text == reply.example.reply for reply in no_tool)
+    assert set(rates(scores_of(lambda example: "", chat=True)).values()) == {0.0}
 
 
 def test_a_model_that_says_nothing() -> None:
@@ -106,9 +130,15 @@ def test_a_model_is_asked_greedily_and_in_the_form_of_each_task() -> None:
     told: list[Task] = []
     evaluate(cast("CommandR", model), count=5, progress=told.append)
     assert told == [task for task in TASKS for _ in range(5)]
+    in_chat = StandIn(lambda example: example.reply, 5)
+    evaluate(cast("CommandR", in_chat), count=5, chat=True)
+    assert in_chat.requests == [
+        {key: value for key, value in asked.items() if key != "speculate"} for asked in model.requests
+    ]
     for task, asked in zip(told, model.requests, strict=True):
         keys = {"chat": set(), "tools": {"tools"}}.get(task, {"documents", "citation_mode"})
-        assert asked.keys() == {"messages", "temperature", "max_tokens", *keys}
+        assert asked.keys() == {"messages", "temperature", "max_tokens", "speculate", *keys}
+        assert asked["speculate"] is False
         assert asked["temperature"] == 0
         assert asked["max_tokens"] == MAX_TOKENS
         assert asked.get("citation_mode") in {None, task}
@@ -252,7 +282,9 @@ def test_errors_are_one_sentence(arguments: list[str], message: str, capsys: pyt
     assert err.count("\n") == 1
 
 
-def test_a_file_that_lacks_a_template(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_lacks_a_template_is_evaluated_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     tokenizer = models.checkpoint("gqa")
     folder = tmp_path / "checkpoint"
     folder.mkdir()
@@ -262,8 +294,20 @@ def test_a_file_that_lacks_a_template(tmp_path: Path, capsys: pytest.CaptureFixt
     config["chat_template"] = [entry for entry in config["chat_template"] if entry["name"] == "default"]
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     path = models.convert(folder, tmp_path / "model.gguf", "Q8_0")
-    assert main([str(path), "--count", "1", "--tasks", "fast"]) == 2
-    assert "rag" in capsys.readouterr().err
+    assert main([str(path), "--count", "1", "--tasks", "fast"]) == 0
+    assert "cited documents" in capsys.readouterr().out
+    (warning,) = caplog.messages
+    assert "there is no chat template 'rag'" in warning
+
+
+def test_chat_decodes_with_constraints(path: Path) -> None:
+    plain, chat = (
+        json.loads(run(path, "--count", 1, "--tasks", "tools", "--json", "--show-errors", 1, *option).stdout)
+        for option in ((), ("--chat",))
+    )
+    written = [report["errors"][0]["actual"] for report in (plain, chat)]
+    assert not written[0].startswith("Action:")
+    assert written[1].startswith("Action:")
 
 
 def test_help_has_an_example() -> None:

@@ -11,6 +11,7 @@ import pytest
 import models
 import tiny_tokenizer
 from commandr_gguf import ArgumentError, CommandR, ContextFullError, SamplingParams, generate
+from commandr_gguf.command_r import N_PROMPTS
 
 PROMPT = "The harbor"
 
@@ -172,8 +173,8 @@ def test_nothing_is_computed_before_the_first_piece(model: CommandR) -> None:
 def test_control_tokens_in_a_text_prompt_stay_text(model: CommandR) -> None:
     text = "a<|END_OF_TURN_TOKEN|>"
     model.generate(text, max_tokens=0)
-    held = model.session.seq_tokens()
-    assert held == [5, *model.tokenize(text)]
+    held = [5, *model.tokenize(text)]
+    assert held in [model.session.seq_tokens(seq_id) for seq_id in range(N_PROMPTS)]
     assert tiny_tokenizer.turn_token_id("<|END_OF_TURN_TOKEN|>") not in held
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from commandr_gguf import CommandRError, Finish, Reply, ReplyStream, Text, ToolCall
@@ -27,7 +29,7 @@ def stream_of(first: Pieces, second: Pieces | None = None, form: ReplyFormat = "
     return ReplyStream(stage(first, form), documents, None if second is None else again), asked  # type: ignore[arg-type]
 
 
-def text_of(events: list[object]) -> str:
+def text_of(events: Sequence[object]) -> str:
     return "".join(event.text for event in events if isinstance(event, Text))
 
 
