@@ -192,7 +192,7 @@ def test_only_tools_can_be_declined(tiny: CommandR, monkeypatch: pytest.MonkeyPa
 def test_drafts_change_no_reply_of_random_weights(tiny: CommandR) -> None:
     for options in ({}, {"documents": ["a b c", "d"]}, {"tools": [PICK]}):
         replies = [
-            tiny.chat(HELLO, temperature=0, max_tokens=120, speculate=speculate, **options)  # type: ignore[call-overload]
+            tiny.chat(HELLO, temperature=0, max_tokens=120, speculate=speculate, **options)
             for speculate in (True, False)
         ]
         assert replies[0].tokens == replies[1].tokens
