@@ -99,7 +99,10 @@ class CommandR:
             sizes: dict[str, Any] = {"n_batch": n_batch, "n_ubatch": n_ubatch, "n_threads": n_threads}
             sizes |= {"type_k": type_k, "type_v": type_v, "flash_attn": flash_attn}
             self.session = Session(
-                self.model, n_ctx=n_ctx, n_seq_max=n_seq_max or (2 if has_window else N_PROMPTS), **sizes
+                self.model,
+                n_ctx=n_ctx,
+                n_seq_max=(2 if has_window else N_PROMPTS) if n_seq_max is None else n_seq_max,
+                **sizes,
             )
             if draft is not None:
                 self._draft = Session(

