@@ -105,11 +105,13 @@ def run(model: CommandR, **options: Any) -> Generation:
 
 def same(a: Generation, b: Generation) -> bool:
     """Whether two replies are the same but for how they came about, and for rounding in logarithms."""
-    numbers = [[(item.logprob, *(value for _, value in item.top)) for item in one.logprobs] for one in (a, b)]
+    first, second = (
+        np.array([(item.logprob, *(value for _, value in item.top)) for item in one.logprobs]) for one in (a, b)
+    )
     return (
         (a.text, a.tokens, a.finish_reason) == (b.text, b.tokens, b.finish_reason)
         and [item.token for item in a.logprobs] == [item.token for item in b.logprobs]
-        and np.allclose(*numbers, rtol=0, atol=5e-3)
+        and np.allclose(first, second, rtol=0, atol=5e-3)
     )
 
 
