@@ -22,9 +22,15 @@ def model() -> Iterator[CommandR]:
         yield opened
 
 
+def forget(model: CommandR) -> None:
+    """Let no prompt find its beginning in the session."""
+    for seq_id in range(N_PROMPTS):
+        model.session.seq_rm(seq_id)
+
+
 @pytest.fixture(autouse=True)
 def empty(model: CommandR) -> None:
-    model.session.seq_rm(0)
+    forget(model)
 
 
 def only(model: CommandR, *tokens: int) -> dict[int, float]:
@@ -66,14 +72,10 @@ def test_end_tokens_end_a_reply_and_are_not_part_of_it(model: CommandR, name: st
 
 
 def test_pieces_add_up(model: CommandR) -> None:
-    for seq_id in range(N_PROMPTS):
-        model.session.seq_rm(
-            seq_id
-        )  # a prompt's last token computed alone differs in the last bits from one of a batch
-    # How long drafts are depends on the clock, and on it the last bits.
+    # How long drafts are depends on the clock, and so do the last bits; and a prompt's last token computed alone has
+    # others than one of a batch.
     whole = model.generate(PROMPT, max_tokens=40, seed=3, top_logprobs=2, speculate=False)
-    for seq_id in range(N_PROMPTS):
-        model.session.seq_rm(seq_id)
+    forget(model)
     stream = model.generate(PROMPT, max_tokens=40, seed=3, top_logprobs=2, speculate=False, stream=True)
     pieces = list(stream)
     assert "".join(piece.text for piece in pieces) == whole.text == stream.result.text
