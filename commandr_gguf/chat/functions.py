@@ -120,9 +120,7 @@ def _list(kind: Any, arguments: tuple[Any, ...], where: str) -> dict[str, Any]:
         schema |= {"prefixItems": items, "minItems": len(items), "maxItems": len(items)}
     elif items:
         schema["items"] = items[0]
-    if kind in {set, frozenset}:
-        schema["uniqueItems"] = True
-    return schema
+    return schema  # without "uniqueItems" for a set: no grammar can hold a model to it
 
 
 def _class(annotation: Any, where: str) -> dict[str, Any]:

@@ -70,7 +70,9 @@ def demo(
 
     `commandr demo`
 
-    `commandr demo --question "Who wrote it?" --document @report.txt --document "It was written by Ada Norn."`
+    `commandr demo --question "When was the Velmora Bridge opened?" --document "The Velmora Bridge was opened in 1987."`
+
+    `commandr demo command-r.gguf --question "What does it cost?" --document @offer.txt`
 
     `commandr chat "$(commandr demo --path)"`
     """

@@ -160,7 +160,7 @@ def test_methods_leave_out_self() -> None:
             "List[List[int]]",
             {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
         ),
-        (set[int], "List[int]", {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}),
+        (set[int], "List[int]", {"type": "array", "items": {"type": "integer"}}),
         (tuple[int, ...], "List[int]", {"type": "array", "items": {"type": "integer"}}),
         (
             tuple[int, str],
