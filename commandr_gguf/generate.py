@@ -34,6 +34,7 @@ def generate(
     seq_id: int = ...,
     cache: PrefixCache | None = ...,
     stable: int | None = ...,
+    keep_prompt: bool = ...,
     skip_special: bool = ...,
     progress: Progress | None = ...,
     stream: Literal[False] = ...,
@@ -53,6 +54,7 @@ def generate(
     seq_id: int = ...,
     cache: PrefixCache | None = ...,
     stable: int | None = ...,
+    keep_prompt: bool = ...,
     skip_special: bool = ...,
     progress: Progress | None = ...,
     stream: Literal[True],
@@ -71,6 +73,7 @@ def generate(
     seq_id: int = 0,
     cache: PrefixCache | None = None,
     stable: int | None = None,
+    keep_prompt: bool = False,
     skip_special: bool = True,
     progress: Progress | None = None,
     stream: bool = False,
@@ -92,6 +95,7 @@ def generate(
         seq_id: the session's sequence to use.
         cache: chooses the sequence instead.
         stable: for the cache, see `PrefixCache.acquire`.
+        keep_prompt: for the cache, see `whole` there.
         skip_special: leave control tokens out of the text.
         progress: called during each evaluation, see `Session.eval`.
         stream: return a `GenerationStream` to iterate over instead of the finished reply.
@@ -113,6 +117,7 @@ def generate(
         seq_id=seq_id,
         cache=cache,
         stable=stable,
+        keep_prompt=keep_prompt,
         skip_special=skip_special,
         progress=progress,
     )

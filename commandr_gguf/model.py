@@ -10,7 +10,7 @@ from typing import Any
 
 from commandr_gguf._native import ffi, lib
 from commandr_gguf.callbacks import Callback
-from commandr_gguf.devices import MemoryUse, memory_uses
+from commandr_gguf.devices import MemoryUse, devices, memory_uses
 from commandr_gguf.errors import ArgumentError, ClosedError, check, flag, int32, number
 from commandr_gguf.gguf_file import GGUFFile, encode_path
 from commandr_gguf.hparams import HParams
@@ -92,6 +92,13 @@ class Model:
     def memory(self) -> list[MemoryUse]:
         """Bytes of weights by place."""
         return memory_uses(lib.commandr_model_memory, self.pointer)
+
+    @cached_property
+    def on_gpu(self) -> bool:
+        """Whether most of the weights lie on GPUs."""
+        gpus = {device.name for device in devices() if device.type in ("gpu", "igpu")}
+        uses = self.memory()
+        return 2 * sum(use.size for use in uses if use.device in gpus) > sum(use.size for use in uses)
 
     def close(self) -> None:
         """Give the weights up. Calling it again does nothing."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import itertools
 import os
 import threading
@@ -20,6 +19,7 @@ from commandr_gguf.errors import (
 from commandr_gguf.prefix_slots import Candidate, Lease, Slot, common_prefix, departure
 from commandr_gguf.prefix_store import PrefixStore
 from commandr_gguf.session import Progress, Session, Tokens
+from commandr_gguf.token_buffer import token_ids
 
 MAX_SEQUENCES = 64
 
@@ -66,7 +66,13 @@ class PrefixCache:
         self._lock = threading.RLock()
 
     def acquire(
-        self, tokens: Tokens, *, stable: int | None = None, reserve: int = 0, progress: Progress | None = None
+        self,
+        tokens: Tokens,
+        *,
+        stable: int | None = None,
+        whole: bool = False,
+        reserve: int = 0,
+        progress: Progress | None = None,
     ) -> Lease:
         """The sequence for a prompt. It holds a prefix of it; evaluating the prompt there computes the rest.
 
@@ -76,6 +82,7 @@ class PrefixCache:
             tokens: the prompt.
             stable: length of its head: leading tokens that other prompts will share, such as preamble, tools and
                 documents. None takes what it shares with a prompt before it that went on differently.
+            whole: the prompt itself is worth a file, beside its head: it will be asked again.
             reserve: cells to free for the reply, where others can give way.
             progress: for what is computed here, see `Session.eval`.
 
@@ -84,7 +91,7 @@ class PrefixCache:
             CancelledError: `progress` or `Session.cancel` stopped it.
         """
         started = time.perf_counter()
-        prompt = _ids(tokens)
+        prompt = token_ids(tokens).tolist()
         stable = None if stable is None else integer("stable", stable, 0, len(prompt))
         reserve = integer("reserve", reserve, 0)
         with self._lock:
@@ -106,6 +113,8 @@ class PrefixCache:
         try:
             if fits:  # if not, the evaluation of the whole prompt says so best
                 self._keep_head(lease, slot, prompt[: min(n_head, len(prompt) - 1)], progress)
+                if whole:
+                    self._keep_file(lease, slot, prompt[:-1], progress)
         except BaseException:
             lease.release()
             raise
@@ -224,20 +233,37 @@ class PrefixCache:
     def _keep_head(self, lease: Lease, slot: Slot, head: list[int], progress: Progress | None) -> None:
         """Compute the head and keep it in a file and, with a window, in a sequence of its own; where not done yet."""
         n_head, n_held = len(head), lease.held_tokens
-        if n_head < self._min_tokens:
-            return
-        to_file = self._store is not None and self._store.covered(head) <= n_head - self._min_tokens
-        to_slot = self._outgrows_window(slot.n_prompt) and not self._has_head(head)
+        to_file = self._is_new_file(head)
+        to_slot = n_head >= self._min_tokens and self._outgrows_window(slot.n_prompt) and not self._has_head(head)
         if not (to_file or to_slot):
             return
-        if n_held < n_head:
-            self._session.eval(head, seq_id=slot.seq_id, n_outputs=0, logits=False, progress=progress)
-            lease.computed_tokens = n_head - n_held
+        self._compute(lease, head, progress)
         with self._lock:
             if n_held <= n_head and to_file:
                 self._save(slot, head)
             if to_slot or n_held > n_head:
                 self._copy_head(slot, head, to_file=to_file and n_held > n_head, to_slot=to_slot)
+
+    def _keep_file(self, lease: Lease, slot: Slot, tokens: list[int], progress: Progress | None) -> None:
+        """Compute tokens to their end and keep them in a file, where not done yet."""
+        if self._is_new_file(tokens):
+            self._compute(lease, tokens, progress)
+            with self._lock:
+                self._save(slot, tokens)
+
+    def _is_new_file(self, tokens: list[int]) -> bool:
+        """Whether a file of these tokens would spare computing min_tokens more than those that are there."""
+        return (
+            self._store is not None
+            and len(tokens) >= self._min_tokens
+            and self._store.covered(tokens) <= len(tokens) - self._min_tokens
+        )
+
+    def _compute(self, lease: Lease, tokens: list[int], progress: Progress | None) -> None:
+        """Make the lease's sequence hold these leading tokens of its prompt, unless it holds more."""
+        if lease.held_tokens + lease.computed_tokens < len(tokens):
+            self._session.eval(tokens, seq_id=lease.seq_id, n_outputs=0, logits=False, progress=progress)
+            lease.computed_tokens = len(tokens) - lease.held_tokens
 
     def _copy_head(self, source: Slot, head: list[int], *, to_file: bool, to_slot: bool) -> None:
         """Copy the head to another slot, to stay there or only to be saved from there."""
@@ -282,18 +308,6 @@ class PrefixCache:
         if kv_bytes * len(head) // max(self._session.n_ctx, 1) > self._store.max_bytes:
             return
         self._store.save(head, lambda path: self._session.save_state(path, slot.seq_id))
-
-
-def _ids(tokens: Tokens) -> list[int]:
-    if isinstance(tokens, (bytes, bytearray, memoryview)):
-        raise ArgumentError(f"the prompt must be a sequence of token ids, not {type(tokens).__name__}")
-    try:
-        ids = array.array("i", tokens).tolist()
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ArgumentError(f"the prompt must be a sequence of token ids: {error}") from None
-    if not ids:
-        raise ArgumentError("the prompt is empty")
-    return ids
 
 
 def _n_seq_max(session: Session) -> int:

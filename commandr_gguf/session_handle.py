@@ -46,6 +46,8 @@ class SessionHandle:
         self.model = model
         self._n_vocab = model.hparams.n_vocab
         self._n_embd = model.hparams.n_embd
+        self.on_gpu = model.on_gpu
+        """Whether most of the weights lie on GPUs."""
         self.progress = progress
         self._callback = Callback(None)
         self._handle = ffi.new_handle(self._callback)

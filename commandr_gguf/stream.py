@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import array
 import functools
-import operator
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 
-from commandr_gguf.drafting.adaptive import DraftLength
+from commandr_gguf.drafting.adaptive import ROW_COST_CPU, ROW_COST_GPU, DraftLength
 from commandr_gguf.drafting.drafter import Draft, Drafter
-from commandr_gguf.errors import ArgumentError, CancelledError, ContextFullError
+from commandr_gguf.errors import CancelledError, ContextFullError
 from commandr_gguf.generation import Generation, Piece
 from commandr_gguf.prefix_cache import PrefixCache
 from commandr_gguf.prefix_slots import Lease
 from commandr_gguf.sampling import Logprobs, Sampler, SamplingParams
 from commandr_gguf.session import NextToken, Progress, Session, Tokens
 from commandr_gguf.stops import StopStrings
+from commandr_gguf.token_buffer import token_ids
 from commandr_gguf.token_constraint import TokenConstraint
 from commandr_gguf.tokenizer import Tokenizer
 from commandr_gguf.usage import FinishReason, Usage
@@ -45,25 +44,28 @@ class GenerationStream(Iterator[Piece]):
         seq_id: int,
         cache: PrefixCache | None,
         stable: int | None,
+        keep_prompt: bool,
         skip_special: bool,
         progress: Progress | None,
     ) -> None:
         self._session = session
         self._tokenizer = tokenizer
         self._n_vocab = session.model.hparams.n_vocab
-        self._history = _history(prompt)
+        self._n_ctx = session.n_ctx
+        self._history = token_ids(prompt)
         self._max_tokens = max_tokens
         self._sampling = sampling
         self._stops = StopStrings(stop)
         self._top_logprobs = top_logprobs
         self._constraint = constraint
         self._drafter = drafter
-        self._draft_length = DraftLength()
+        self._draft_length = DraftLength(ROW_COST_GPU if session.on_gpu else ROW_COST_CPU)
         self._n_pending = 0
         """Tokens that the next evaluation computes in any case; 0 before the first."""
         self._seq_id = seq_id
         self._cache = cache
         self._stable = stable
+        self._keep_prompt = keep_prompt
         self._lease: Lease | None = None
         self._progress = progress
         self._cancelled = threading.Event()
@@ -88,8 +90,15 @@ class GenerationStream(Iterator[Piece]):
         self._cancelled.set()
 
     def close(self) -> None:
-        """Compute no more. The finish reason of an unfinished reply becomes "cancelled"."""
-        self._pieces.close()
+        """Compute no more. The finish reason of an unfinished reply becomes "cancelled".
+
+        Where another thread computes it, that thread ends it; this one does not wait.
+        """
+        self._cancelled.set()
+        try:
+            self._pieces.close()
+        except ValueError:  # the generator runs in another thread
+            return
         if self.result.finish_reason is None:
             self.result.finish_reason = "cancelled"
 
@@ -119,15 +128,20 @@ class GenerationStream(Iterator[Piece]):
     def _acquire(self) -> bool:
         """Take the sequence that shares most with the prompt; returns whether nobody cancelled that."""
         if self._cache is not None:
-            room = self._session.n_ctx - len(self._history)
+            room = self._n_ctx - len(self._history)
             reserve = 0 if self._max_tokens is None else max(0, min(self._max_tokens, room))
             try:
                 self._lease = self._cache.acquire(
-                    self._history, stable=self._stable, reserve=reserve, progress=self._go_on
+                    self._history,
+                    stable=self._stable,
+                    whole=self._keep_prompt,
+                    reserve=reserve,
+                    progress=self._go_on,
                 )
             except CancelledError:
                 return False
             self._seq_id = self._lease.seq_id
+            self.result.usage.cached_tokens = self._lease.held_tokens
         return True
 
     def _step(self, sampler: Sampler) -> tuple[str, FinishReason | None]:
@@ -136,7 +150,8 @@ class GenerationStream(Iterator[Piece]):
             return self._prefill()
         first = self._n_pending == 0
         text = ""
-        if first and self._constraint is not None and self._top_logprobs is None:
+        fits = len(self._history) <= self._n_ctx  # if not, the evaluation says so best
+        if first and fits and self._constraint is not None and self._top_logprobs is None:
             forced = take_forced(self._constraint, self._tokenizer.end_of_generation)
             text, reason = self._take([NextToken(token, None, 0) for token in forced])
             if reason is not None:
@@ -144,7 +159,6 @@ class GenerationStream(Iterator[Piece]):
         started = time.perf_counter()
         try:
             draft = None if first else self._draft()
-            drafted = time.perf_counter()
             found, draft = self._evaluate(sampler, draft)
         except CancelledError:
             return text, "cancelled"
@@ -153,7 +167,6 @@ class GenerationStream(Iterator[Piece]):
                 raise
             return text, "length"
         n_before = len(self._history)
-        n_rows = n_before - found[0].n_reused
         more, reason = self._take(found)
         self._n_pending = len(found)
         if first:
@@ -163,16 +176,11 @@ class GenerationStream(Iterator[Piece]):
         timings.decode_seconds += time.perf_counter() - started
         timings.decode_tokens += len(found)
         timings.decode_evaluations += 1
-        seconds = time.perf_counter() - drafted
-        if draft is None:
-            self._draft_length.costs.add(n_rows, seconds)
-        else:
+        if draft is not None:
             n_drafted = len(draft.tokens)
             n_right = n_common(draft.tokens, [step.token for step in found if step.token is not None])
             self._n_pending -= n_right
-            self._draft_length.add(
-                draft.source, n_drafted, n_right, n_rows + n_drafted, seconds, draft_seconds=drafted - started
-            )
+            self._draft_length.add(draft.source, n_drafted, n_right)
             self.result.usage.drafted_tokens += n_drafted
             self.result.usage.accepted_tokens += min(n_right, len(self._history) - n_before)
         return text + more, reason
@@ -191,7 +199,7 @@ class GenerationStream(Iterator[Piece]):
         """A guess for which there is room."""
         if self._drafter is None:
             return None
-        room = min(self._session.n_draft_max + 1 - self._n_pending, self._session.n_ctx - len(self._history))
+        room = min(self._session.n_draft_max + 1 - self._n_pending, self._n_ctx - len(self._history))
         if self._max_tokens is not None:
             room = min(room, self._max_tokens - self._n_done - 1)
         limit = functools.partial(self._draft_length.limit, n_most=room, n_pending=self._n_pending)
@@ -240,7 +248,7 @@ class GenerationStream(Iterator[Piece]):
             text += self._stops.push(self._detokenizer.push(step.token))
             if self._stops.found is not None:
                 return text, "stop"
-            if self._n_done == self._max_tokens:
+            if self._n_done == self._max_tokens or len(self._history) > self._n_ctx:
                 return text, "length"
         return text, "stop" if self._constraint is not None and self._constraint.done else None
 
@@ -256,9 +264,9 @@ class GenerationStream(Iterator[Piece]):
 
     def _count_prefill(self, started: float, n_reused: int) -> None:
         timings, usage = self.result.timings, self.result.usage
-        usage.cached_tokens = min(n_reused, usage.prompt_tokens)
-        if self._lease is not None:
-            usage.cached_tokens = self._lease.held_tokens
+        if self._lease is None:
+            usage.cached_tokens = min(n_reused, usage.prompt_tokens)
+        else:
             timings.prefill_seconds += self._lease.seconds
         timings.prefill_seconds += time.perf_counter() - started
         timings.prefill_tokens = usage.prompt_tokens - usage.cached_tokens
@@ -272,15 +280,3 @@ class GenerationStream(Iterator[Piece]):
         self.result.usage.completion_tokens = len(self.result.tokens)
         self.result.finish_reason = reason
         return piece
-
-
-def _history(tokens: Tokens) -> array.array[int]:
-    if isinstance(tokens, (bytes, bytearray, memoryview)):
-        raise ArgumentError(f"the prompt must be text or a sequence of token ids, not {type(tokens).__name__}")
-    try:
-        history = array.array("i", [operator.index(token) for token in tokens])
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ArgumentError(f"the prompt must be text or a sequence of token ids: {error}") from None
-    if not history:
-        raise ArgumentError("the prompt is empty")
-    return history

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,23 @@ from commandr_gguf.errors import ArgumentError
 
 Tokens = Sequence[int] | npt.NDArray[np.integer[Any]]
 """Token ids. An array of 32-bit integers (`array("i")` or numpy int32) is used in place, without a copy."""
+
+
+def token_ids(tokens: Tokens) -> array.array[int]:
+    """The ids of a prompt, copied into an array of native 32-bit integers.
+
+    Raises:
+        ArgumentError: the prompt is empty, or is no sequence of such integers.
+    """
+    if isinstance(tokens, (bytes, bytearray, memoryview)):  # they are sequences of integers, too
+        raise ArgumentError(f"the prompt must be text or a sequence of token ids, not {type(tokens).__name__}")
+    try:
+        ids = array.array("i", tokens if isinstance(tokens, array.array) else [operator.index(t) for t in tokens])
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ArgumentError(f"the prompt must be text or a sequence of token ids: {error}") from None
+    if not ids:
+        raise ArgumentError("the prompt is empty")
+    return ids
 
 
 def token_buffer(tokens: Tokens) -> Any:

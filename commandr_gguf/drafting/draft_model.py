@@ -33,7 +33,7 @@ class DraftModel:
             raise ArgumentError(f"n_max must be 1 or more, not {n_max}")
         self._session = session
         self._n_max = n_max
-        self._source = Source(f"draft model {session.model.path}")
+        self._source = Source(f"draft model {session.model.path}", cost=_weight(session.model) / _weight(target))
         self._sampler = Sampler(session.model.hparams.n_vocab, SamplingParams(temperature=0))
 
     def draft(self, tokens: Sequence[int], limit: Limit) -> Draft | None:
@@ -47,6 +47,11 @@ class DraftModel:
             pass
         guess = list(text[len(tokens) :])
         return Draft(guess, self._source) if guess else None
+
+
+def _weight(model: Model) -> int:
+    """Bytes that an evaluation of one token reads."""
+    return sum(use.size for use in model.memory())
 
 
 def _check_vocabularies(draft: Model, target: Model) -> None:

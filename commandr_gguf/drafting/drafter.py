@@ -14,6 +14,8 @@ class Source:
     name: str
     acceptance: float = 0.7
     """The part of its tokens that is expected to be right before any was verified, 0 to 1."""
+    cost: float = 0.0
+    """Of drafting a token, in evaluations of one token by the model whose reply is drafted."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import time
 
 from commandr_gguf.drafting.chain import Chain
@@ -37,6 +38,12 @@ def test_nothing_is_drafted_for_what_is_new() -> None:
     assert drafted([]) == drafted([1]) == drafted([1, 2, 3]) == []
 
 
+def test_a_match_may_begin_the_text() -> None:
+    assert drafted([1, 2, 3, 4, 1, 2, 3]) == [4, 1, 2, 3]
+    assert drafted([1, 2, 9, 1, 2]) == [9, 1, 2, 9]
+    assert drafted([1, 9, 1]) == [9, 1, 9, 1]
+
+
 def test_tokens_are_read_as_they_come() -> None:
     text = [1, 2, 3, 4, 5, 1, 2, 3, 9, 4, 5, 1, 1, 2, 3, 4, 4, 4, 5, 9, 9, 4, 5, 1]
     drafter = PromptLookup()
@@ -65,15 +72,13 @@ def test_match_lengths_are_sources_of_their_own() -> None:
 
 
 def test_a_token_costs_little_in_a_long_text() -> None:
-    rng = range(128_000)
     drafter = PromptLookup()
-    text = [i * i % 50021 for i in rng]
-    drafter.draft(text, any_length)
+    text = array.array("i", [i * i % 50021 for i in range(128_000)])
     started = time.process_time()
-    for i in range(1000):
-        text.append(i)
+    for i in range(500):
+        text.append(i)  # it cannot grow while a view of it is held
         drafter.draft(text, any_length)
-    assert (time.process_time() - started) / 1000 < 2e-3  # far below what reading the text again takes
+    assert (time.process_time() - started) / 500 < 2e-3  # far below what reading the text in Python takes
 
 
 def test_the_first_drafter_that_has_something_is_taken() -> None:

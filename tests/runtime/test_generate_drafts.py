@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,7 @@ import models
 from commandr_gguf import (
     ArgumentError,
     CommandR,
+    ContextFullError,
     Generation,
     GenerationStream,
     SamplingParams,
@@ -22,6 +26,7 @@ from commandr_gguf import (
 )
 from commandr_gguf.constraint import ConstraintEngine
 from commandr_gguf.drafting.drafter import Draft, Limit, Source
+from commandr_gguf.drafting.lookup import PromptLookup
 
 PROMPT = [5, *np.random.default_rng(3).integers(8, 600, 20).tolist()]
 GREEDY = SamplingParams(temperature=0)
@@ -176,6 +181,54 @@ def test_the_end_of_the_context_shortens_drafts() -> None:
         drafted = run(small, max_tokens=None, drafter=Teacher(plain.tokens))
         assert same(plain, drafted)
         assert drafted.usage.prompt_tokens + drafted.usage.completion_tokens == small.n_ctx + 1
+
+
+def test_what_is_forced_ends_with_the_context() -> None:
+    with CommandR(models.gguf("gqa"), n_ctx=64, n_threads=1) as small:
+        for n_free in (1, 2, 30):
+            small.session.seq_rm(0)
+            prompt = [5] * (small.n_ctx - n_free)
+            script = Script(small, [[30], [31, 32], *([40 + i] for i in range(60)), [50, 51]])
+            result = generate(small.session, small.tokenizer, prompt, sampling=GREEDY, constraint=script)
+            assert result.finish_reason == "length"
+            assert len(prompt) + len(result.tokens) == small.n_ctx + 1
+        too_long, script = [5] * (small.n_ctx + 1), Script(small, [[30], [31, 32]])
+        with pytest.raises(ContextFullError):
+            generate(small.session, small.tokenizer, too_long, constraint=script)
+
+
+def test_drafts_do_not_depend_on_the_clock(model: CommandR) -> None:
+    """Else the same seed could give another reply: evaluations of other lengths round otherwise."""
+    prompt = PROMPT * 3
+    usages = []
+    for seconds in (0.0, 0.003, 0.0):
+        model.session.seq_rm(0)
+        rng = np.random.default_rng(int(1000 * seconds))
+
+        def slow(_done: int, _total: int, seconds: float = seconds, rng: np.random.Generator = rng) -> None:
+            time.sleep(seconds * rng.random())
+
+        options: dict[str, Any] = {"sampling": SamplingParams(temperature=0.5, seed=4), "progress": slow}
+        result = generate(
+            model.session, model.tokenizer, prompt, max_tokens=150, drafter=PromptLookup(), stream=False, **options
+        )
+        usages.append((result.usage.drafted_tokens, result.usage.accepted_tokens, result.tokens))
+    assert usages[0][0] > 0
+    assert usages[0] == usages[1] == usages[2]
+
+
+def test_close_from_another_thread_ends_the_reply_as_cancelled(model: CommandR) -> None:
+    evaluating = threading.Event()
+    options: dict[str, Any] = {"sampling": GREEDY, "max_tokens": 400, "progress": lambda *_: evaluating.set()}
+    stream = generate(model.session, model.tokenizer, PROMPT, stream=True, **options)
+    assert isinstance(stream, GenerationStream)
+    with ThreadPoolExecutor() as pool:
+        result = pool.submit(stream.finish)
+        assert evaluating.wait(60)
+        stream.close()
+        assert result.result(60).finish_reason == "cancelled"
+    assert len(stream.result.tokens) < 400
+    assert same(run(model), run(model))
 
 
 def test_cells_of_other_sequences_leave_no_room_for_a_draft() -> None:

@@ -381,6 +381,18 @@ def test_a_head_that_memory_holds_in_a_longer_sequence_is_stored_from_a_copy(any
     assert [name.split("-")[0] for name in files(tmp_path)] == ["80"]
 
 
+def test_a_prompt_is_kept_beside_its_head(any_model: Model, tmp_path: Path) -> None:
+    asked, other = A + words(7, 200), B + words(8, 200)
+    with Session(any_model, n_seq_max=2, **EXACT) as session:
+        lease = evaluate(PrefixCache(session, tmp_path), asked, stable=80, whole=True)
+        assert (lease.held_tokens, lease.computed_tokens) == (0, len(asked) - 1)
+    assert sorted(name.split("-")[0] for name in files(tmp_path)) == sorted(["80", str(len(asked) - 1)])
+    for prompt, expected in ((asked, len(asked) - 1), (other, 80)):
+        with Session(any_model, n_seq_max=2, **EXACT) as session:
+            lease = evaluate(PrefixCache(session, tmp_path), prompt, stable=80, whole=True)
+            assert (lease.disk_tokens, lease.computed_tokens) == (expected, len(prompt) - 1 - expected)
+
+
 def test_another_process_reads_what_this_one_stored(model: Model, tmp_path: Path) -> None:
     with Session(model, **EXACT) as session:
         evaluate(PrefixCache(session, tmp_path), A, stable=80)
