@@ -90,7 +90,8 @@ $(VENV)/.base:
 	@$(PIP) 'scikit-build-core>=1.0,<2' 'cffi>=1.17' 'cmake>=3.26' 'ninja>=1.11'
 	@touch $@
 
-$(GGML_STAMP): | $(VENV)/.base
+# The script holds the compiler's flags: a ggml that was built with others rounds and performs otherwise.
+$(GGML_STAMP): native/ggml_build.py | $(VENV)/.base
 	@echo "installing ggml ($(GGML))"
 	@$(LOCK) $(PY) native/ggml_build.py $(GGML) --openmp $(GGML_OPENMP)
 	@rm -rf $(VENV)/.ggml-* $(VENV)/build $(VENV)/check

@@ -28,7 +28,7 @@ from commandr_gguf.chat.messages import Message
 from commandr_gguf.chat.prompt import ChatTemplate
 from commandr_gguf.chat.reply import Reply
 from commandr_gguf.chat.tokens import Prompt
-from commandr_gguf.chat.tool_run import ToolResult, ToolRun, ToolStep, run_tools
+from commandr_gguf.chat.tool_run import ToolResult, ToolRun, ToolStep, ToolStream, run_tools
 from commandr_gguf.command_r import CommandR
 from commandr_gguf.devices import Device, MemoryUse, default_n_threads, devices, read_bandwidth
 from commandr_gguf.errors import (
@@ -106,6 +106,7 @@ __all__ = [
     "ToolResult",
     "ToolRun",
     "ToolStep",
+    "ToolStream",
     "UnsupportedError",
     "Usage",
     "allowed_mask",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,9 +11,10 @@ from typing import Any
 
 from commandr_gguf.chat.documents import CheckedDocument
 from commandr_gguf.chat.filter import ReplyFormat, reply_parser
-from commandr_gguf.chat.grammars import grounded_grammar, multi_step_grammar, tools_grammar
+from commandr_gguf.chat.grammars import RELEVANT_MARK, grounded_grammar, multi_step_grammar, tools_grammar
 from commandr_gguf.chat.rendering import PromptRenderer
 from commandr_gguf.chat.request import Request, make_request
+from commandr_gguf.chat.section_grammar import section_grammar
 from commandr_gguf.chat.tokens import Prompt
 from commandr_gguf.chat.visible import Source
 from commandr_gguf.constraint import Constraint, ConstraintEngine
@@ -29,6 +31,8 @@ from commandr_gguf.reply_stream import ReplyStream, Stage
 from commandr_gguf.sampling import SamplingParams
 from commandr_gguf.session import Progress, Session
 from commandr_gguf.tokenizer import Tokenizer
+
+_OPENED = re.compile(r"<\|START_(?:THINKING|RESPONSE|TEXT|ACTION)\|>\Z")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +82,7 @@ class ChatEngine:
 
         Raises:
             ArgumentError: the template refuses the messages, or a tool's schema cannot be enforced.
-            ContextFullError: documents make the prompt too long for the context; the text names the longest.
+            ContextFullError: documents or tools make the prompt too long for the context; the text names the longest.
         """
         prompt = self.prompts.render(request)
         self._check_length(request, prompt)
@@ -87,8 +91,9 @@ class ChatEngine:
             limit = decoding.max_tokens
             rest = dataclasses.replace(decoding, max_tokens=None if limit is None else limit - n_written)
             if request.messages[-1]["role"] == "tool":  # what tools gave is there, and the answer is to rest on it
-                rest = dataclasses.replace(rest, constrained=True)
-                return self._stage(request, prompt, rest, "grounded")
+                # Left free, it would want no tool once more. So the answer begins with its first mark in any case.
+                beginning = "" if decoding.constrained else RELEVANT_MARK
+                return self._stage(request, prompt, rest, "grounded", beginning)
             plain = make_request(_without_tools(request), family=self.prompts.family)
             return self._stage(plain, self.prompts.render(plain), rest, plain.reply_format)
 
@@ -97,46 +102,66 @@ class ChatEngine:
             self._stage(request, prompt, decoding, request.reply_format),
             [Source(document.id, document.texts) for document in request.citable],
             answer_directly if may_want_no_tool else None,
+            stop=decoding.stop,
         )
 
-    def drafter(self, n_prompt: int) -> Drafter:
-        """A new one for one generation after a prompt of this many tokens."""
-        drafters: list[Drafter] = [AnswerReplay(self._tokenizer, n_prompt), PromptLookup()]
+    def drafter(self, n_prompt: int, *, replay: bool = True) -> Drafter:
+        """A new one for one generation after a prompt of this many tokens; `replay`: it may write an answer twice."""
+        drafters: list[Drafter] = [AnswerReplay(self._tokenizer, n_prompt)] if replay else []
+        drafters.append(PromptLookup())
         if self._draft_model is not None:
             drafters.append(self._draft_model)
         return Chain(drafters)
 
-    def _stage(self, request: Request, prompt: Prompt, decoding: Decoding, reply_format: ReplyFormat) -> Stage:
+    def _stage(
+        self, request: Request, prompt: Prompt, decoding: Decoding, reply_format: ReplyFormat, beginning: str = ""
+    ) -> Stage:
+        """One generation; `beginning`: of the reply, for the prompt to end with."""
+        if beginning:
+            prompt = Prompt(prompt.text + beginning, prompt.tokens + self._tokenizer.encode(beginning))
         by_sections = reply_format in {"cmd3", "cmd4"}
+        answers_twice = reply_format in {"grounded", "multi_step"}
         pieces = generate(
             self._session,
             self._tokenizer,
             prompt.tokens,
             max_tokens=decoding.max_tokens,
             sampling=decoding.sampling,
-            stop=decoding.stop,
             top_logprobs=decoding.top_logprobs,
             constraint=self._constraint(request, reply_format) if decoding.constrained else None,
-            drafter=self.drafter(len(prompt.tokens)) if decoding.speculate else None,
+            drafter=self.drafter(len(prompt.tokens), replay=answers_twice) if decoding.speculate else None,
             cache=self._cache,
             stable=self._head(request, prompt),
+            # The documents stand behind the question: no other question's prompt has them where this one has.
+            keep_prompt=bool(request.citable) and request.template == "rag",
             skip_special=not by_sections,  # the marks of these formats are control tokens
             progress=decoding.progress,
             stream=True,
         )
         n_results = [len(group) for group in request.citable_groups] if by_sections else None
-        return Stage(pieces, reply_parser(reply_format, n_results))
+        opened = _OPENED.search(prompt.text) if by_sections else None  # a template may begin the reply's thoughts
+        return Stage(pieces, reply_parser(reply_format, n_results), opened[0] if opened else beginning)
 
     def _constraint(self, request: Request, reply_format: ReplyFormat) -> Constraint | None:
         """What the format allows; None where nothing is known to be forbidden."""
         tools, n_documents = request.tools or [], len(request.citable)
         try:
             if reply_format == "grounded":
-                return self.constraints.constraint(grounded_grammar(n_documents, request.citation_mode))
+                twice = request.citation_mode != "fast"
+                return self.constraints.constraint(grounded_grammar(n_documents, "accurate" if twice else "fast"))
             if reply_format == "tools":
                 return self.constraints.constraint(tools_grammar(tools))
             if reply_format == "multi_step":
                 return self.constraints.constraint(multi_step_grammar(tools, n_documents))
+            if reply_format in {"cmd3", "cmd4"}:
+                grammar = section_grammar(
+                    "cmd3" if reply_format == "cmd3" else "cmd4",
+                    tools,
+                    [len(group) for group in request.citable_groups],
+                    self._tokenizer.special_ids,
+                    cite=request.citation_mode != "off",
+                )
+                return None if grammar is None else self.constraints.constraint(grammar)
         except ArgumentError as error:
             raise ArgumentError(f"{error}; constrained=False leaves the reply free") from error
         return None
@@ -154,22 +179,42 @@ class ChatEngine:
             request.tools,
             request.citation_mode,
             multi_step=request.template == "multi_step",
+            safety_mode=request.safety_mode,
+            reasoning=request.reasoning,
             family=self.prompts.family,
         )
         return common_prefix(prompt.tokens, self.prompts.render(other).tokens)
 
     def _check_length(self, request: Request, prompt: Prompt) -> None:
         over = len(prompt.tokens) + 1 - self._session.n_ctx  # a reply has one token at least
-        if over <= 0 or not request.citable:
+        tools = request.tools or []
+        if over <= 0 or not (request.citable or tools):
             return
-        lengths = [len(self._tokenizer.encode(_text(document))) for document in request.citable]
-        longest = max(range(len(lengths)), key=lengths.__getitem__)
-        document = request.citable[longest]
+        counts, longest = [], []
+        if request.citable:
+            counts.append(_count(len(request.citable), "document"))
+            n, number = max((len(self._tokenizer.encode(_text(d))), -i) for i, d in enumerate(request.citable))
+            name = request.citable[-number].id
+            longest.append(f"document {-number} (id {name!r}) with {_count(n, 'token')}")
+        if tools:
+            counts.append(_count(len(tools), "tool"))
+            n, number = max((n, -i) for i, n in enumerate(self._tool_lengths(request, prompt)))
+            longest.append(f"tool {tools[-number]['name']!r} with {_count(n, 'token')}")
         raise ContextFullError(
-            f"the prompt with {_count(len(lengths), 'document')} is {_count(over, 'token')} too long for "
-            f"n_ctx = {self._session.n_ctx}; the longest is document {longest} (id {document.id!r}) "
-            f"with {_count(lengths[longest], 'token')}"
+            f"the prompt with {' and '.join(counts)} is {_count(over, 'token')} too long for "
+            f"n_ctx = {self._session.n_ctx}; the longest {'is' if len(longest) == 1 else 'are'} {' and '.join(longest)}"
         )
+
+    def _tool_lengths(self, request: Request, prompt: Prompt) -> list[int]:
+        """How many tokens of the prompt each tool takes: how much shorter it is without that one."""
+        key = "available_tools" if "available_tools" in request.data else "tools"
+        shown = list(request.data[key])
+        n_tools = len(request.tools or [])
+        lengths = []
+        for i in range(len(shown) - n_tools, len(shown)):  # a prompt may show tools of its own in front of them
+            without = dataclasses.replace(request, data={**request.data, key: shown[:i] + shown[i + 1 :]})
+            lengths.append(len(prompt.tokens) - len(self.prompts.render(without).tokens))
+        return lengths
 
 
 def _count(number: int, noun: str) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import array
-import operator
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import fields
 from typing import Any, Literal, get_args, overload
 
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from commandr_gguf.cancelling import RunningCalls, Stop
+from commandr_gguf.chat.command_a import SafetyMode
 from commandr_gguf.chat.prompt import DEFAULT, ChatTemplate
 from commandr_gguf.chat.reply import Reply
 from commandr_gguf.chat.request import CitationMode, Documents, Messages, Tools, make_request
@@ -28,6 +28,7 @@ from commandr_gguf.prefix_cache import PrefixCache
 from commandr_gguf.reply_stream import ReplyStream
 from commandr_gguf.sampling import SamplingParams
 from commandr_gguf.session import Progress, Session, Tokens
+from commandr_gguf.token_buffer import token_ids
 from commandr_gguf.tokenizer import Tokenizer
 
 CHAT_TEMPERATURE = 0.3
@@ -80,34 +81,32 @@ class CommandR:
         draft: str | os.PathLike[str] | None = None,
         progress: Callable[[float], object] | None = None,
     ) -> None:
-        self.model = Model(
-            path,
-            n_gpu_layers=n_gpu_layers,
-            main_device=main_device,
-            tensor_split=tensor_split,
-            use_mmap=use_mmap,
-            repack=repack,
-            n_threads=n_threads,
-            progress=progress,
-        )
-        self._draft: Session | None = None
-        try:
+        with ExitStack() as opened:
+            self.model = opened.enter_context(
+                Model(
+                    path,
+                    n_gpu_layers=n_gpu_layers,
+                    main_device=main_device,
+                    tensor_split=tensor_split,
+                    use_mmap=use_mmap,
+                    repack=repack,
+                    n_threads=n_threads,
+                    progress=progress,
+                )
+            )
             if n_ctx is None:
                 n_ctx = default_n_ctx(self.model.hparams, type_k=type_k, type_v=type_v)
             self.tokenizer = Tokenizer.from_gguf(self.model.gguf)
             has_window = self.model.hparams.n_swa > 0
             sizes: dict[str, Any] = {"n_batch": n_batch, "n_ubatch": n_ubatch, "n_threads": n_threads}
             sizes |= {"type_k": type_k, "type_v": type_v, "flash_attn": flash_attn}
-            self.session = Session(
-                self.model,
-                n_ctx=n_ctx,
-                n_seq_max=(2 if has_window else N_PROMPTS) if n_seq_max is None else n_seq_max,
-                **sizes,
-            )
+            if n_seq_max is None:
+                n_seq_max = 2 if has_window else N_PROMPTS
+            self.session = opened.enter_context(Session(self.model, n_ctx=n_ctx, n_seq_max=n_seq_max, **sizes))
+            self._draft: Session | None = None
             if draft is not None:
-                self._draft = Session(
-                    Model(draft, n_gpu_layers=n_gpu_layers, n_threads=n_threads), n_ctx=self.session.n_ctx, **sizes
-                )
+                smaller = opened.enter_context(Model(draft, n_gpu_layers=n_gpu_layers, n_threads=n_threads))
+                self._draft = opened.enter_context(Session(smaller, n_ctx=self.session.n_ctx, **sizes))
             self._cache = PrefixCache(self.session, prompt_cache)
             self._chat = ChatEngine(
                 self.session,
@@ -116,11 +115,7 @@ class CommandR:
                 keeps_heads=prompt_cache is not None or has_window,
                 draft_session=self._draft,
             )
-        except BaseException:
-            if self._draft is not None:
-                self._draft.model.close()
-            self.model.close()
-            raise
+            opened.pop_all()  # from here on close() closes them
         self.n_ctx = self.session.n_ctx
         self._n_batch = n_batch
         self._running = RunningCalls()
@@ -208,7 +203,7 @@ class CommandR:
             stream: return a `GenerationStream` to iterate over.
             sampling: further fields of `SamplingParams`, such as top_p, seed or repeat_penalty.
         """
-        tokens = self.tokenizer.encode(prompt, add_special=True) if isinstance(prompt, str) else _token_array(prompt)
+        tokens = self.tokenizer.encode(prompt, add_special=True) if isinstance(prompt, str) else token_ids(prompt)
         pieces = generate(
             self.session,
             self.tokenizer,
@@ -218,7 +213,7 @@ class CommandR:
             stop=stop,
             top_logprobs=top_logprobs,
             constraint=None if grammar is None else self._chat.constraints.constraint(grammar),
-            drafter=self._chat.drafter(len(tokens)) if speculate else None,
+            drafter=self._chat.drafter(len(tokens)) if flag("speculate", speculate) else None,
             cache=self._cache,
             progress=progress,
             stream=True,
@@ -235,6 +230,8 @@ class CommandR:
         tools: Tools | None = ...,
         citation_mode: CitationMode = ...,
         multi_step: bool | None = ...,
+        safety_mode: SafetyMode | None = ...,
+        reasoning: bool | None = ...,
         constrained: bool = ...,
         speculate: bool = ...,
         max_tokens: int | None = ...,
@@ -254,6 +251,8 @@ class CommandR:
         tools: Tools | None = ...,
         citation_mode: CitationMode = ...,
         multi_step: bool | None = ...,
+        safety_mode: SafetyMode | None = ...,
+        reasoning: bool | None = ...,
         constrained: bool = ...,
         speculate: bool = ...,
         max_tokens: int | None = ...,
@@ -272,6 +271,8 @@ class CommandR:
         tools: Tools | None = None,
         citation_mode: CitationMode = "accurate",
         multi_step: bool | None = None,
+        safety_mode: SafetyMode | None = None,
+        reasoning: bool | None = None,
         constrained: bool = True,
         speculate: bool = True,
         max_tokens: int | None = None,
@@ -293,8 +294,12 @@ class CommandR:
             tools: Python functions, OpenAI's form with a JSON schema, or Cohere's `{"name", "description",
                 "parameter_definitions": {name: {"description", "type", "required"}}}`. A model that wants none of them
                 is asked again without them. With Command-R they cannot be given together with documents.
-            citation_mode: "accurate" lets the model answer twice, the second time with citations; "fast" once.
-            multi_step: True shows tools in the multi-step prompt from the first step on; see `run_tools`.
+            citation_mode: "accurate" lets the model answer twice, the second time with citations; "fast" once. Command
+                R7B and Command A answer once, and with "off" without citations.
+            multi_step: True shows tools in the multi-step prompt from the first step on; False takes one step, after
+                which results of tools are the documents of the answer; see `make_request` and `run_tools`.
+            safety_mode: "contextual", "strict" or "none": what Command R7B is told to refuse.
+            reasoning: whether Command R7B and Command A are to think before they answer; None leaves that to them.
             constrained: let the model write nothing but what its format, the tools' schemas and the documents allow.
             speculate: see `generate`.
             stream: return a `ReplyStream` of events to iterate over.
@@ -310,7 +315,14 @@ class CommandR:
             ContextFullError: the prompt does not fit in the context.
         """
         request = make_request(
-            messages, documents, tools, citation_mode, multi_step=multi_step, family=self._chat.prompts.family
+            messages,
+            documents,
+            tools,
+            citation_mode,
+            multi_step=multi_step,
+            safety_mode=safety_mode,
+            reasoning=reasoning,
+            family=self._chat.prompts.family,
         )
         decoding = Decoding(
             sampling=_sampling_params(temperature, sampling),
@@ -333,6 +345,8 @@ class CommandR:
         add_generation_prompt: bool = True,
         *,
         multi_step: bool | None = None,
+        safety_mode: SafetyMode | None = None,
+        reasoning: bool | None = None,
     ) -> Prompt:
         """The prompt of a request as text and as the token ids that `chat` evaluates, see `make_request`.
 
@@ -343,7 +357,14 @@ class CommandR:
             UnsupportedError: the model reads a kind of prompt that cannot be written.
         """
         request = make_request(
-            messages, documents, tools, citation_mode, multi_step=multi_step, family=self._chat.prompts.family
+            messages,
+            documents,
+            tools,
+            citation_mode,
+            multi_step=multi_step,
+            safety_mode=safety_mode,
+            reasoning=reasoning,
+            family=self._chat.prompts.family,
         )
         return self._chat.prompts.render(request, add_generation_prompt=add_generation_prompt)
 
@@ -361,9 +382,12 @@ class CommandR:
         add_generation_prompt: bool = True,
         *,
         multi_step: bool | None = None,
+        safety_mode: SafetyMode | None = None,
+        reasoning: bool | None = None,
     ) -> str:
         """The prompt text of a request, see `prompt`."""
-        return self.prompt(messages, documents, tools, citation_mode, add_generation_prompt, multi_step=multi_step).text
+        switches: dict[str, Any] = {"multi_step": multi_step, "safety_mode": safety_mode, "reasoning": reasoning}
+        return self.prompt(messages, documents, tools, citation_mode, add_generation_prompt, **switches).text
 
     # ---- tokens and numbers
 
@@ -377,7 +401,7 @@ class CommandR:
 
     def logits(self, tokens: Tokens) -> npt.NDArray[np.float32]:
         """Logits at every position, [n_tokens, n_vocab]; row i is for the token that follows tokens[i]."""
-        tokens = _token_array(tokens)
+        tokens = token_ids(tokens)
         stop = self._running.add(Stop())
         result = np.empty((len(tokens), self.model.hparams.n_vocab), dtype=np.float32)
         for start in range(0, len(tokens), self._n_batch):
@@ -434,15 +458,6 @@ class CommandR:
 
     def __repr__(self) -> str:
         return f"CommandR({self.model.path!r}, n_ctx={self.n_ctx})"
-
-
-def _token_array(tokens: Iterable[int]) -> array.array[int]:
-    if isinstance(tokens, (str, bytes, bytearray, memoryview)):
-        raise ArgumentError(f"tokens must be a sequence of token ids, not {type(tokens).__name__}")
-    try:
-        return array.array("i", [operator.index(token) for token in tokens])
-    except (TypeError, OverflowError) as error:
-        raise ArgumentError(f"tokens must be a sequence of token ids: {error}") from None
 
 
 def _sampling_params(temperature: float, others: Mapping[str, Any]) -> SamplingParams:

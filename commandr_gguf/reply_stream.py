@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import itertools
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from commandr_gguf.chat.events import Event, Finish
+from commandr_gguf.chat.events import Event, Finish, Part
 from commandr_gguf.chat.filter import ReplyParser
+from commandr_gguf.chat.parsing.stopped import VisibleStops, joined
 from commandr_gguf.chat.reply import Reply
 from commandr_gguf.chat.reply_builder import ReplyBuilder
 from commandr_gguf.chat.visible import Source
@@ -26,6 +29,8 @@ class Stage:
 
     pieces: GenerationStream
     parser: ReplyParser
+    beginning: str = ""
+    """Of the reply, where the prompt ends with it: the parser reads it first."""
 
 
 class ReplyStream(Iterator[Event]):
@@ -36,21 +41,37 @@ class ReplyStream(Iterator[Event]):
     """
 
     def __init__(
-        self, stage: Stage, documents: Sequence[Source] = (), answer_directly: Callable[[int], Stage] | None = None
+        self,
+        stage: Stage,
+        documents: Sequence[Source] = (),
+        answer_directly: Callable[[int], Stage] | None = None,
+        *,
+        stop: str | Sequence[str] = (),
     ) -> None:
-        """`documents`: all that may be cited.
+        """The reply that a generation writes.
 
-        `answer_directly` is told how many tokens were written and gives the generation without tools.
+        Args:
+            stage: the generation.
+            documents: all that may be cited.
+            answer_directly: is told how many tokens were written and gives the generation without tools.
+            stop: strings that end the reply where they occur in its visible text, and are no part of that.
+
+        Raises:
+            ArgumentError: `stop` is no such thing.
         """
         self._stages = [stage]
         self._answer_directly = answer_directly
+        self._stops = VisibleStops(stop)
         self._builder = ReplyBuilder(documents)
         self._cancelled = threading.Event()
+        self._turn = threading.RLock()
+        """Held by the thread that computes or closes."""
         self._finish_reason: FinishReason | None = None
         self._events: Generator[Event, None, None] = self._run()
 
     def __next__(self) -> Event:
-        return next(self._events)
+        with self._turn:
+            return next(self._events)
 
     @property
     def reply(self) -> Reply:
@@ -60,7 +81,7 @@ class ReplyStream(Iterator[Event]):
             finish_reason=self._finish_reason,
             usage=_sum([result.usage for result in results]),
             timings=_sum([result.timings for result in results]),
-            raw_text="".join(result.text for result in results),
+            raw_text="".join(stage.beginning + stage.pieces.result.text for stage in self._stages),
             tokens=[token for result in results for token in result.tokens],
             logprobs=[item for result in results for item in result.logprobs],
         )
@@ -82,9 +103,19 @@ class ReplyStream(Iterator[Event]):
         self._stages[-1].pieces.cancel()
 
     def close(self) -> None:
-        """Compute no more. The finish reason of an unfinished reply becomes "cancelled"."""
-        self._events.close()
-        self._end()
+        """Compute no more, from any thread. The finish reason of an unfinished reply becomes "cancelled".
+
+        Where the reply is being computed, what computes it ends it so, and this does not wait for that.
+        """
+        self.cancel()
+        if self._turn.acquire(blocking=False):
+            try:
+                # It is running where a progress function of this very thread closes it.
+                if inspect.getgeneratorstate(self._events) != inspect.GEN_RUNNING:
+                    self._events.close()
+                    self._end()
+            finally:
+                self._turn.release()
 
     def __enter__(self) -> ReplyStream:
         return self
@@ -100,17 +131,33 @@ class ReplyStream(Iterator[Event]):
                 if self._cancelled.is_set():
                     self._stages[-1].pieces.cancel()
                 yield from self._read(self._stages[-1])
-            self._finish_reason = self.generations[-1].finish_reason
+            self._finish_reason = "stop" if self._stops.found else self.generations[-1].finish_reason
             yield Finish(self.reply)
         finally:
             self._end()
 
     def _read(self, stage: Stage) -> Generator[Event, None, None]:
-        for piece in stage.pieces:
-            for part in stage.parser.write(piece.text):
-                yield self._builder.add(part)
-        for part in stage.parser.flush():
-            yield self._builder.add(part)
+        for text in itertools.chain([stage.beginning], (piece.text for piece in stage.pieces)):
+            yield from map(self._builder.add, self._parse(stage.parser, text))
+            if self._stops.found:
+                stage.pieces.close()
+                stage.pieces.result.finish_reason = "stop"
+                break
+        cut = self._stops.found or stage.pieces.result.finish_reason != "stop"
+        rest = [given for part in stage.parser.flush(cut=cut) for given in self._stops.add(part)]
+        yield from map(self._builder.add, joined([*rest, *self._stops.flush()]))
+
+    def _parse(self, parser: ReplyParser, text: str) -> list[Part]:
+        """The events that a piece of the reply completes."""
+        if not self._stops.watches:
+            return parser.write(text)
+        parts: list[Part] = []
+        for character in text:  # one by one, so that the end does not depend on the tokens
+            for part in parser.write(character):
+                parts += self._stops.add(part)
+            if self._stops.found:
+                break
+        return joined(parts)
 
     def _end(self) -> None:
         for stage in self._stages:
@@ -118,9 +165,10 @@ class ReplyStream(Iterator[Event]):
         self._finish_reason = self._finish_reason or "cancelled"
 
     def _says_nothing(self) -> bool:
-        """Whether the reply is over, and held a call of no tool at most."""
+        """Whether the model has ended the reply, and it held a call of no tool at most."""
         reply = self.reply
-        return self.generations[0].finish_reason == "stop" and not reply.tool_calls and not reply.text.strip()
+        ended = self.generations[0].finish_reason == "stop" and not self._stops.found
+        return ended and not reply.tool_calls and not reply.text.strip()
 
 
 def _sum(numbers: Sequence[_Numbers]) -> _Numbers:

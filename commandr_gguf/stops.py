@@ -10,7 +10,8 @@ from commandr_gguf.errors import ArgumentError
 class StopStrings:
     """Passes text on until a stop string occurs, and holds back what may be the beginning of one.
 
-    The first occurrence in the text ends it; where several stop strings begin at one place, any of them does.
+    The one that is complete first ends the text, and of those that end together the longest: how the text is cut into
+    pieces makes no difference.
     """
 
     def __init__(self, stop: str | Sequence[str] = ()) -> None:
@@ -23,14 +24,19 @@ class StopStrings:
         self.found: str | None = None
         """The stop string that ended the text."""
 
+    @property
+    def watches(self) -> bool:
+        """Whether there is any stop string."""
+        return bool(self._stops)
+
     def push(self, text: str) -> str:
         """The part of the text so far, not passed on yet, that no stop string can take back."""
         if self.found is not None:
             return ""
         self._held += text
-        first = min(((i, s) for s in self._stops if (i := self._held.find(s)) >= 0), default=None)
+        first = min(((i + len(s), i, s) for s in self._stops if (i := self._held.find(s)) >= 0), default=None)
         if first is not None:
-            end, self.found = first
+            _, end, self.found = first
         else:
             end = len(self._held) - self._longest_beginning()
         passed, self._held = self._held[:end], self._held[end:]

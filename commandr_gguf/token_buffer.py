@@ -23,12 +23,12 @@ def token_ids(tokens: Tokens) -> array.array[int]:
     Raises:
         ArgumentError: the prompt is empty, or is no sequence of such integers.
     """
-    if isinstance(tokens, (bytes, bytearray, memoryview)):  # they are sequences of integers, too
-        raise ArgumentError(f"the prompt must be text or a sequence of token ids, not {type(tokens).__name__}")
+    if isinstance(tokens, (str, bytes, bytearray, memoryview)):
+        raise ArgumentError(f"tokens must be a sequence of token ids, not {type(tokens).__name__}")
     try:
         ids = array.array("i", tokens if isinstance(tokens, array.array) else [operator.index(t) for t in tokens])
     except (TypeError, ValueError, OverflowError) as error:
-        raise ArgumentError(f"the prompt must be text or a sequence of token ids: {error}") from None
+        raise ArgumentError(f"tokens must be a sequence of token ids: {error}") from None
     if not ids:
         raise ArgumentError("the prompt is empty")
     return ids

@@ -51,7 +51,7 @@ RUNTIME = """
     chat.documents chat.instructions chat.json_schema chat.marks chat.prompt chat.tag_grammar chat.visible
     chat.actions chat.functions chat.json_grammar chat.tags chat.templates
     chat.grammars chat.messages chat.reply chat.tools
-    chat.command_a chat.events chat.rounds chat.toolbox
+    chat.command_a chat.events chat.rounds chat.section_grammar chat.toolbox
     chat.multi_step chat.parsing chat.reply_builder chat.tokens
     chat.parsing.*
     chat.citations chat.filter
@@ -71,7 +71,18 @@ RUNTIME = """
 CHAT = {
     *("actions", "citations", "command_a", "documents", "events", "filter", "functions", "grammars", "instructions"),
     *("json_grammar", "json_schema", "marks", "messages", "multi_step", "parsing.marked", "parsing.plain"),
-    *("parsing.search", "parsing.sections", "prompt", "rendering", "reply", "reply_builder", "request", "rounds"),
+    *(
+        "parsing.search",
+        "parsing.sections",
+        "parsing.stopped",
+        "section_grammar",
+        "prompt",
+        "rendering",
+        "reply",
+        "reply_builder",
+        "request",
+        "rounds",
+    ),
     *("tag_grammar", "tags", "templates", "tokens", "toolbox", "tools", "visible"),
 }
 MODEL = {

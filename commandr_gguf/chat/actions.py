@@ -31,17 +31,20 @@ NO_TOOL = frozenset({"directly_answer", "directly-answer"})
 """The names by which a model says that it wants to answer without a tool."""
 ACTION_MARK = re.compile(r"^[ \t]*Action:", re.MULTILINE)
 """Stands before the actions of a reply that keeps to the format; parsers take other forms of it as well."""
-_KEY = r'\{(?=\s*"(?:tool_name|parameters|tool_call_id)")'
-_OBJECT = r'\{\s*"(?:tool_name|parameters|tool_call_id)"'
-MARKED_LIST = re.compile(rf"```(?:json)?\s*(?P<fenced>\[|{_KEY})|(?P<bare>\[)(?=\s*(?:\[\s*)?\{{)")
+SPACE = r"\s{0,200}"
+"""White space in the beginning of a list. The limit is there so that a parser of a stream holds back no endless run."""
+_KEY = rf'\{{(?={SPACE}"(?:tool_name|parameters|tool_call_id)")'
+_OBJECT = rf'\{{{SPACE}"(?:tool_name|parameters|tool_call_id)"'
+MARKED_LIST = re.compile(rf"```(?:json)?{SPACE}(?P<fenced>\[|{_KEY})|(?P<bare>\[)(?={SPACE}(?:\[{SPACE})?\{{)")
 """The beginning of the actions behind their mark: a code fence with a list, or with one action that its list was
 forgotten around; or a list of objects without a fence. The first of them counts: a fence within a list is a part of
 some string. A list in a list is found by its outer one."""
 UNMARKED_LIST = re.compile(
-    rf"```(?:json)?\s*(?P<fenced>\[(?=\s*(?:\]|(?:\[\s*)?{_OBJECT}))|{_KEY})|(?P<bare>\[)(?=\s*(?:\[\s*)?{_OBJECT})"
+    rf"```(?:json)?{SPACE}(?P<fenced>\[(?={SPACE}(?:\]|(?:\[{SPACE})?{_OBJECT}))|{_KEY})"
+    rf"|(?P<bare>\[)(?={SPACE}(?:\[{SPACE})?{_OBJECT})"
 )
 """As MARKED_LIST, in front of any mark, where only a list counts that is empty or begins as actions do."""
-EMPTY_LIST = re.compile(r"\[(?=\s*\])")
+EMPTY_LIST = re.compile(rf"\[(?={SPACE}\])")
 _MARK = mark_pattern(ACTION)
 _WANTS_NO_TOOL = re.compile(rf'"tool_name"\s*:\s*"(?:{"|".join(sorted(NO_TOOL))})"')
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -138,6 +141,11 @@ class ActionList:
         while not self.over and (self._depth or self._between()) and self._scan():
             calls += self._read()
         return calls
+
+    @property
+    def in_string(self) -> bool:
+        """Whether a string of JSON has begun and not ended: what looks like a mark there is a part of it."""
+        return self._in_string and not self.over
 
     @property
     def left_over(self) -> str:

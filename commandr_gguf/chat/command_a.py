@@ -16,17 +16,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import cohere_melody
 
 from commandr_gguf.chat.documents import CheckedDocument
 from commandr_gguf.chat.json_schema import Tool, to_json_schema
 from commandr_gguf.chat.messages import Message
-from commandr_gguf.errors import ArgumentError
+from commandr_gguf.errors import ArgumentError, flag
 
 Family = Literal["command-r", "cmd3", "cmd4", "cmd5"]
 """What kind of prompt a model reads. cmd5, the successor of cmd4, is recognized in order to be refused."""
+
+SafetyMode = Literal["contextual", "strict", "none"]
+"""What the preamble of cmd3 forbids: what may lead to harm, also violence, hate, misinformation, sex and profanity, or
+nothing."""
 
 # In the order in which they are looked for: a template of the later kinds has some of the earlier marks as well.
 _SIGNS: tuple[tuple[str, Family], ...] = (
@@ -35,6 +40,17 @@ _SIGNS: tuple[tuple[str, Family], ...] = (
     ("<|START_RESPONSE|>", "cmd3"),
 )
 _REPLY = "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>"
+_CITATION_MODES = {"accurate", "fast", "off"}
+_NO_THOUGHTS = "<|START_THINKING|><|END_THINKING|>"
+
+
+@dataclass(frozen=True)
+class _Switches:
+    """No mapping, since these are no texts of others, as the rest of the data of a prompt."""
+
+    citations: bool
+    safety_mode: SafetyMode | None
+    reasoning: bool | None
 
 
 def family_of(templates: Iterable[str]) -> Family:
@@ -44,13 +60,38 @@ def family_of(templates: Iterable[str]) -> Family:
 
 
 def command_a_data(
-    messages: Sequence[Message], documents: Sequence[CheckedDocument], tools: Sequence[Tool]
+    messages: Sequence[Message],
+    documents: Sequence[CheckedDocument],
+    tools: Sequence[Tool],
+    *,
+    citation_mode: Literal["accurate", "fast", "off"] = "accurate",
+    safety_mode: SafetyMode | None = None,
+    reasoning: bool | None = None,
 ) -> dict[str, Any]:
-    """The texts of a prompt, in the structure that melody takes. Every string is untrusted.
+    """What `render_command_a` makes a prompt of, in the structure that melody takes. Every string is untrusted.
 
     The arguments of calls are still mappings: melody takes them as JSON text, which `render_command_a` makes of them.
+
+    Args:
+        messages: checked.
+        documents: checked.
+        tools: checked.
+        citation_mode: "off" does not ask for citations; the others are one.
+        safety_mode: of cmd3; None is its default, contextual.
+        reasoning: whether the model is to think before it writes; None leaves that to it. cmd3 is told so in words. In
+            a prompt of cmd4 its thoughts are closed before they begin, or not: True is no different from None there.
+
+    Raises:
+        ArgumentError: a switch has no such position.
     """
+    if citation_mode not in _CITATION_MODES:
+        raise ArgumentError(f"citation_mode must be 'accurate', 'fast' or 'off', not {citation_mode!r}")
+    if safety_mode is not None and safety_mode not in get_args(SafetyMode):
+        raise ArgumentError(f"safety_mode must be 'contextual', 'strict' or 'none', not {safety_mode!r}")
+    if reasoning is not None:
+        flag("reasoning", reasoning)
     return {
+        "switches": _Switches(citation_mode != "off", safety_mode, reasoning),
         "messages": melody_messages(messages),
         "documents": [document.data for document in documents],
         "available_tools": [
@@ -97,7 +138,8 @@ def render_command_a(
     """The prompt that `command_a_data` has the texts of.
 
     Raises:
-        ArgumentError: melody does not take the texts; the sentence is melody's own.
+        ArgumentError: melody does not take the texts, and the sentence is melody's own; or a safety mode is set, which
+            cmd4 has not.
     """
     messages = [
         message | {"tool_calls": [call | {"parameters": _json(call["parameters"])} for call in message["tool_calls"]]}
@@ -105,7 +147,8 @@ def render_command_a(
         else message
         for message in data["messages"]
     ]
-    config = {**data, "messages": messages}
+    config = {**data, "messages": messages, **_settings(data["switches"], family)}
+    del config["switches"]
     first = messages[0]
     if family == "cmd3" and first["role"] == "system":
         # The published template shows the first system message as the developer's preamble; melody needs to be told.
@@ -116,7 +159,23 @@ def render_command_a(
         sentence = str(error).partition("\n")[0]
         raise ArgumentError(f"the prompt of kind {family} cannot be rendered: {sentence}") from error
     text = bos_token + text.removeprefix("<BOS_TOKEN>")
-    return text if add_generation_prompt else text.removesuffix(_REPLY)
+    if not add_generation_prompt:
+        return text.removesuffix(_REPLY)
+    return text + _NO_THOUGHTS if family == "cmd4" and data["switches"].reasoning is False else text
+
+
+def _settings(switches: _Switches, family: Family) -> dict[str, str]:
+    """The switches in melody's words, but for reasoning in cmd4, of which it knows nothing."""
+    if family == "cmd4":
+        if switches.safety_mode is not None:
+            raise ArgumentError("safety_mode cannot be set: the prompt of kind cmd4 has none")
+        return {} if switches.citations else {"grounding": "disabled"}
+    settings: dict[str, str] = {} if switches.citations else {"citation_quality": "off"}
+    if switches.safety_mode is not None:
+        settings["safety_mode"] = switches.safety_mode
+    if switches.reasoning is not None:
+        settings["reasoning_type"] = "enabled" if switches.reasoning else "disabled"
+    return settings
 
 
 def _results(message: Message, *, ids: bool) -> list[dict[str, Any]]:

@@ -49,8 +49,9 @@ class Conversation:
     def ask(self, text: str) -> Generator[Event | ToolResult, None, None]:
         """Add a user message and stream the reply, with the results of tools that it called; the last is `Finish`.
 
-        When it fails before its first text, the message is taken back. What tools gave stays, when the limit of steps
-        or of time was reached before the answer.
+        When it fails or is cut before its first text, the message is taken back: prompts want users and assistants to
+        alternate, and an empty turn would teach the model to be silent. What tools gave stays with the message, when a
+        limit was reached before the answer.
         """
         before = list(self.turns)
         self.turns = [*before, Message(role="user", content=text)]

@@ -42,7 +42,7 @@ def normalize_documents(documents: Iterable[str | Document]) -> list[CheckedDocu
     A document without an id has its number as text for one: "0", "1" and so on.
 
     Raises:
-        ArgumentError: a document is in none of these forms, it is empty, or two have one id.
+        ArgumentError: a document is in none of these forms, it is empty but for its id, or two have one id.
     """
     if isinstance(documents, (str, bytes, Mapping)) or not isinstance(documents, Iterable):
         raise ArgumentError("documents must be a list of strings or of mappings such as {'title': ..., 'text': ...}")
@@ -89,8 +89,8 @@ def _document(number: int, document: object) -> CheckedDocument:
             if isinstance(document, str):
                 document = _json_object(document) or document
     data = {"text": document} if isinstance(document, str) else document_values(where, document)
-    if all(value is None or value in ("", [], {}) for value in data.values()):
-        raise ArgumentError(f"{where} is empty")
+    if all(key == "id" or value is None or value in ("", [], {}) for key, value in data.items()):
+        raise ArgumentError(f"{where} is empty{' but for its id' if 'id' in data else ''}")
     return CheckedDocument(id=str(number) if name is None else _id(where, name), data=data)
 
 

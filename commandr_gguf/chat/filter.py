@@ -31,8 +31,13 @@ class ReplyParser(Protocol):
     def write(self, text: str) -> list[Part]:
         """Add a piece of the reply; returns the events that it completes."""
 
-    def flush(self) -> list[Part]:
-        """The last events, when no more text comes."""
+    def flush(self, *, cut: bool = False) -> list[Part]:
+        """The last events, when no more text comes.
+
+        Args:
+            cut: the model did not end the reply itself. What only its continuation could tell to be text or a part of
+                the format is left out then, and so is a tool call that is not complete.
+        """
 
 
 def reply_parser(format: ReplyFormat, n_results: Sequence[int] | None = None) -> ReplyParser:  # noqa: A002

@@ -23,7 +23,9 @@ MAX_CALLS = 32
 MAX_PARAMETERS = 64
 """Of one tool: a rule of llguidance remembers 64 bits, one for each that was written."""
 
-_ACTION, _RELEVANT = "Action:", "Relevant Documents:"
+RELEVANT_MARK = "Relevant Documents:"
+"""With which a grounded reply begins."""
+_ACTION = "Action:"
 _CITED, _ANSWER, _GROUNDED = "Cited Documents:", "Answer:", "Grounded answer:"
 # How the names of markup begin that do not begin with "co", as those of tags do.
 _WORD = "(?:[A-Zabd-z]|c[A-Za-np-z])"
@@ -32,7 +34,7 @@ _CALL_HEAD, _CALL_END, _PARAMETERS_END = map(json.dumps, ('    {\n        "tool_
 # Of the schema of all parameters of a tool. Others than its properties are never allowed.
 _OBJECT_KEYWORDS = {"type", "properties", "required", "additionalProperties", "$defs", "definitions"}
 # Numbers that a parser of JSON reads: a float has no infinity to write, and Python refuses integers of many digits.
-_VALUES = r"""
+NUMBER_RULES = r"""
 INTEGER: /-?(?:0|[1-9][0-9]{0,30})/
 NUMBER: /-?(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,2})?/
 """
@@ -61,13 +63,13 @@ def grounded_grammar(n_documents: int, citation_mode: Literal["accurate", "fast"
     """A grounded reply, as the rag template asks for it: numbers of documents, and an answer with closed citations.
 
     In the accurate mode the plain answer ends at the first line that begins with `Grounded answer:`. A citation names
-    documents that exist, the closing tag the same ones, and citations do not hold others. Between tags any text may
-    stand, words such as `<code>` too, but for two things, so that a model that begins a tag where none may stand is not
-    led into such a word: in a citation none of them begins with `<co`, and `</` needs one of them before it.
+    documents that exist, the closing tag the same ones, and citations do not hold others; behind `Cited Documents:
+    None` there are none. Between citations any text may stand, words such as `<code>` too, where `</` needs one of them
+    before it; within a citation `<` is the beginning of the closing tag or no markup, as in `a < b`: see `cited_text`.
     """
     n_documents = integer("n_documents", n_documents, 0)
     answer = "ANSWER" if citation_mode == "accurate" else f'"{_GROUNDED}"'
-    return _lines(f'start: "{_RELEVANT}" grounded', *_grounded_rules(n_documents, answer))
+    return _lines(f'start: "{RELEVANT_MARK}" grounded', *_grounded_rules(n_documents, answer))
 
 
 def multi_step_grammar(tools: Iterable[Tool], n_documents: int) -> str:
@@ -77,11 +79,11 @@ def multi_step_grammar(tools: Iterable[Tool], n_documents: int) -> str:
     turns with actions in the prompt. See `tools_grammar` and `grounded_grammar`.
     """
     n_documents = integer("n_documents", n_documents, 0)
-    thought = f"(?:Plan|Reflection):{_text_without(_NEW_LINE + _ACTION, _NEW_LINE + _RELEVANT)}"
+    thought = f"(?:Plan|Reflection):{_text_without(_NEW_LINE + _ACTION, _NEW_LINE + RELEVANT_MARK)}"
     return _lines(
-        f'start: "\\n"? (("{_ACTION}" | THOUGHT_ACTION) actions | ("{_RELEVANT}" | THOUGHT_GROUNDED) grounded)',
+        f'start: "\\n"? (("{_ACTION}" | THOUGHT_ACTION) actions | ("{RELEVANT_MARK}" | THOUGHT_GROUNDED) grounded)',
         rf"THOUGHT_ACTION: /{thought}\n{_ACTION}/",
-        rf"THOUGHT_GROUNDED: /{thought}\n{_RELEVANT}/",
+        rf"THOUGHT_GROUNDED: /{thought}\n{RELEVANT_MARK}/",
         *_action_rules(tools, allow_direct_answer=True),
         *_grounded_rules(n_documents, f'(ANSWER | "{_GROUNDED}")'),
     )
@@ -90,8 +92,8 @@ def multi_step_grammar(tools: Iterable[Tool], n_documents: int) -> str:
 def json_schema_grammar(schema: Mapping[str, Any] | str | bool) -> str:
     """A JSON value that keeps to a JSON schema, of draft 2020-12: a mapping, its JSON text, or True for any value.
 
-    Properties are written in the schema's order; between parts of the value a space may stand, or a new line with at
-    most 64 spaces.
+    Properties are written in the schema's order; between parts of the value one space may stand, and no line break: a
+    model that likes white space would fill its reply with it.
 
     Raises:
         ArgumentError: the schema is not valid, nothing satisfies it, or it has a keyword that cannot be enforced.
@@ -106,7 +108,7 @@ def json_schema_grammar(schema: Mapping[str, Any] | str | bool) -> str:
     unknown = next(unknown_keywords(schema), None)
     if unknown is not None:
         raise ArgumentError(f"the schema has the keyword {unknown!r}, which is not known")
-    return _lines(f"start: {checked_schema(schema, 'the schema')}")
+    return _lines(f"start: {checked_schema(schema, 'the schema', space=' ')}")
 
 
 def regex_grammar(pattern: str) -> str:
@@ -145,20 +147,15 @@ def _action_rules(tools: Iterable[Tool], allow_direct_answer: bool) -> list[str]
         rf'actions: / ?```json\n\[\n/ call (",\n" call){{0,{MAX_CALLS - 1}}} /\n\]\n?```/',
         f"call: {_CALL_HEAD} ({_either(f'tool_{i}' for i in range(len(schemas)))}) {_CALL_END}",
         *rules,
-        _VALUES,
+        NUMBER_RULES,
     ]
 
 
 def _tool_rules(tool: int, name: str, schema: Mapping[str, Any]) -> list[str]:
     """The rules of one tool: `tool_3` is its call from its name on, `left_3` one parameter and those behind it."""
-    properties = schema.get("properties", {})
+    properties = checked_properties(name, schema)
     required = [i for i, key in enumerate(properties) if key in schema.get("required", ())]
     n = len(properties)
-    for key in schema:
-        if key in KEYWORDS - ANNOTATIONS - _OBJECT_KEYWORDS:
-            raise ArgumentError(f"the parameters of tool {name!r} have the keyword {key!r}, which cannot be enforced")
-    if n > MAX_PARAMETERS:
-        raise ArgumentError(f"tool {name!r} has {n} parameters; calls can be constrained to at most {MAX_PARAMETERS}")
     head = _quoted(f'{_json(name)},\n        "parameters": ')
     forms = ([] if required else ['"{}"']) + ([f'"{{\\n" left_{tool}::0'] if n else [])
     rules = [f"tool_{tool}: {head} ({_either(forms)})"]
@@ -167,7 +164,7 @@ def _tool_rules(tool: int, name: str, schema: Mapping[str, Any]) -> list[str]:
     parameters = []
     for i, (key, value) in enumerate(properties.items()):
         where = f"the parameter {key!r} of tool {name!r}"
-        values = _value(value, schema, where) + ([] if i in required else ['"null"'])
+        values = value_alternatives(value, schema, where) + ([] if i in required else ['"null"'])
         rules.append(f"value_{tool}_{i}: {_either(values)}")
         key_text = _quoted(f"            {_json(key)}: ")
         parameters.append(f"{key_text} value_{tool}_{i} more_{tool}::set_bit({i}) %if bit_clear({i})")
@@ -182,8 +179,20 @@ def _tool_rules(tool: int, name: str, schema: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _value(schema: Any, root: Mapping[str, Any], where: str) -> list[str]:
-    """The alternatives of a parameter's value."""
+def checked_properties(name: str, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The parameters of a tool. Raises ArgumentError where there are too many, or a keyword that cannot be enforced."""
+    for key in schema:
+        if key in KEYWORDS - ANNOTATIONS - _OBJECT_KEYWORDS:
+            raise ArgumentError(f"the parameters of tool {name!r} have the keyword {key!r}, which cannot be enforced")
+    properties: Mapping[str, Any] = schema.get("properties", {})
+    n = len(properties)
+    if n > MAX_PARAMETERS:
+        raise ArgumentError(f"tool {name!r} has {n} parameters; calls can be constrained to at most {MAX_PARAMETERS}")
+    return properties
+
+
+def value_alternatives(schema: Any, root: Mapping[str, Any], where: str) -> list[str]:
+    """The alternatives of a parameter's value, with the rules NUMBER_RULES."""
     kind = schema.get("type") if isinstance(schema, Mapping) else None
     names = {"integer": "INTEGER", "number": "NUMBER"}
     if isinstance(kind, str) and kind in names and not set(schema) - ANNOTATIONS - {"type"}:
@@ -196,31 +205,41 @@ def _value(schema: Any, root: Mapping[str, Any], where: str) -> list[str]:
 
 
 def _grounded_rules(n_documents: int, answer: str) -> list[str]:
-    numbers = f'"None" | /{number_list(n_documents)}/' if n_documents else '"None"'
-    visible = "WITHOUT_TAGS"
-    rules = []
+    forms = [f'"None\\n" {answer} WITHOUT_TAGS']
+    rules = ['numbers: "None"']
     if n_documents:
-        visible += " | (OPENING opened_0_0::0)+ REST?"
+        forms.append(f'NUMBERS "\\n" {answer} (WITHOUT_TAGS | (OPENING opened_0_0::0)+ REST?)')
         rules = [
-            f"OPENING: /{_free_text()}<co: /",
-            rf"CLOSING: /{_text_without('<co', '</')}(?:<{_WORD}{_text_without('<co', '</co')})?<\/co: /",
-            f"REST: /{_free_text()}/",
+            'numbers: "None" | NUMBERS',
+            f"NUMBERS: /{number_list(n_documents)}/",
+            f"OPENING: /{free_text()}<co: /",
+            f"CLOSING: /{cited_text()}/",
+            f"REST: /{free_text()}/",
             *tag_rules(n_documents),
         ]
     return [
-        f'grounded: " " numbers "\\n{_CITED} " numbers "\\n" {answer} ({visible})',
-        f"numbers: {numbers}",
-        rf"ANSWER: /{_ANSWER}{_free_text(_NEW_LINE + _GROUNDED)}\n{_GROUNDED}/",
-        rf"WITHOUT_TAGS: /[ \t\r\n]*{_free_text(not_first=_BLANK)}/",
+        f'grounded: " " numbers "\\n{_CITED} " ({_either(forms)})',
+        rf"ANSWER: /{_ANSWER}{free_text(_NEW_LINE + _GROUNDED)}\n{_GROUNDED}/",
+        rf"WITHOUT_TAGS: /[ \t\r\n]*{free_text(not_first=_BLANK)}/",
         *rules,
     ]
 
 
-def _free_text(*words: str, not_first: str = "") -> str:
-    """A regular expression of texts without these words and without tags."""
+def free_text(*words: str, opening: str = "<co:", not_first: str = "") -> str:
+    """A regular expression of texts without these words and without tags, of which one opens as `opening` does."""
     until = _text_without("<co", "</", *words, not_first=not_first)
-    markup = f"<(?:{_WORD}|co[A-Za-z]){_text_without('<co:', '</co:', '</co>', *words)}"
+    markup = f"<(?:{_WORD}|co[A-Za-z]){_text_without(opening, '</co:', '</co>', *words)}"
     return f"(?:{until}(?:{markup})?{f'|{markup}' if not_first else ''})"
+
+
+def cited_text(*words: str) -> str:
+    """A regular expression of texts without tags and these words, and the beginning of a closing tag.
+
+    Words begin with `<`, and what follows that in one of them follows it nowhere. Neither does a letter, a slash or a
+    colon: where a tag may not open, a model that begins one is to be led into closing the citation, not into a word.
+    Comparisons and the like remain, and text with other markup can stand outside of citations.
+    """
+    return rf"(?:[^<]|<+[^<A-Za-z:{_in_class('/', *dict.fromkeys(word[1] for word in words))}])*<\/co: "
 
 
 def _text_without(*words: str, not_first: str = "") -> str:
@@ -247,7 +266,7 @@ def _text_without(*words: str, not_first: str = "") -> str:
 
 def _in_class(*characters: str) -> str:
     """Characters within a regular expression's brackets, or one alone, between Lark's slashes."""
-    special = {"\n": r"\n", "\t": r"\t", "\r": r"\r", "/": r"\/"}
+    special = {"\n": r"\n", "\t": r"\t", "\r": r"\r", "/": r"\/", "|": r"\|"}
     return "".join(special.get(c, c) for c in "".join(characters))
 
 

@@ -11,10 +11,9 @@ from llguidance import LLMatcher, LLParserLimits
 
 from commandr_gguf.errors import ArgumentError
 
-# What json.dumps writes, with and without an indent: one space, or a new line and its spaces. Without a limit a model
-# may write white space for ever.
-_SPACE = r" |\n {0,64}"
-_JSON_OPTIONS = {"whitespace_pattern": _SPACE, "json_allow_general_unicode_escapes": True}
+SPACE_OR_INDENT = r" |\n {0,64}"
+"""White space between the parts of a value, once in each place, as json.dumps writes it with and without an indent.
+Without a limit a model may write white space for ever."""
 _JSON_ERROR = "failed to compile JSON schema: "
 ANNOTATIONS = {
     *("$comment", "$id", "$schema", "title", "description", "default", "examples", "example", "deprecated"),
@@ -55,13 +54,18 @@ def unknown_keywords(schema: Any) -> Iterator[str]:
             yield from unknown_keywords(part)
 
 
-def checked_schema(schema: Mapping[str, Any] | bool, where: str) -> str:
+def checked_schema(schema: Mapping[str, Any] | bool, where: str, *, space: str = SPACE_OR_INDENT) -> str:
     """A schema as the right side of a grammar's rule.
 
+    Args:
+        schema: of the value.
+        where: what an error's text begins with.
+        space: a regular expression of what may stand, once, between the parts of the value, beside nothing.
+
     Raises:
-        ArgumentError: it is not valid, or cannot be enforced; the text begins with `where`.
+        ArgumentError: it is not valid, or cannot be enforced.
     """
-    options = {"x-guidance": _JSON_OPTIONS}
+    options = {"x-guidance": {"whitespace_pattern": space, "json_allow_general_unicode_escapes": True}}
     try:
         text = (
             f"%json {json.dumps(schema if schema is False else options if schema is True else {**schema, **options})}"

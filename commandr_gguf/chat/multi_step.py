@@ -53,7 +53,7 @@ def multi_step_data(messages: Sequence[Message], tools: Sequence[Tool], date: st
     return {
         "preamble": preamble,
         "tools": [_python(tool) for tool in tools],
-        "turns": [dict(turn) for turn in turns_of(messages, titles=True)],
+        "turns": [dict(turn) for turn in turns_of(messages)],
     }
 
 

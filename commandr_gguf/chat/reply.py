@@ -53,9 +53,10 @@ class Reply:
     usage: Usage = field(default_factory=Usage)
     timings: Timings = field(default_factory=Timings)
     raw_text: str = ""
-    """All that the model wrote."""
+    """All that the model wrote, stop strings and incomplete calls included. It begins with what the prompt ended with,
+    where that was the beginning of the reply."""
     tokens: list[int] = field(default_factory=list)
-    """The tokens behind `raw_text`, end tokens left out."""
+    """The tokens that the model wrote, end tokens left out."""
     logprobs: Sequence[TokenLogprobs] = field(default_factory=list)
     """One for each token, when asked for."""
 

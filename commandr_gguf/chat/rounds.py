@@ -1,4 +1,4 @@
-"""Rounds of tool calls and their results as turns of text, for prompts that know no tools' messages."""
+"""Rounds of tool calls and their results: as turns of text in the multi-step prompt, and left out of all others."""
 
 from __future__ import annotations
 
@@ -18,12 +18,10 @@ class Turn(TypedDict):
     content: str
 
 
-def turns_of(messages: Iterable[Message], *, titles: bool = False) -> list[Turn]:
+def turns_of(messages: Iterable[Message]) -> list[Turn]:
     """Checked messages as turns. Results in a row are one turn; their numbers go on across the conversation.
 
-    Args:
-        messages: checked.
-        titles: write the keys of results as titles, as the multi-step prompt has them: Title, Text, URL.
+    Keys of results are titles, as the multi-step prompt has them: Title, Text, URL.
     """
     turns: list[Turn] = []
     results: list[dict[str, Any]] = []
@@ -34,7 +32,7 @@ def turns_of(messages: Iterable[Message], *, titles: bool = False) -> list[Turn]
             if results:
                 turns.pop()
             results += result_documents(message)
-            turns.append(Turn(role="results", content=_results(results, number, titles=titles)))
+            turns.append(Turn(role="results", content=_results(results, number)))
             continue
         number += len(results)
         results = []
@@ -47,10 +45,24 @@ def turns_of(messages: Iterable[Message], *, titles: bool = False) -> list[Turn]
     return turns
 
 
-def plain_turns(messages: Iterable[Message]) -> list[dict[str, str]]:
-    """Checked messages as a chat template takes them that has the roles system, user and assistant."""
-    roles = {"calls": "assistant", "results": "system"}
-    return [{"role": roles.get(turn["role"], turn["role"]), "content": turn["content"]} for turn in turns_of(messages)]
+def words_of(messages: Iterable[Message]) -> list[dict[str, str]]:
+    """Checked messages without calls of tools and their results, for a prompt of the roles system, user and assistant.
+
+    Turns of one role that only calls and results stood between are joined, since such prompts want them to alternate.
+    """
+    turns: list[dict[str, str]] = []
+    parted = False
+    for message in messages:
+        role, content = message["role"], message["content"]
+        if role == "tool" or "tool_calls" in message:
+            parted = True
+            continue
+        if parted and turns and turns[-1]["role"] == role:
+            turns[-1]["content"] += f"\n\n{content}"
+        else:
+            turns.append({"role": role, "content": content})
+        parted = False
+    return turns
 
 
 def result_documents(message: Message) -> list[dict[str, Any]]:
@@ -72,10 +84,10 @@ def _actions(message: Message, *, first: bool) -> str:
     return f"{plan}\n{action}" if plan else action
 
 
-def _results(documents: Sequence[Mapping[str, Any]], first: int, *, titles: bool) -> str:
+def _results(documents: Sequence[Mapping[str, Any]], first: int) -> str:
     texts = []
     for number, document in enumerate(documents, first):
-        fields = [f"{_title(key) if titles else key}: {value_text(value)}" for key, value in document.items()]
+        fields = [f"{_title(key)}: {value_text(value)}" for key, value in document.items()]
         texts.append("\n".join([f"Document: {number}", *fields]))
     return "<results>\n" + "\n\n".join(texts) + "\n</results>"
 

@@ -14,11 +14,14 @@ from commandr_gguf.chat.visible import Citation, VisibleText
 
 _NUMBER = "[0-9]{1,9}"
 _NUMBERS = re.compile(rf"{_NUMBER}(?:[ \t]*,[ \t]*{_NUMBER})*")
+_INSIDE = r"[\s,0-9]{0,500}"
+"""Between the colon and the end of a tag. The limit is there so that no endless list of numbers is held back."""
 # An opening tag names its documents; a closing one may leave them out.
 _TAG = re.compile(
-    rf"<co:\s*(?P<opens>{_NUMBERS.pattern})\s*>|(?P<closes></co(?::\s*(?P<documents>{_NUMBERS.pattern})?\s*)?>)"
+    rf"<co:(?={_INSIDE}>)\s*(?P<opens>{_NUMBERS.pattern})\s*>"
+    rf"|(?P<closes></co(?::(?={_INSIDE}>)\s*(?P<documents>{_NUMBERS.pattern})?\s*)?>)"
 )
-_BEGINNING = re.compile(r"<(?:/?(?:c(?:o(?::[\s,0-9]*)?)?)?)?\Z")
+_BEGINNING = re.compile(rf"<(?:/?(?:c(?:o(?::{_INSIDE})?)?)?)?\Z")
 """What may still become a tag."""
 _CUT = re.compile(r"</|<c")
 """How a tag begins that the end of the text cut; `<` alone may be anything."""
@@ -76,6 +79,14 @@ class CitedText:
         """Leave out a tag that has begun; what follows belongs to no tag before it."""
         held, self._held = self._held, ""
         return [] if _CUT.match(held) else self._visible.write(held)
+
+    def drop_held(self) -> None:
+        """Leave out what may be the beginning of a tag, be it `<` alone: the reply was cut there."""
+        self._held = ""
+
+    def behind(self, n: int) -> str:
+        """What was written behind the first n characters given on, without tags; see `VisibleText.behind`."""
+        return self._visible.behind(n)
 
     def forget_open(self) -> None:
         """Leave out the spans that are not closed yet."""

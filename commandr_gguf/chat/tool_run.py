@@ -12,13 +12,13 @@ from commandr_gguf.chat.reply import Reply
 from commandr_gguf.chat.request import Messages, Tools
 from commandr_gguf.chat.toolbox import Clock, Toolbox, ToolResult, result_content
 from commandr_gguf.command_r import CommandR
-from commandr_gguf.errors import integer
+from commandr_gguf.errors import ArgumentError, integer
 from commandr_gguf.session import Progress
 
 __all__ = ["MAX_STEPS", "ToolResult", "ToolRun", "ToolStep", "ToolStream", "run_tools"]
 
 MAX_STEPS = 8
-Stopped = Literal["answer", "steps", "time", "cancelled"]
+Stopped = Literal["answer", "length", "steps", "time", "cancelled"]
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,15 @@ class ToolRun:
     """The trace of a run."""
 
     messages: list[Message]
-    """The whole conversation with calls, results and answer, to go on with."""
+    """The whole conversation with calls, results and answer, to go on with; an answer that was cut before its first
+    text is not there."""
     reply: Reply = field(default_factory=Reply)
     """The last reply: the answer, unless the run was stopped."""
     steps: list[ToolStep] = field(default_factory=list)
     stopped: Stopped = "cancelled"
-    """answer: the model called no more tools; steps, time: a limit was reached, and calls of the last reply that are in
-    no step were not made; cancelled: `CommandR.cancel`, a progress function, or leaving the loop."""
+    """answer: the model called no more tools; length: a reply ran into max_tokens or the end of the context; steps,
+    time: a limit of the run was reached; cancelled: `CommandR.cancel`, a progress function, or leaving the loop. Calls
+    of the last reply that are in no step were not made."""
     seconds: float = 0.0
 
 
@@ -62,6 +64,8 @@ class ToolStream(Iterator[Event | ToolResult]):
         max_seconds: float | None = None,
         **options: Any,
     ) -> None:
+        if "stream" in options:
+            raise ArgumentError("run_tools takes no stream; iterate over ToolStream, which gives the events of a run")
         self._model = model
         self._toolbox = Toolbox(tools, functions)
         self._max_steps = integer("max_steps", max_steps, 1)
@@ -94,14 +98,17 @@ class ToolStream(Iterator[Event | ToolResult]):
                 yield from self._ask()
                 if run.reply.finish_reason == "cancelled":
                     stopped = "time" if self._clock.is_over else "cancelled"
+                elif run.reply.finish_reason == "length":
+                    stopped = "length"
                 elif not run.reply.tool_calls:
-                    run.messages.append(Message(role="assistant", content=run.reply.text))
                     stopped = "answer"
                 elif len(run.steps) == self._max_steps:
                     stopped = "steps"
                 else:
                     yield from self._call(run.reply)
                     stopped = "time" if self._clock.is_over else None
+            if stopped == "answer" or (stopped == "length" and run.reply.text and not run.reply.tool_calls):
+                run.messages.append(Message(role="assistant", content=run.reply.text))
             run.stopped = stopped
         finally:
             run.seconds = self._clock.elapsed
@@ -160,14 +167,15 @@ def run_tools(
         messages: the conversation so far.
         tools: Python functions, or descriptions whose functions stand in `functions`.
         functions: what to call, by the names of the tools.
-        max_steps: how many replies may call tools.
+        max_steps: how many replies may call tools; with `multi_step=False` the second one answers.
         max_seconds: for the whole run; None has no limit.
         on_event: is given each event of each reply and each result, and `Finish` at the end of the run only.
         options: of `CommandR.chat`: temperature, max_tokens and so on. Command-R's tools are shown in its multi-step
-            prompt, unless `multi_step` is given.
+            prompt; with `multi_step=False` in that of one step, after which the answer rests on the results as on
+            documents.
 
     Raises:
-        ArgumentError: a tool has no function, or an argument is not of its form.
+        ArgumentError: a tool has no function, or an argument is not of its form; `stream` is none of them.
         ContextFullError: the conversation with what tools gave does not fit in the context.
     """
     with ToolStream(

@@ -94,8 +94,9 @@ class Toolbox:
     def call(self, call: ToolCall, clock: Clock) -> ToolResult:
         """Call a function with the JSON values that the model wrote. Whatever exception it raises is its result.
 
-        A parameter that is not required may be written as null, which stands for leaving it out. Where the time is
-        limited, the function runs in another thread, and goes on there when it takes longer.
+        So is an attempt to end the program; only KeyboardInterrupt comes through. A parameter that is not required may
+        be written as null, which stands for leaving it out. Where the time is limited, the function runs in another
+        thread, and goes on there when it takes longer.
         """
         function = self._functions.get(call.name)
         if function is None:
@@ -108,7 +109,7 @@ class Toolbox:
         started = time.monotonic()
         try:
             value = function(**arguments) if clock.limit is None else _within(clock, function, arguments)
-        except Exception as error:  # noqa: BLE001  # a user's function may raise anything
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # a user's function may raise anything
             return ToolResult(call, None, f"{type(error).__name__}: {error}", time.monotonic() - started)
         return ToolResult(call, value, None, time.monotonic() - started)
 

@@ -88,6 +88,11 @@ class VisibleText:
         self._text.seek(start)
         return self._text.read(max(end - start, 0))
 
+    def behind(self, n: int) -> str:
+        """What was written behind the first n characters given on, white space at its end included."""
+        self._text.seek(n)
+        return self._text.read()
+
     def flush(self) -> list[str | Citation]:
         """The citations that waited for white space to be followed by something."""
         waiting, self._waiting = self._waiting, []

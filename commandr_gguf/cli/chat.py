@@ -41,6 +41,13 @@ def chat(
             help="A Python function that the model may call; may be given several times.",
         ),
     ] = None,
+    single_step: Annotated[
+        bool,
+        typer.Option(
+            "--single-step",
+            help="With --tools: call functions once and answer from what they gave, with the prompts of one step.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print each reply as one JSON object in a line.")] = False,
     prompt_cache: Annotated[
         Path | None,
@@ -65,6 +72,7 @@ def chat(
     n_threads: options.Threads = 0,
     type_k: options.TypeK = "f16",
     type_v: options.TypeV = "f16",
+    draft_model: options.DraftModel = None,
     verbose: options.Verbose = False,
 ) -> None:
     """Talk with a model in the terminal. /help lists the commands; Ctrl-C stops a reply, Ctrl-D ends the chat.
@@ -79,6 +87,8 @@ def chat(
 
     `commandr chat command-r.gguf --tools weather:forecast --tools weather:warnings`
 
+    `commandr chat command-r.gguf --tools weather:forecast --single-step`
+
     `echo "Name three rivers." | commandr chat command-r.gguf`
     """
     set_verbose(verbose)
@@ -86,6 +96,8 @@ def chat(
         raise ArgumentError("--docs and --tools cannot be given together: each has a prompt of its own")
     if fast and not docs:
         raise ArgumentError("--fast needs --docs")
+    if single_step and not tools:
+        raise ArgumentError("--single-step needs --tools")
     functions = load_functions(tools) if tools else None
     documents = read(docs) if docs else None
     show: ReplyPrinter = print_json if as_json else print_text
@@ -99,11 +111,13 @@ def chat(
         type_k=type_k,
         type_v=type_v,
         prompt_cache=prompt_cache,
+        draft=draft_model,
     ) as opened:
         conversation = Conversation(
             opened,
             system,
             tools=functions,
+            **({"multi_step": False} if single_step else {}),
             **({} if documents is None else {"documents": documents, "citation_mode": "fast" if fast else "accurate"}),
             max_tokens=max_tokens,
             stop=stop or (),

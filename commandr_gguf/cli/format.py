@@ -1,6 +1,10 @@
-"""Numbers for people."""
+"""Numbers for people and for programs."""
 
 from __future__ import annotations
+
+import dataclasses
+
+from commandr_gguf.usage import Timings
 
 
 def size(n_bytes: float) -> str:
@@ -17,3 +21,11 @@ def shorten(text: str, length: int) -> str:
     """`text` on one line of at most `length` characters."""
     line = " ".join(text.split())
     return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def timings_dict(timings: Timings) -> dict[str, float]:
+    """Timings with the speeds that follow from them, by name."""
+    return dataclasses.asdict(timings) | {
+        "prefill_tokens_per_second": timings.prefill_tokens_per_second,
+        "decode_tokens_per_second": timings.decode_tokens_per_second,
+    }

@@ -12,6 +12,7 @@ import typer
 
 from commandr_gguf.chat.grammars import json_schema_grammar
 from commandr_gguf.cli import options
+from commandr_gguf.cli.format import timings_dict
 from commandr_gguf.cli.loading import load, set_verbose
 from commandr_gguf.command_r import CommandR
 from commandr_gguf.errors import ArgumentError, ContextFullError, FileError, FormatError
@@ -49,6 +50,7 @@ def generate(
     n_threads: options.Threads = 0,
     type_k: options.TypeK = "f16",
     type_v: options.TypeV = "f16",
+    draft_model: options.DraftModel = None,
     verbose: options.Verbose = False,
 ) -> None:
     """Continue a text. Standard output carries the continuation and nothing else.
@@ -65,7 +67,13 @@ def generate(
     grammar = None if schema is None else _read_schema(schema)
     text = _read_prompt(prompt)
     with load(
-        model, n_ctx=n_ctx, n_gpu_layers=n_gpu_layers, n_threads=n_threads, type_k=type_k, type_v=type_v
+        model,
+        n_ctx=n_ctx,
+        n_gpu_layers=n_gpu_layers,
+        n_threads=n_threads,
+        type_k=type_k,
+        type_v=type_v,
+        draft=draft_model,
     ) as opened:
         stream = opened.generate(
             opened.tokenize(text, add_special=True, parse_special=special),
@@ -129,11 +137,7 @@ def _as_json(model: CommandR, result: Generation) -> dict[str, Any]:
         "tokens": result.tokens,
         "finish_reason": result.finish_reason,
         "usage": asdict(result.usage),
-        "timings": asdict(result.timings)
-        | {
-            "prefill_tokens_per_second": result.timings.prefill_tokens_per_second,
-            "decode_tokens_per_second": result.timings.decode_tokens_per_second,
-        },
+        "timings": timings_dict(result.timings),
     }
     if result.logprobs:
         value["logprobs"] = [

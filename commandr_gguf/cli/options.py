@@ -49,6 +49,17 @@ TypeK = Annotated[
 TypeV = Annotated[
     str, typer.Option("--type-v", callback=_cache_type, rich_help_panel=_MODEL, help="Type of the V cache, as above.")
 ]
+DraftModel = Annotated[
+    Path | None,
+    typer.Option(
+        "--draft-model",
+        metavar="FILE",
+        rich_help_panel=_MODEL,
+        help="A GGUF file of a smaller model with the same vocabulary, which guesses what MODEL writes next: "
+        "faster, and the same reply but for rounding.",
+        show_default=False,
+    ),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", rich_help_panel=_MODEL, help="Print ggml's messages.")]
 
 MaxTokens = Annotated[

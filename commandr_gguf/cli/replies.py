@@ -14,6 +14,7 @@ from commandr_gguf.chat.events import Event, Finish, PlainAnswer, Plan, Text, To
 from commandr_gguf.chat.reply import Reply
 from commandr_gguf.chat.tool_run import ToolResult
 from commandr_gguf.cli.citations import print_grounded
+from commandr_gguf.cli.format import timings_dict
 from commandr_gguf.cli.terminal import make_console, printable
 
 
@@ -40,7 +41,11 @@ def print_text(events: Iterable[Event | ToolResult]) -> None:
             elif isinstance(event, ToolResult):
                 aside.print(RichText(printable(f"<- {_short(event)}"), "dim"), soft_wrap=True)
             elif isinstance(event, Finish) and event.reply.tool_calls:
-                aside.print("no answer: the limit of tool steps is reached", soft_wrap=True)
+                was_cut = event.reply.finish_reason == "length"
+                reason = (
+                    "the reply was cut, see --max-tokens and --ctx" if was_cut else "the limit of tool steps is reached"
+                )
+                aside.print(f"no answer: {reason}", soft_wrap=True)
     finally:
         sys.stdout.write("\n")
         sys.stdout.flush()
@@ -80,7 +85,8 @@ def print_json(events: Iterable[Event | ToolResult]) -> None:
     """The reply object in one line."""
     for event in events:
         if isinstance(event, Finish):
-            print(json.dumps(event.reply.to_dict(), ensure_ascii=False), flush=True)
+            value = event.reply.to_dict() | {"timings": timings_dict(event.reply.timings)}
+            print(json.dumps(value, ensure_ascii=False), flush=True)
 
 
 def _as_it_is(text: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
 import sys
 from collections.abc import Callable, Sequence
@@ -25,9 +27,11 @@ def read(paths: Sequence[Path]) -> list[dict[str, Any]]:
     columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
+        task = bar.add_task("", visible=False)  # there is nothing to show until it is known how many files there are
         documents = read_documents(
-            paths, on_skip=skipped, progress=lambda done, total: bar.update(task, completed=done, total=total)
+            paths,
+            on_skip=skipped,
+            progress=lambda done, total: bar.update(task, completed=done, total=total, visible=True),
         )
     n_files = len({document["id"].rpartition("#")[0] for document in documents})
     print(f"commandr: {len(documents)} parts of {n_files} files", file=sys.stderr)
@@ -37,12 +41,30 @@ def read(paths: Sequence[Path]) -> list[dict[str, Any]]:
 def load_functions(names: Sequence[str]) -> list[Callable[..., Any]]:
     """The functions that `module:function` stand for, checked as tools; modules of the working folder are found, too.
 
+    What they print goes to standard error: standard output carries the replies.
+
     Raises:
         ArgumentError: a name has another form, there is no such module or function, or it cannot be a tool.
     """
-    functions = [_load_function(name) for name in names]
+    with contextlib.redirect_stdout(sys.stderr):  # modules may print, too
+        functions = [_load_function(name) for name in names]
     Toolbox(functions)
-    return functions
+    return [_quiet(function) for function in functions]
+
+
+def _quiet(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, printing to standard error.
+
+    This redirects the whole process. It does no harm where a chat waits for the result, and does while another thread
+    prints replies: a function that runs into a limit of time goes on in one. `commandr chat` has no such limit.
+    """
+
+    @functools.wraps(function)
+    def call(**arguments: Any) -> Any:
+        with contextlib.redirect_stdout(sys.stderr):
+            return function(**arguments)
+
+    return call
 
 
 def _load_function(name: str) -> Callable[..., Any]:

@@ -16,7 +16,7 @@ from commandr_gguf.demo.data.source import Prompts, Source
 from commandr_gguf.demo.templates import CHAT_TEMPLATES
 from commandr_gguf.demo.tokenizer import SPECIAL_TOKENS, TURN_TOKENS, VOCAB_SIZE, turn_token_id
 
-WEIGHTS: dict[Task, float] = {"tools": 0.32, "accurate": 0.38, "fast": 0.3}
+WEIGHTS: dict[Task, float] = {"tools": 0.2, "accurate": 0.42, "fast": 0.38}
 """How often each of the longer tasks is drawn."""
 N_CHAT = 4
 """Chats in each step: they are short, and a batch of their own saves padding."""

@@ -58,6 +58,10 @@ class AnswerReplay:
         self._ends: list[int] = []
         """For each token of the reply: where its bytes end."""
         self._answer: _Answer | None = None
+        self._begins: int | None = None
+        """Where the plain answer begins, behind its mark."""
+        self._line = 0
+        """Where the line begins up to which marks were looked for."""
 
     def draft(self, tokens: Sequence[int], limit: Limit) -> Draft | None:
         """See `Drafter.draft`."""
@@ -89,16 +93,18 @@ class AnswerReplay:
             self._ends.append(len(self._reply))
 
     def _find_answer(self) -> _Answer | None:
-        start = _ANSWER.search(self._reply)
-        end = _GROUNDED.search(self._reply, start.end()) if start else None
-        if start is None or end is None:
+        mark = _ANSWER.search(self._reply, self._line) if self._begins is None else None
+        self._begins = mark.end() if mark else self._begins
+        end = None if self._begins is None else _GROUNDED.search(self._reply, max(self._line, self._begins))
+        self._line = self._reply.rfind(b"\n") + 1
+        if self._begins is None or end is None:
             return None
-        text = bytes(self._reply[start.end() : end.start()]).rstrip()
+        text = bytes(self._reply[self._begins : end.start()]).rstrip()
         starts = [0, *self._ends]
         own = {
-            starts[i] - start.end(): i
+            starts[i] - self._begins: i
             for i in range(len(self._tokens))
-            if starts[i] >= start.end() and starts[i + 1] <= start.end() + len(text)
+            if starts[i] >= self._begins and starts[i + 1] <= self._begins + len(text)
         }
         return _Answer(text, end.end(), own, self._tokens[: max(own.values()) + 1]) if own else None
 

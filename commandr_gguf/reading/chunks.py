@@ -47,11 +47,6 @@ class _Atoms:
     """Of all atoms before, so that there is one more than atoms."""
 
 
-def count_words(text: str) -> float:
-    """The length of a text in words as chunks are measured: characters count where a script has no spaces."""
-    return _atoms(text).weights[-1] / _WORD
-
-
 def chunk_spans(
     text: str, marks: Sequence[Mark] = (), *, min_words: int = 100, max_words: int = 400
 ) -> list[tuple[int, int]]:

@@ -12,9 +12,6 @@ from commandr_gguf.errors import ArgumentError, CancelledError, FileError, Forma
 from commandr_gguf.reading.chunks import chunk_spans
 from commandr_gguf.reading.content import Content, chunk_title
 from commandr_gguf.reading.folders import FoundFile, find_files
-from commandr_gguf.reading.html_file import read_html
-from commandr_gguf.reading.markdown_file import read_markdown
-from commandr_gguf.reading.pdf_file import read_pdf
 from commandr_gguf.reading.text_file import read_text
 
 logger = logging.getLogger("commandr_gguf.reading")
@@ -22,11 +19,33 @@ logger = logging.getLogger("commandr_gguf.reading")
 AnyPath = str | os.PathLike[str]
 _Reader = Callable[[str, bytes], Content]
 
+
+# The libraries behind these three would be a third of all that the command line imports: files that need them wait.
+
+
+def _markdown(name: str, data: bytes) -> Content:
+    from commandr_gguf.reading.markdown_file import read_markdown  # noqa: PLC0415  # see above
+
+    return read_markdown(name, data)
+
+
+def _html(name: str, data: bytes) -> Content:
+    from commandr_gguf.reading.html_file import read_html  # noqa: PLC0415  # see above
+
+    return read_html(name, data)
+
+
+def _pdf(name: str, data: bytes) -> Content:
+    from commandr_gguf.reading.pdf_file import read_pdf  # noqa: PLC0415  # see above
+
+    return read_pdf(name, data)
+
+
 READERS: dict[str, _Reader] = {
     **dict.fromkeys((".txt", ".text", ".rst", ".adoc", ".org", ".csv", ".tsv"), read_text),
-    **dict.fromkeys((".md", ".markdown", ".mdown", ".mkd"), read_markdown),
-    **dict.fromkeys((".html", ".htm", ".xhtml"), read_html),
-    ".pdf": read_pdf,
+    **dict.fromkeys((".md", ".markdown", ".mdown", ".mkd"), _markdown),
+    **dict.fromkeys((".html", ".htm", ".xhtml"), _html),
+    ".pdf": _pdf,
 }
 """The endings of the files that are read, in small letters."""
 
@@ -119,8 +138,8 @@ def _reader_for(data: bytes) -> _Reader:
     """By its beginning, for a file whose name says nothing."""
     start = data[:1024].lstrip().lower()
     if start.startswith(b"%pdf-"):
-        return read_pdf
-    return read_html if start.startswith((b"<!doctype html", b"<html")) else read_text
+        return _pdf
+    return _html if start.startswith((b"<!doctype html", b"<html")) else read_text
 
 
 def _documents(file: FoundFile, content: Content, min_words: int, max_words: int) -> list[dict[str, Any]]:

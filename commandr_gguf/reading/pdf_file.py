@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 
 import pypdf
@@ -10,6 +11,9 @@ from pypdf.errors import DependencyError, FileNotDecryptedError
 
 from commandr_gguf.errors import FormatError, UnsupportedError
 from commandr_gguf.reading.content import Content, Mark
+
+# Damage that pypdf works around is a matter of logs; where nobody has set these up, Python writes it to the terminal.
+logging.getLogger("pypdf").addHandler(logging.NullHandler())
 
 _UNWANTED = re.compile(r"[\x00-\x08\x0e-\x1f\x7f\ud800-\udfff]")  # halves of characters, and what no font shows
 

@@ -6,8 +6,6 @@ import codecs
 import re
 import string
 
-import charset_normalizer
-
 from commandr_gguf.errors import FormatError
 from commandr_gguf.reading.content import Content
 
@@ -79,6 +77,8 @@ def _decode_legacy(data: bytes) -> str:
     n_high = len(data.translate(None, bytes(range(0x80))))
     n_letters = len(data) - len(data.translate(None, string.ascii_letters.encode()))
     if n_high >= _ENOUGH_TO_TELL or n_high > n_letters:
+        import charset_normalizer  # noqa: PLC0415  # it is slow to import, and few files need it
+
         best = charset_normalizer.from_bytes(data, cp_isolation=_LEGACY).best()
         if best is not None:
             return str(best)

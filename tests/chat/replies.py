@@ -23,14 +23,24 @@ def pieces(text: str, sizes: Sequence[int]) -> Iterable[str]:
         number += 1
 
 
-def stream(reply_format: ReplyFormat, parts: Iterable[str], **options: Any) -> list[Part]:
-    """The events of a reply that is written in these pieces; each must fit to those before it."""
+def stream(reply_format: ReplyFormat, parts: Iterable[str], *, cut: bool = False, **options: Any) -> list[Part]:
+    """The events of a reply that is written in these pieces and cut or not; each must fit to those before it."""
     parser = reply_parser(reply_format, **options)
     events: list[Part] = []
     for part in parts:
         events += parser.write(part)
-    events += parser.flush()
+    events += parser.flush(cut=cut)
+    check_offsets(events)
+    assert [event.index for event in events if isinstance(event, SearchQuery)] == list(
+        range(sum(isinstance(event, SearchQuery) for event in events))
+    )
+    return merged(events)
+
+
+def check_offsets(events: Iterable[object]) -> None:
+    """Fails where a citation is not one of the visible text in front of it, or comes twice."""
     visible = ""
+    events = list(events)
     for event in events:
         if isinstance(event, Text):
             visible += event.text
@@ -38,11 +48,8 @@ def stream(reply_format: ReplyFormat, parts: Iterable[str], **options: Any) -> l
             assert 0 <= event.start < event.end <= len(visible)
             assert visible[event.start : event.end] == event.text
             assert event.text.strip()
-    assert len(set(map(repr, citations(events)))) == len(citations(events))
-    assert [event.index for event in events if isinstance(event, SearchQuery)] == list(
-        range(sum(isinstance(event, SearchQuery) for event in events))
-    )
-    return merged(events)
+    found = [event for event in events if isinstance(event, Citation)]
+    assert len(set(map(repr, found))) == len(found)
 
 
 def merged(events: Iterable[Part]) -> list[Part]:

@@ -21,6 +21,7 @@ from commandr_gguf import (
     ToolCall,
     ToolResult,
 )
+from commandr_gguf.chat.request import make_request
 from scripted import ScriptedModel
 
 
@@ -92,6 +93,17 @@ def test_an_empty_reply_counts() -> None:
     conversation = talk(ScriptedModel(""))
     say(conversation, "Hi")
     assert conversation.turns == [user("Hi"), assistant("")]
+
+
+@pytest.mark.parametrize("reason", ["length", "cancelled"])
+def test_a_reply_that_was_cut_before_its_first_text_is_taken_back(reason: str) -> None:
+    cut = {"text": "", "reason": reason}
+    conversation = talk(ScriptedModel("first", cut, "second"))
+    say(conversation, "Hi")
+    say(conversation, "And?")
+    assert conversation.turns == [user("Hi"), assistant("first")]
+    say(conversation, "And?")
+    assert conversation.turns[2:] == [user("And?"), assistant("second")]
 
 
 # ---- documents and tools
@@ -177,6 +189,29 @@ def test_what_tools_gave_stays_when_the_steps_are_used_up() -> None:
     assert [message["role"] for message in conversation.turns] == ["user", "assistant", "tool"]
     say(conversation, "Well?")
     assert conversation.turns[-1] == assistant("In 1987.")
+
+
+@pytest.mark.parametrize("text", ["", "Plan: I will"])
+def test_a_reply_with_tools_that_was_cut_before_text_and_calls_leaves_no_turn(text: str) -> None:
+    cut = {"text": text, "reason": "length"}
+    conversation = talk(ScriptedModel(cut), tools=[look])
+    say(conversation, "When?")
+    assert conversation.turns == []
+    conversation = talk(ScriptedModel(CALL, cut, GROUNDED), tools=[look])
+    say(conversation, "When?")
+    assert [message["role"] for message in conversation.turns] == ["user", "assistant", "tool"]
+    say(conversation, "Well?")
+    assert conversation.turns[-2:] == [user("Well?"), assistant("In 1987.")]
+
+
+def test_a_question_whose_answer_was_cut_goes_into_the_next_one_of_a_template_that_alternates() -> None:
+    conversation = talk(ScriptedModel(CALL, {"text": "", "reason": "length"}), tools=[look], multi_step=False)
+    say(conversation, "When?")
+    assert [message["role"] for message in conversation.turns] == ["user", "assistant", "tool"]
+    request = make_request([*conversation.messages, user("Well?")])
+    assert request.template == "multi_step"
+    request = make_request([*conversation.messages, user("Well?")], documents=["In 1987."])
+    assert request.data["messages"] == [user("When?\n\nWell?")]
 
 
 def test_a_conversation_with_tools_is_saved_and_loaded(tmp_path: Path) -> None:

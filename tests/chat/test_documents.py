@@ -77,6 +77,8 @@ def test_ids_are_numbers_where_none_is_given() -> None:
         (["a", ""], "document 1 is empty"),
         ([{}], "document 0 is empty"),
         ([{"id": "x", "data": {}}], "document 0 is empty"),
+        ([{"id": "x"}], "document 0 is empty but for its id"),
+        (["a", {"id": 3, "text": ""}], "document 1 is empty but for its id"),
         ([{"title": "", "list": [], "none": None}], "document 0 is empty"),
         ([{"id": "x", "data": "a"}, "b", {"id": "x", "data": "c"}], "documents 0 and 2 have the same id 'x'"),
         ([{"id": "1", "data": "a"}, "b"], "documents 0 and 1 have the same id '1'"),

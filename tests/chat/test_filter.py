@@ -91,9 +91,9 @@ ANY = st.one_of(
 )
 
 
-@given(st.sampled_from(FORMATS), ANY, SIZES)
-def test_any_split_gives_the_same_events(reply_format: ReplyFormat, reply: str, sizes: list[int]) -> None:
-    assert stream(reply_format, pieces(reply, sizes)) == whole(reply_format, reply)
+@given(st.sampled_from(FORMATS), ANY, SIZES, st.booleans())
+def test_any_split_gives_the_same_events(reply_format: ReplyFormat, reply: str, sizes: list[int], cut: bool) -> None:
+    assert stream(reply_format, pieces(reply, sizes), cut=cut) == whole(reply_format, reply, cut=cut)
 
 
 @given(texts(MARKS, TAGS, WORDS) | st.text(), SIZES)
@@ -221,6 +221,89 @@ def test_a_reply_that_is_cut_anywhere_is_the_beginning_of_the_whole(end: int) ->
     assert text.startswith(shown(events)) or any(line.startswith(shown(events)) for line in lines)
     for citation in citations(events):
         assert text[citation.start : citation.end] == citation.text
+
+
+# ---- replies that the model did not end
+
+
+@pytest.mark.parametrize(
+    ("before", "text"),
+    [("Action: ", ""), ("", ""), ("Plan: I look.\nAction:", ""), ("Here you are: ", "Here you are:")],
+)
+@pytest.mark.parametrize("actions", [f"[\n    {OTHER},\n    {LIST[6:]}", f"[\n    {NOTHING}\n]"])
+def test_a_call_that_was_cut_is_no_text_and_no_call(before: str, text: str, actions: str) -> None:
+    reply_format: ReplyFormat = "multi_step" if before.startswith("Plan") else "tools"
+    reply = f"{before}```json\n{actions}\n```"
+    complete = calls(whole(reply_format, reply))
+    for end in range(len(before), len(reply)):
+        events = whole(reply_format, reply[:end], cut=True)
+        assert (shown(events), text) in {(text, text), ("Here you are", "Here you are:")}, reply[:end]
+        given = calls(events)
+        assert given == complete[: len(given)]
+        assert len(given) == len(complete) or end <= reply.rindex("}")
+
+
+@pytest.mark.parametrize("mark", ["Action:", "Relevant Documents: 0,1", "Cited Documents: 0", "**Answer:**"])
+def test_a_mark_or_a_line_of_numbers_that_was_cut_gives_nothing(mark: str) -> None:
+    for end in range(len(mark) + 1):
+        assert whole("multi_step", mark[:end], cut=True) == []
+
+
+def test_words_in_the_place_of_actions_are_shown_when_they_are_cut() -> None:
+    assert shown(whole("tools", "Action: none, since I", cut=True)) == "Action: none, since I"
+    assert shown(whole("tools", "I can do", cut=True)) == "I can do"
+
+
+def test_a_grounded_answer_that_was_cut_is_completed_by_the_plain_one() -> None:
+    answer = "The bridge was opened in 1987."
+    plain, grounded = ACCURATE.index("The"), ACCURATE.index("Grounded answer:")
+    places = {15: "opened", 25: "1987"}
+    for end in range(len(ACCURATE)):
+        events = whole("grounded", ACCURATE[:end], cut=True)
+        assert shown(events) == (answer[: max(end - plain, 0)].rstrip() if end < grounded else answer), end
+        for citation in citations(events):
+            assert places[citation.start].startswith(citation.text)
+    events = whole("grounded", ACCURATE.partition("</co: 0,1>")[0], cut=True)
+    assert [citation.text for citation in citations(events)] == ["opened", "1987"]
+    assert "".join(event.text for event in events if isinstance(event, PlainAnswer)) == answer
+
+
+@pytest.mark.parametrize(
+    ("grounded", "text"),
+    [
+        ("This bridge", "This bridge"),
+        ("The bridge was opened in 1987.", "The bridge was opened in 1987."),
+        ("The bridge was opened in 1987. And", "The bridge was opened in 1987. And"),
+        ("The\nbridge", "The\nbridge"),
+        ("The bridge <", "The bridge was opened in 1987."),
+        ("<co: 0>The bridge </co: 0>", "The bridge was opened in 1987."),
+    ],
+)
+def test_a_grounded_answer_with_other_words_is_not_completed(grounded: str, text: str) -> None:
+    head = f"Let me see.\n{ACCURATE.partition('Grounded')[0]}Grounded answer: "
+    assert shown(whole("grounded", head + grounded, cut=True)) == f"Let me see.\n{text}"
+    ended = whole("grounded", head + "The bridge was")
+    assert shown(ended) == "Let me see.\nThe bridge was"
+
+
+@pytest.mark.parametrize(
+    ("reply_format", "written", "again", "visible"),
+    [
+        ("grounded", "Grounded answer: a <co: ", "1,", "a <co: 1,1"),
+        ("grounded", "", "*", "***"),
+        ("grounded", "**Answer:", "*", ""),
+        ("tools", "See [", "\n", "See ["),
+        ("tools", "See ```json", " ", "See ```json"),
+        ("tools", f"Action: [{OTHER}]", " ", ""),
+    ],
+)
+def test_no_endless_run_is_held_back(reply_format: ReplyFormat, written: str, again: str, visible: str) -> None:
+    parser = reply_parser(reply_format)
+    events = parser.write(written)
+    for _ in range(600):
+        events += parser.write(again)
+    assert shown(events).startswith(visible)
+    assert len(parser._held) < 300  # type: ignore[attr-defined]
 
 
 def test_the_events_of_a_step() -> None:

@@ -184,7 +184,7 @@ class TestGrounded:
             " Use <code>x</code>, a < b, <col>, </c>, </ x>, <, <c and </code>.",
             "<code>x</code>",
             " <co: 0>a</co: 0> <code>\n<b>x</b></code> <co: 0>a</co: 0>",
-            " <co: 2>a <b>bold</b> word <</co: 2>",
+            " <co: 2>a < b <= c << d <0.5 <-> <é></co: 2> <b>bold</b>",
             " <b>",
             " <Col>, <Cohere> and <c>",
             " a <",
@@ -218,6 +218,10 @@ class TestGrounded:
             " a</co> <code>",
             " </code>",
             " <co: 0><code></co: 0>",
+            " <co: 0>a <b>bold</co: 0>",
+            " <co: 0>a <h: 2>b</co: 0>",
+            " <co: 0>a <: 2>b</co: 0>",
+            " <co: 0>a <</co: 0>",
         ],
     )
     def test_answers_that_break_it(self, answer: str) -> None:
@@ -234,6 +238,19 @@ class TestGrounded:
         assert not allows(grammar, f"{head} one")
         assert not allows(grammar, f"{HEAD} one")
         assert not allows(grounded_grammar(2, "fast"), f"{head} one\nGrounded answer: one")
+
+    def test_what_is_announced_not_to_be_cited_is_not_cited(self) -> None:
+        head = "Relevant Documents: 0\nCited Documents: None\n"
+        plain = "Answer: a < <b>b</b>\n"
+        for grammar, parts in (
+            (grounded_grammar(2), head + plain),
+            (grounded_grammar(2, "fast"), head),
+            (multi_step_grammar(tools(), 2), head),
+            (multi_step_grammar(tools(), 2), head + plain),
+        ):
+            assert allows(grammar, f"{parts}Grounded answer: a < <b>b</b>")
+            assert not allows(grammar, f"{parts}Grounded answer: <co: 0>a</co: 0>")
+            assert allows(grammar, f"{parts}Grounded answer: <co: 0>a</co: 0>".replace("None", "1"))
 
     def test_without_documents_nothing_is_cited(self) -> None:
         head = "Relevant Documents: None\nCited Documents: None\nGrounded answer:"
@@ -265,7 +282,9 @@ class TestPlain:
             ({"type": "integer", "minimum": 3}, "12", "2"),
             ('{"enum": ["a/b", 1]}', '"a/b"', '"a"'),
             ({"properties": {"not": {"type": "string"}}, "required": ["not"], "type": "object"}, '{"not": "x"}', "{}"),
-            ({"type": "array", "items": {"type": "string"}}, '[\n    "a",\n    "b"\n]', '[ \t "a"]'),
+            ({"type": "array", "items": {"type": "string"}}, '[ "a", "b" ]', '[\n    "a",\n    "b"\n]'),
+            (True, '{"a":1, "b" : { }}', '{"a":  1}'),
+            ({"type": "object"}, "{}", "{\n}"),
         ],
     )
     def test_json_keeps_to_its_schema(self, schema: Any, right: str, wrong: str) -> None:

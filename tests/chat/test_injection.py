@@ -68,7 +68,7 @@ def requests(text: str) -> dict[str, dict[str, Any]]:
         "documents": {"messages": conversation, "documents": documents},
         "documents, fast": {"messages": [*conversation, system], "documents": documents, "citation_mode": "fast"},
         "tools": {"messages": conversation, "tools": tools(text)},
-        "calls as text": {"messages": [*conversation, *rounds(text)], "tools": tools(text), "multi_step": False},
+        "results as documents": {"messages": [*conversation, *rounds(text)], "tools": tools(text), "multi_step": False},
         "first step": {"messages": conversation, "tools": tools(text), "multi_step": True},
         "multi-step": {"messages": [*conversation, *rounds(text)], "tools": tools(text)},
     }

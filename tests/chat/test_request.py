@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from commandr_gguf import ArgumentError, UnsupportedError
+from commandr_gguf.chat.command_a import render_command_a
 from commandr_gguf.chat.documents import CheckedDocument
 from commandr_gguf.chat.request import Request, make_request
 from commandr_gguf.chat.tools import normalize_tools
@@ -22,6 +23,12 @@ CALLED: list[dict[str, Any]] = [
     {"role": "assistant", "tool_plan": "Look.", "tool_calls": [{"id": "a", "name": "find", "parameters": {"q": "é"}}]},
 ]
 DONE: list[dict[str, Any]] = [*CALLED, {"role": "tool", "tool_call_id": "a", "content": [{"title": "t"}, {"n": 2}]}]
+
+ANSWERED: list[dict[str, Any]] = [
+    *DONE,
+    {"role": "assistant", "content": "Found."},
+    {"role": "user", "content": "And?"},
+]
 
 
 def chosen(request: Request) -> tuple[str, str]:
@@ -54,8 +61,10 @@ def test_requests_choose_their_template() -> None:
         (CALLED, {"tools": [TOOL]}, "tool_use"),
         (DONE, {"tools": [TOOL]}, "multi_step"),
         (DONE, {}, "multi_step"),
-        (DONE, {"tools": [TOOL], "multi_step": False}, "tool_use"),
-        (DONE, {"multi_step": False}, "default"),
+        (DONE, {"tools": [TOOL], "multi_step": False}, "rag"),
+        (DONE, {"multi_step": False}, "rag"),
+        (ANSWERED, {"tools": [TOOL], "multi_step": False}, "tool_use"),
+        (ANSWERED, {"multi_step": False}, "default"),
         (DONE, {"documents": ["a"]}, "rag"),
     ],
 )
@@ -76,14 +85,61 @@ def test_one_prompt_of_the_later_models_shows_documents_and_tools(family: Any) -
     assert chosen(make_request(DONE, tools=[TOOL], multi_step=False, family=family)) == (family, family)
 
 
-def test_calls_and_results_are_text_where_a_template_knows_no_tools() -> None:
-    request = make_request(DONE, documents=["a"])
-    action = 'Action: ```json\n[\n    {\n        "tool_name": "find",\n        "parameters": {\n            "q": "é"\n'
-    assert request.data["messages"] == [
-        *HELLO,
-        {"role": "assistant", "content": f"Plan: Look.\n{action}        }}\n    }}\n]\n```"},
-        {"role": "system", "content": "<results>\nDocument: 0\ntitle: t\n\nDocument: 1\nn: 2\n</results>"},
+def test_switches_of_the_later_models_are_shown_by_their_own_prompt() -> None:
+    assert make_request(HELLO, family="cmd3").template == "default"
+    texts = set()
+    for options in (
+        {"safety_mode": "contextual"},
+        {"safety_mode": "none"},
+        {"reasoning": True},
+        {"reasoning": False, "documents": ["a"]},
+        {"reasoning": False, "documents": ["a"], "citation_mode": "off"},
+    ):
+        request = make_request(HELLO, family="cmd3", **options)
+        assert chosen(request) == ("cmd3", "cmd3")
+        texts.add(render_command_a(request.data, "cmd3"))
+    assert len(texts) == 5
+
+
+def test_results_of_the_only_step_are_the_documents_of_the_answer() -> None:
+    asked: list[dict[str, Any]] = [
+        *ANSWERED,
+        {"role": "assistant", "tool_calls": [{"id": "b", "name": "find"}, {"id": "c", "name": "find"}]},
     ]
+    last: list[dict[str, Any]] = [
+        {"role": "tool", "tool_call_id": "c", "content": "text"},
+        {"role": "tool", "content": [{"id": "x", "n": 3}]},
+    ]
+    request = make_request([*asked, *last], tools=[TOOL], citation_mode="fast", multi_step=False)
+    assert chosen(request) == ("rag", "grounded")
+    assert request.data["messages"] == [*HELLO, *ANSWERED[-2:]]
+    assert request.data["documents"] == [{"output": "text"}, {"id": "x", "n": "3"}]
+    assert request.citable == [CheckedDocument("c:0", {"output": "text"}), CheckedDocument("x", {"id": "x", "n": 3})]
+    assert (request.tools, request.data["tools"], request.citation_mode) == (None, None, "fast")
+    nothing = make_request([*CALLED, {"role": "tool", "content": []}], tools=[TOOL], multi_step=False)
+    assert (*chosen(nothing), nothing.data["documents"]) == ("rag", "grounded", [])
+
+
+def test_results_stand_behind_documents_that_are_given() -> None:
+    request = make_request(DONE, documents=["a"])
+    assert request.data["messages"] == HELLO
+    assert request.data["documents"] == [{"text": "a"}, {"title": "t"}, {"n": "2"}]
+    assert [document.id for document in request.citable] == ["0", "a:0", "a:1"]
+    earlier = make_request(ANSWERED, documents=["a"])
+    assert (earlier.data["documents"], len(earlier.citable)) == ([{"text": "a"}], 1)
+
+
+@pytest.mark.parametrize("options", [{"tools": [TOOL], "multi_step": False}, {"multi_step": False}, {"documents": []}])
+def test_prompts_of_one_step_show_words_only(options: dict[str, Any]) -> None:
+    request = make_request(ANSWERED, **options)
+    assert request.data["messages"] == [*HELLO, *ANSWERED[-2:]]
+    assert request.citable == []
+    more = [{"role": "user", "content": "And?"}, {"role": "assistant", "content": "So."}, *HELLO]
+    joined = [{"role": "user", "content": "Hello\n\nAnd?"}, *more[1:]]
+    assert make_request([*DONE, *more], **options).data["messages"] == joined
+    assert make_request([*HELLO, *HELLO], **options).data["messages"] == [*HELLO, *HELLO]  # a template may refuse it
+    with pytest.raises(ArgumentError, match="nothing but calls of tools and their results"):
+        make_request(DONE[1:], **options)
 
 
 def test_what_a_reply_may_cite() -> None:
@@ -113,8 +169,13 @@ def test_what_a_reply_may_cite() -> None:
     ("options", "error", "message"),
     [
         ({"documents": ["a"], "tools": [TOOL]}, ArgumentError, "documents and tools cannot be given together"),
-        ({"documents": ["a"], "citation_mode": "exact"}, ArgumentError, "citation_mode must be 'accurate' or 'fast'"),
+        ({"documents": ["a"], "citation_mode": "exact"}, ArgumentError, "must be 'accurate', 'fast' or 'off'"),
         ({"documents": ["a"], "multi_step": True}, ArgumentError, "documents cannot be given for multi_step"),
+        ({"documents": ["a"], "citation_mode": "off"}, ArgumentError, "citation_mode 'off' is for Command R7B"),
+        ({"safety_mode": "strict"}, ArgumentError, "safety_mode is for Command R7B and Command A"),
+        ({"reasoning": False}, ArgumentError, "reasoning is for Command R7B and Command A"),
+        ({"safety_mode": "lax", "family": "cmd3"}, ArgumentError, "must be 'contextual', 'strict' or 'none'"),
+        ({"reasoning": 1, "family": "cmd4"}, ArgumentError, "reasoning must be True or False, not 1"),
         ({"multi_step": 1}, ArgumentError, "multi_step must be True or False, not 1"),
         ({"documents": ["a"], "family": "cmd5"}, UnsupportedError, "of the kind cmd5; tools and documents are known"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -141,6 +142,20 @@ def test_text_beside_calls_is_kept() -> None:
     assert "Let me see." in json.dumps(run.messages[1])
 
 
+def test_one_step_ends_with_an_answer_from_its_results() -> None:
+    model = ScriptedModel(actions(("add", {"a": 2, "b": 3}), ("add", {"a": 5}), plan=""), ANSWER)
+    run = run_tools(model.model, QUESTION, [add], multi_step=False)
+    assert (run.stopped, len(run.steps), run.reply.text) == ("answer", 1, "It is 5.")
+    (citation,) = run.reply.citations
+    assert [(source.id, source.document) for source in citation.sources] == [("0:0", {"output": "5"})]
+    assert run.reply.documents_relevant == [0]
+    assert run.messages[-1] == {"role": "assistant", "content": "It is 5."}
+    again = ScriptedModel(actions(("add", {"a": 1}), plan=""), ANSWER)
+    more = run_tools(again.model, [*run.messages, *QUESTION], [add], multi_step=False)
+    (citation,) = more.reply.citations  # numbers begin anew: this prompt shows no earlier results
+    assert [source.document for source in citation.sources] == [{"output": "11"}]
+
+
 # ---- functions
 
 
@@ -195,6 +210,18 @@ def test_interrupts_in_a_function_end_the_run(max_seconds: float | None) -> None
 
     with pytest.raises(KeyboardInterrupt):
         run_tools(ScriptedModel(actions(("stop", {}))).model, QUESTION, [stop], max_seconds=max_seconds)
+
+
+@pytest.mark.parametrize("max_seconds", [None, 60.0])
+def test_a_function_that_would_end_the_program_is_told_to_the_model(max_seconds: float | None) -> None:
+    def leave() -> None:
+        """Leaves."""
+        sys.exit("no such city")
+
+    model = ScriptedModel(actions(("leave", {})), ANSWER)
+    run = run_tools(model.model, QUESTION, [leave], max_seconds=max_seconds)
+    assert run.steps[0].results[0].error == "SystemExit: no such city"
+    assert run.stopped == "answer"
 
 
 def test_without_a_limit_of_time_functions_run_in_the_calling_thread() -> None:
@@ -321,6 +348,26 @@ def test_the_limit_of_time_within_a_generation() -> None:
     assert run.messages == normalize(QUESTION)
 
 
+@pytest.mark.parametrize(
+    ("text", "answered"),
+    [("Relevant Documents: 0\nGrounded answer: It i", True), ("Plan: I will", False), ("", False)],
+)
+def test_a_reply_that_was_cut_is_no_answer(text: str, answered: bool) -> None:
+    model = ScriptedModel(actions(("add", {"a": 1})), {"text": text, "reason": "length"})
+    run = run_tools(model.model, QUESTION, [add])
+    assert (run.stopped, run.reply.finish_reason, len(run.steps)) == ("length", "length", 1)
+    assert [message["role"] for message in run.messages[3:]] == ["assistant"] * answered
+    assert all(message["content"] == "It i" for message in run.messages[3:])
+
+
+def test_calls_of_a_reply_that_was_cut_are_not_made() -> None:
+    whole = actions(("add", {"a": 1}), ("add", {"a": 2}))
+    cut = {"text": whole[: whole.rindex("{")], "reason": "length"}
+    run = run_tools(ScriptedModel(cut).model, QUESTION, [add])
+    assert run.reply.tool_calls[:1] == [ToolCall("add", {"a": 1})]
+    assert (run.stopped, run.steps, run.messages) == ("length", [], normalize(QUESTION))
+
+
 def test_a_generous_limit_of_time_changes_nothing() -> None:
     for limit in (60, float("inf"), 1e30):
         model = ScriptedModel(actions(("add", {"a": 1})), ANSWER)
@@ -368,6 +415,12 @@ def test_leaving_a_stream_of_events_early_keeps_the_trace() -> None:
     assert "It is 5.".startswith(run.reply.text)
     assert run.reply.text
     assert list(stream) == []
+
+
+def test_streams_are_asked_for_by_their_class() -> None:
+    for value in (True, False):
+        with pytest.raises(ArgumentError, match="run_tools takes no stream; iterate over ToolStream"):
+            run_tools(ScriptedModel().model, QUESTION, [add], stream=value)
 
 
 def test_what_cannot_be_a_conversation_is_refused() -> None:

@@ -16,8 +16,9 @@ from rich.console import Console
 
 import embedded
 import models
-from commandr_gguf import Finish, PlainAnswer, Reply, Text
-from commandr_gguf.cli import main, replies
+from commandr_gguf import CommandR, Finish, PlainAnswer, Reply, Text
+from commandr_gguf.cli import main, replies, sources
+from commandr_gguf.cli.loading import load
 from commandr_gguf.cli.replies import CitationPrinter
 from scripted import ScriptedModel
 
@@ -37,6 +38,19 @@ def forecast(city: str) -> str:
         city: The city.
     """
     return f"It is sunny in {city}."
+
+def loud(city: str) -> str:
+    """Gets the weather, and prints."""
+    print("asking", city)
+    return "sunny"
+
+def get_population(city: str) -> dict:
+    """Gets the population.
+
+    Args:
+        city: The city.
+    """
+    return {"title": city, "text": f"{city} has 4200 people."}
 
 class Station:
     @staticmethod
@@ -178,6 +192,15 @@ def test_the_embedded_model_answers_from_a_folder(folder: Path) -> None:
     assert second["usage"]["cached_tokens"] > 0
 
 
+def test_the_bar_of_files_read_begins_with_their_number(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    err = io.StringIO()
+    console = Console(file=err, width=60, force_terminal=True, color_system=None, _environ={})
+    monkeypatch.setattr(sources, "Console", lambda **_: console)
+    assert len(sources.read([folder / "docs"])) == 2
+    assert "/2" in err.getvalue()
+    assert "/?" not in err.getvalue()
+
+
 def test_the_beginnings_of_prompts_are_kept_in_a_folder(folder: Path) -> None:
     command = ("chat", str(models.gguf("gqa")), "--system", "Answer in verse. " * 40, "-n", "3", "--json")
     replies_ = [
@@ -229,6 +252,86 @@ def test_a_run_without_an_answer_says_so(
     assert "no answer: the limit of tool steps is reached" in err
 
 
+def test_what_functions_print_is_no_reply(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "weather.py").write_text(WEATHER + "\nprint('loaded')\n")
+    model = ScriptedModel(CALL.replace("forecast", "loud"), SUNNY)
+    assert chat(monkeypatch, model, "Weather?", "--tools", "weather:loud", "--json") == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["text"] == "It is sunny."
+    assert err == "loaded\nasking Oslo\n"
+
+
+def test_one_step_of_tools(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    model = ScriptedModel(CALL.partition("\n")[2], SUNNY)
+    asked: list[dict[str, Any]] = []
+
+    def note(*arguments: Any, **options: Any) -> Any:
+        asked.append(options)
+        return ScriptedModel.chat(model, *arguments, **options)
+
+    monkeypatch.setattr(model, "chat", note)
+    assert chat(monkeypatch, model, "Weather?", "--tools", "weather:forecast", "--single-step") == 0
+    assert capsys.readouterr().out == "It is sunny.\n"
+    assert [options["multi_step"] for options in asked] == [False, False]
+
+
+def test_a_cut_call_is_no_answer(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut = {"text": CALL, "reason": "length"}
+    assert chat(monkeypatch, ScriptedModel(cut), "Weather?", "--tools", "weather:forecast") == 0
+    assert "no answer: the reply was cut, see --max-tokens and --ctx" in capsys.readouterr().err
+
+
+def test_the_embedded_model_takes_one_step(folder: Path) -> None:
+    question = "Show me the population for the city of Norholm.\n"
+    options = ("--tools", "weather:get_population", "--single-step", "--json", "--temperature", "0", "--threads", "1")
+    done = run("chat", str(embedded.path()), *options, stdin=question, cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    reply = json.loads(done.stdout)
+    assert ("4200 people" in reply["text"], reply["tool_calls"]) == (True, [])
+    (citation,) = reply["citations"]
+    assert citation["sources"][0]["document"]["text"] == "Norholm has 4200 people."
+    timings = reply["timings"]
+    assert timings["decode_tokens_per_second"] == pytest.approx(timings["decode_tokens"] / timings["decode_seconds"])
+    assert timings["prefill_tokens_per_second"] > 0
+
+
+# ---- a smaller model that drafts
+
+
+@pytest.mark.parametrize("command", ["chat", "generate"])
+def test_a_draft_model_is_loaded_beside_the_model(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    opened: list[CommandR] = []
+
+    def keep(path: Path, **options: Any) -> CommandR:
+        opened.append(load(path, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(f"commandr_gguf.cli.{command}.load", keep)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Hello"), encoding="utf-8"))
+    drafts = str(models.gguf("gqa", "Q8_0"))
+    assert main([command, str(models.gguf("gqa")), "--draft-model", drafts, "-n", "4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["usage"]["completion_tokens"] <= 4
+    (model,) = opened
+    assert model._draft is not None
+    assert model._draft.model.path == drafts
+
+
+def test_a_draft_model_that_does_not_fit(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drafts = str(embedded.path())
+    assert main(["generate", str(models.gguf("gqa")), "a", "--draft-model", drafts, "-n", "4"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"commandr: {drafts} cannot draft for ")
+    assert main(["generate", str(models.gguf("gqa")), "a", "--draft-model", "absent.gguf"]) == 2
+    assert "absent.gguf" in capsys.readouterr().err
+
+
 # ---- errors
 
 
@@ -246,6 +349,7 @@ def test_a_run_without_an_answer_says_so(
         (["--tools", "weather:forecast", "--tools", "weather:forecast"], "two tools have the name 'forecast'"),
         (["--docs", "docs", "--tools", "weather:forecast"], "--docs and --tools cannot be given together"),
         (["--fast"], "--fast needs --docs"),
+        (["--single-step"], "--single-step needs --tools"),
         (["--docs", "absent"], "absent: cannot be read: No such file or directory"),
         (["--docs", "empty"], "empty: "),
     ],

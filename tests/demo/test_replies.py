@@ -16,7 +16,7 @@ from commandr_gguf.demo.evaluate import evaluate
 from commandr_gguf.demo.scoring import Scores
 
 COUNT = 40
-BOUNDS = {"tool_name": 0.9, "action": 0.82, "cited": 0.88, "fact": 0.75, "grounded": 0.8, "spans": 0.75}
+BOUNDS = {"tool_name": 0.9, "action": 0.82, "cited": 0.9, "fact": 0.82, "grounded": 0.85, "spans": 0.82}
 CHAT_BOUND = 0.92
 
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commandr_gguf import ArgumentError
-from commandr_gguf.reading.chunks import chunk_spans, count_words
+from commandr_gguf.reading import chunks as chunking
+from commandr_gguf.reading.chunks import chunk_spans
 from commandr_gguf.reading.content import Content, Mark, chunk_title
 from commandr_gguf.reading.markdown_file import markdown_content
 
@@ -44,6 +45,11 @@ def texts(draw: st.DrawFn, n: int = 900) -> str:
     passage = draw(st.lists(st.tuples(WORDS, GAPS), max_size=40))
     joined = "".join(word + gap for word, gap in passage)
     return joined * draw(st.integers(1, max(1, n // max(len(passage), 1)))) + draw(st.text(max_size=30))
+
+
+def count_words(text: str) -> float:
+    """The length of a text as chunks are measured."""
+    return chunking._atoms(text).weights[-1] / chunking._WORD
 
 
 def visible(text: str) -> str:

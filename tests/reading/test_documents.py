@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,6 @@ import pytest
 
 from commandr_gguf import ArgumentError, CancelledError, CommandRError, FileError, FormatError, UnsupportedError
 from commandr_gguf.reading import read_documents
-from commandr_gguf.reading.chunks import count_words
 from pdf_files import pdf
 
 
@@ -53,7 +54,7 @@ def test_a_folder_in_order_without_what_is_hidden(folder: Path) -> None:
 def test_the_text_of_a_file_is_all_there_once(folder: Path) -> None:
     chunks = [document["data"]["text"] for document in read_documents(folder / "a.md")]
     assert " ".join(chunks).split() == (folder / "a.md").read_text().split()
-    assert all(100 <= count_words(chunk) <= 400 for chunk in chunks)
+    assert all(100 <= len(chunk.split()) <= 400 for chunk in chunks)
 
 
 def test_paths_keep_their_order_and_a_file_comes_once(folder: Path) -> None:
@@ -159,3 +160,16 @@ def test_progress_counts_files_and_can_cancel(tmp_path: Path) -> None:
     assert seen == [(i, 300) for i in range(301)]
     with pytest.raises(CancelledError, match="after 7 of 300 files"):
         read_documents(tmp_path, progress=lambda done, _: done < 7)
+
+
+def test_the_libraries_of_readers_are_loaded_for_files_that_need_them(tmp_path: Path) -> None:
+    """They would take a third of the start of the command line."""
+    (tmp_path / "a.txt").write_text("Words.")
+    program = (
+        "import sys\n"
+        "from commandr_gguf import read_documents\n"
+        f"read_documents({str(tmp_path / 'a.txt')!r})\n"
+        "print(*sorted({'pypdf', 'bs4', 'markdownify', 'markdown_it', 'yaml'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import re
+
 import pytest
 
 from commandr_gguf import FormatError, UnsupportedError
@@ -199,6 +202,17 @@ def test_pdf_that_needs_a_password_is_refused() -> None:
 def test_pdf_of_pictures_is_refused() -> None:
     with pytest.raises(UnsupportedError, match=r"a\.pdf: has no text on any"):
         read_pdf("a.pdf", pdf(["", ""]))
+
+
+def test_damage_that_does_no_harm_is_not_told_on_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged = re.sub(rb"startxref\s+\d+", b"startxref\n7", pdf(["Words."]))
+    assert "Words." in read_pdf("a.pdf", damaged).text
+    assert caplog.messages != []  # who asks for logs has them
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    assert "Words." in read_pdf("a.pdf", damaged).text
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("data", [b"words", b"%PDF-1.7\n", pdf(["words"])[:150], b"%PDF-1.4\n%%EOF\n"])

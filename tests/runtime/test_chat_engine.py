@@ -168,13 +168,25 @@ def test_a_model_that_wants_no_tool_after_results_answers_from_them(
     grounded = (
         "Relevant Documents: 1\nCited Documents: 1\nAnswer: It is red.\nGrounded answer: It is <co: 1>red</co: 1>."
     )
-    script = Script(monkeypatch, DIRECTLY, grounded)
+    # Without constraints it would want no tool once more: its prompt ends with the beginning of the answer.
+    beginning = "" if constrained else "Relevant Documents:"
+    script = Script(monkeypatch, DIRECTLY, grounded.removeprefix(beginning))
     reply = tiny.chat([*HELLO, CALL, RESULT], tools=[PICK], constrained=constrained)
-    assert script.prompts[0] == script.prompts[1]
-    assert [options["constraint"] is not None for options in script.options] == [constrained, True]
-    assert (reply.text, reply.tool_calls) == ("It is red.", [])
+    assert script.prompts[1] == script.prompts[0] + beginning
+    assert [options["constraint"] is not None for options in script.options] == [constrained, constrained]
+    assert (reply.text, reply.tool_calls, reply.documents_relevant) == ("It is red.", [], [1])
+    assert reply.raw_text == DIRECTLY + grounded
     (citation,) = reply.citations
     assert [source.document for source in citation.sources] == [{"color": "a very red one"}]
+
+
+def test_stop_strings_are_those_of_the_visible_text(tiny: CommandR, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(monkeypatch, "Hello", DIRECTLY, "Hello", "")
+    assert tiny.chat(HELLO, stop="l").text == "He"
+    assert tiny.chat(HELLO, tools=[PICK], stop=["\n", "Action", "lo"]).text == "Hel"
+    assert all(not options.get("stop") for options in script.options)
+    with pytest.raises(ArgumentError, match="stop must be strings"):
+        tiny.chat(HELLO, stop="")
 
 
 def test_only_tools_can_be_declined(tiny: CommandR, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,6 +328,17 @@ def test_a_folder_keeps_the_beginnings_of_prompts(tmp_path: Path) -> None:
     assert (plain.tokens, plain.usage.cached_tokens) == (reply.tokens, 0)
 
 
+def test_a_folder_keeps_questions_with_their_documents(tmp_path: Path) -> None:
+    documents = ["The harbor's lighthouse is the oldest one here. " * 20]
+    used = []
+    for text in ("How old is it?", "How old is it?", "Why?"):
+        with CommandR(models.gguf("gqa"), n_ctx=2048, n_threads=1, prompt_cache=tmp_path) as model:
+            usage = model.chat([{"role": "user", "content": text}], documents=documents, max_tokens=1).usage
+        used.append(usage.prompt_tokens - usage.cached_tokens)
+    assert used[1] == 1
+    assert min(used[0], used[2]) > 200  # the documents stand behind the question
+
+
 def test_steps_of_tools_are_no_beginnings_to_keep(tmp_path: Path) -> None:
     """What is kept ends before the last message, be it a question or the result of a tool."""
     with CommandR(models.gguf("gqa"), n_ctx=4096, n_threads=1, prompt_cache=tmp_path) as model:
@@ -370,9 +393,24 @@ def test_too_many_documents_are_told_by_number_and_the_longest_by_name() -> None
             assert str(caught.value) == expected
         assert leases(model) == 0
         result = {"role": "tool", "content": [{"text": "long " * 300}]}
-        with pytest.raises(ContextFullError, match=r"with 1 document is \d+ tokens too long .* document 0 \(id "):
+        with pytest.raises(ContextFullError, match=r"with 1 document and 1 tool is \d+ tokens too long .* the longest"):
             model.chat([*HELLO, CALL, result], tools=[PICK])
         assert model.chat(HELLO, documents=["short"], max_tokens=2).finish_reason in {"length", "stop"}
+
+
+@pytest.mark.parametrize("multi_step", [False, True])
+def test_too_many_tools_are_told_by_number_and_the_longest_by_name(tiny: CommandR, multi_step: bool) -> None:
+    long = PICK | {"name": "long", "description": "long " * 5000}
+    tools = [PICK, long, PICK | {"name": "choose"}]
+    options: dict[str, Any] = {"multi_step": multi_step}
+    n_prompt = len(tiny.prompt(HELLO, tools=tools, **options).tokens)
+    n_longest = n_prompt - len(tiny.prompt(HELLO, tools=[tools[0], tools[2]], **options).tokens)
+    with pytest.raises(ContextFullError) as caught:
+        tiny.chat(HELLO, tools=tools, **options)
+    assert str(caught.value) == (
+        f"the prompt with 3 tools is {n_prompt + 1 - tiny.n_ctx} tokens too long for n_ctx = {tiny.n_ctx}; "
+        f"the longest is tool 'long' with {n_longest} tokens"
+    )
 
 
 def test_a_prompt_that_leaves_room_for_a_reply_is_taken() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -22,9 +22,11 @@ from commandr_gguf import (
     Finish,
     GenerationStream,
     Model,
+    OutOfMemoryError,
     ReplyStream,
     Session,
     Text,
+    command_r,
     generate,
 )
 from commandr_gguf.command_r import N_PROMPTS
@@ -211,3 +213,46 @@ def test_methods_and_functions_have_the_same_defaults() -> None:
     options = set(inspect.signature(CommandR).parameters) - {"n_ctx", "n_seq_max", "progress"}
     for part in (Model, Session):
         assert defaults(part, options) == defaults(CommandR, options & set(inspect.signature(part).parameters))
+
+
+# ---- a smaller model
+
+
+@pytest.mark.parametrize("fails", ["Session", "PrefixCache", "ChatEngine"])
+def test_what_was_opened_is_closed_when_the_rest_cannot_be(monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    opened: list[Model | Session] = []
+
+    class NotedModel(Model):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            opened.append(self)
+
+    class NotedSession(Session):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            if fails == "Session" and len(opened) == 3:  # the draft model's
+                raise OutOfMemoryError("too large")
+            super().__init__(*arguments, **options)
+            opened.append(self)
+
+    def fail(*_arguments: Any, **_options: Any) -> None:
+        raise OutOfMemoryError("too large")
+
+    monkeypatch.setattr(command_r, "Model", NotedModel)
+    monkeypatch.setattr(command_r, "Session", NotedSession)
+    if fails != "Session":
+        monkeypatch.setattr(command_r, fails, fail)
+    with pytest.raises(OutOfMemoryError, match="too large"):
+        CommandR(models.gguf("gqa"), draft=models.gguf("gqa"), n_ctx=64)
+    assert [type(one) for one in opened[:3]] == [NotedModel, NotedSession, NotedModel]
+    assert len(opened) == (3 if fails == "Session" else 4)
+    for one in opened:
+        if isinstance(one, Session):
+            assert one.closed
+        else:
+            with pytest.raises(ClosedError):
+                _ = one.pointer
+
+
+def test_speculation_is_a_switch(model: CommandR) -> None:
+    with pytest.raises(ArgumentError, match="speculate must be True or False, not 'no'"):
+        model.generate("a", max_tokens=1, speculate="no")  # type: ignore[call-overload]

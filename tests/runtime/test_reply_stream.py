@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import threading
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from commandr_gguf import CommandRError, Finish, Reply, ReplyStream, Text, ToolCall
+from chat.replies import SIZES, check_offsets
+from chat.replies import pieces as split
+from commandr_gguf import ArgumentError, CommandRError, Finish, PlainAnswer, Reply, ReplyStream, Text, ToolCall
 from commandr_gguf.chat.filter import ReplyFormat
 from commandr_gguf.chat.visible import Source
 from scripted import PROMPT_TOKENS, Pieces, stage, words
@@ -153,7 +159,192 @@ def test_cancel_within_the_second_generation() -> None:
     assert (reply.finish_reason, reply.text) == ("cancelled", "a")
 
 
+# ---- replies that the model did not end
+
+
+def test_a_call_that_was_cut_stands_in_the_raw_text_only() -> None:
+    for text in (A_TOOL, NO_TOOL):
+        for end in range(len(text) - 8):
+            reply = stream_of(Pieces(*words(text[:end]), reason="length"), form="tools")[0].finish()
+            assert (reply.text, reply.raw_text, reply.finish_reason) == ("", text[:end], "length")
+    assert stream_of(Pieces(A_TOOL[:-5]), form="tools")[0].finish().tool_calls == [ToolCall("add", {"a": 1})]
+
+
+def test_a_citation_that_is_open_at_the_end_comes_at_the_end() -> None:
+    stream, _ = stream_of(Pieces(*words(GROUNDED.partition("</co")[0])), form="grounded")
+    assert [citation.text for citation in stream.finish().citations] == ["1987"]
+
+
+def test_a_cancelled_reply_shows_the_plain_answer_to_its_end() -> None:
+    stream, _ = stream_of(Pieces(*words(GROUNDED)), form="grounded")
+    events = [next(stream)]
+    while not isinstance(events[-1], Text):
+        events.append(next(stream))
+    stream.cancel()
+    events += stream
+    check_offsets(events)
+    reply = stream.reply
+    assert (reply.text, reply.answer, reply.finish_reason) == ("In 1987.", "In 1987.", "cancelled")
+    assert text_of(events) == reply.text
+    assert len(reply.raw_text) < len(GROUNDED)
+
+
+def test_a_reply_whose_beginning_the_prompt_holds() -> None:
+    mark = "Relevant Documents:"
+    begun = dataclasses.replace(stage(Pieces(*words(GROUNDED.removeprefix(mark))), "grounded"), beginning=mark)
+    reply = ReplyStream(begun).finish()
+    assert (reply.text, reply.raw_text, reply.documents_relevant) == ("In 1987.", GROUNDED, [0])
+
+
+# ---- stop strings
+
+
+FRAGMENTS = [
+    *("Answer: ", "\nGrounded answer: ", "Relevant Documents: 0\n", "\nCited Documents: 0\n", "<co: 0>", "</co: 0>"),
+    *(
+        "<co: 1>",
+        "</co>",
+        "ab",
+        "ba",
+        "a",
+        "b",
+        " ",
+        "\n",
+        "c",
+        "<",
+        "Plan: ",
+        "<|START_TEXT|>",
+        "<co>",
+        "</co: 0:[0]>",
+    ),
+    *(A_TOOL, NO_TOOL, 'Action: [{"tool_name": "a'),
+]
+REPLIES = st.lists(st.sampled_from(FRAGMENTS), max_size=15).map("".join)
+STOPS = st.lists(st.text(st.sampled_from("ab \n"), min_size=1, max_size=3), min_size=1, max_size=3)
+FORMATS: list[ReplyFormat] = ["chat", "grounded", "tools", "multi_step", "search", "cmd4"]
+
+
+def read(parts: Sequence[str], form: ReplyFormat, stop: str | Sequence[str] = ()) -> Reply:
+    """The reply in these pieces."""
+    stream = ReplyStream(stage(Pieces(*parts), form), stop=stop)
+    events = list(stream)
+    check_offsets(events)
+    assert text_of(events) == stream.reply.text
+    return stream.reply
+
+
+@given(REPLIES, STOPS, st.sampled_from(FORMATS), SIZES)
+def test_visible_text_ends_at_a_stop_string_however_the_reply_is_cut(
+    text: str, stops: list[str], form: ReplyFormat, sizes: list[int]
+) -> None:
+    free = read([text], form)
+    reply, other = read([text], form, stops), read(list(split(text, sizes)), form, stops)
+    ends = [(free.text.index(stop) + len(stop), free.text.index(stop)) for stop in stops if stop in free.text]
+    assert reply.text == (free.text[: min(ends)[1]] if ends else free.text)
+    assert dataclasses.replace(reply, raw_text="", usage=other.usage, tokens=[]) == dataclasses.replace(
+        other, raw_text="", tokens=[]
+    )
+    assert reply.finish_reason == "stop"
+    assert all(citation.start < citation.end <= len(reply.text) for citation in reply.citations)
+    if not ends:
+        assert reply.citations == free.citations
+        assert reply.tool_calls == free.tool_calls
+
+
+@pytest.mark.parametrize(
+    ("stop", "text", "cited"),
+    [
+        ("\n", "In 1987.", ["1987"]),
+        ("Answer", "In 1987.", ["1987"]),
+        ("answer:", "In 1987.", ["1987"]),
+        ("0", "In 1987.", ["1987"]),
+        ("<co", "In 1987.", ["1987"]),
+        (["87", "x"], "In 19", ["19"]),
+        ("1987", "In ", []),
+        (".", "In 1987", ["1987"]),
+        ("In", "", []),
+    ],
+)
+def test_stop_strings_are_looked_for_in_what_a_reader_sees(stop: str, text: str, cited: list[str]) -> None:
+    for size in (1, 3, 200):
+        reply = read(list(split(GROUNDED, [size])), "grounded", stop)
+        assert (reply.text, [citation.text for citation in reply.citations]) == (text, cited)
+        assert (reply.answer, reply.documents_cited, reply.finish_reason) == ("In 1987.", [0], "stop")
+
+
+def test_stop_strings_do_not_end_a_call() -> None:
+    reply = read(words(A_TOOL), "tools", ["Action", "{", "\n", "add", "1"])
+    assert (reply.tool_calls, reply.text, reply.raw_text) == ([ToolCall("add", {"a": 1})], "", A_TOOL)
+
+
+def test_a_stop_string_ends_the_generation_and_holds_its_beginning_back() -> None:
+    pieces = Pieces("One s", "t", "or ST", "O", "P two", " three")
+    stream = ReplyStream(stage(pieces, "chat"), stop=["STOP", "st!"])
+    assert [event.text for event in stream if isinstance(event, Text)] == ["One ", "stor "]
+    reply = stream.reply
+    assert (reply.text, reply.raw_text, reply.finish_reason) == ("One stor ", "One stor STOP two", "stop")
+    assert (pieces.n_computed, pieces.n_closed >= 1) == (5, True)
+    assert stream.generations[0].finish_reason == "stop"
+
+
+def test_a_reply_that_a_stop_string_ended_is_not_asked_for_again() -> None:
+    asked: list[int] = []
+    first = stage(Pieces("Hm", "m."), "tools")
+    reply = ReplyStream(first, (), asked.append, stop="H").finish()  # type: ignore[arg-type]
+    assert (reply.text, reply.finish_reason, asked) == ("", "stop", [])
+
+
+def test_a_stop_string_in_the_answer_without_tools() -> None:
+    stream = ReplyStream(stage(Pieces(NO_TOOL), "tools"), (), lambda _: stage(Pieces("I a", "m."), "chat"), stop="am")
+    assert (stream.finish().text, stream.reply.finish_reason) == ("I ", "stop")
+
+
+def test_a_held_beginning_comes_at_the_end() -> None:
+    reply = ReplyStream(stage(Pieces("ab", "c", reason="length"), "chat"), stop="bcd").finish()
+    assert (reply.text, reply.finish_reason) == ("abc", "length")
+
+
+def test_the_plain_answer_is_hidden_until_it_is_shown() -> None:
+    reply = read([GROUNDED.partition("\nGrounded")[0]], "grounded", "98")
+    assert (reply.text, reply.answer, reply.finish_reason) == ("In 1", "In 1987.", "stop")
+    events = list(ReplyStream(stage(Pieces(*words(GROUNDED)), "grounded"), stop="98"))
+    assert "".join(event.text for event in events if isinstance(event, PlainAnswer)) == "In 1987."
+
+
+@pytest.mark.parametrize("stop", [[""], 3, ["a", 1]])
+def test_what_is_no_stop_string_is_refused(stop: object) -> None:
+    with pytest.raises(ArgumentError, match="stop must be strings"):
+        ReplyStream(stage(Pieces("a"), "chat"), stop=stop)  # type: ignore[arg-type]
+
+
 # ---- close and failures
+
+
+def test_close_from_another_thread_lets_the_computing_one_end_the_reply() -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    def wait(_done: int, _total: int) -> None:
+        started.set()
+        assert go_on.wait(60)
+
+    pieces = Pieces("a", "b", "c", progress=wait)
+    stream, _ = stream_of(pieces)
+    replies: list[Reply] = []
+    thread = threading.Thread(target=lambda: replies.append(stream.finish()))
+    thread.start()
+    assert started.wait(60)
+    stream.close()
+    stream.close()
+    go_on.set()
+    thread.join(60)
+    assert [(reply.finish_reason, reply.text) for reply in replies] == [("cancelled", "a")]
+    assert (pieces.n_computed, list(stream)) == (1, [])
+
+
+def test_close_from_within_the_computation() -> None:
+    pieces = Pieces("a", "b", progress=lambda _done, _total: stream.close())
+    stream, _ = stream_of(pieces)
+    assert (stream.finish().finish_reason, stream.reply.text) == ("cancelled", "a")
 
 
 def test_close_in_the_middle() -> None:

@@ -23,13 +23,14 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from commandr_gguf.chat.actions import EMPTY_LIST, MARKED_LIST, UNMARKED_LIST, ActionList
+from commandr_gguf.chat.actions import EMPTY_LIST, MARKED_LIST, SPACE, UNMARKED_LIST, ActionList
 from commandr_gguf.chat.events import CitedDocuments, Part, PlainAnswer, Plan, RelevantDocuments, Text
 from commandr_gguf.chat.marks import (
     ACTION,
     ANSWER,
     CITED,
     GROUNDED,
+    MAX_STARS,
     PLAN,
     REFLECTION,
     RELEVANT,
@@ -43,10 +44,11 @@ _ORDER = (RELEVANT, CITED, ANSWER, GROUNDED)
 _Section = Literal["text", "plan", "numbers", "answer", "grounded", "action", "list", "end of list"]
 # What may still become MARKED_LIST or UNMARKED_LIST.
 _LIST_BEGINNING = re.compile(
-    r"""(?:`{1,2}|```(?:j|js|jso)?|(?:```(?:json)?\s*)?(?:\[\s*(?:\[\s*)?)?(?:\{\s*(?:"[a-z_]{0,12})?)?)\Z"""
+    r"(?:`{1,2}|```(?:j|js|jso)?"
+    rf'|(?:```(?:json)?{SPACE})?(?:\[{SPACE}(?:\[{SPACE})?)?(?:\{{{SPACE}(?:"[a-z_]{{0,12}})?)?)\Z'
 )
 _LINE_OR_LIST, _LINE = re.compile(r"\n|(?=[`\[])"), re.compile(r"\n")
-_END_OF_FENCE = re.compile(r"\s*```")
+_END_OF_FENCE, _ITS_BEGINNING = re.compile(rf"{SPACE}```"), re.compile(rf"{SPACE}`{{0,2}}\Z")
 
 
 class MarkedReply:
@@ -82,24 +84,50 @@ class MarkedReply:
         self._read(final=False)
         return self._take()
 
-    def flush(self) -> list[Part]:
-        """The last events, when no more text comes."""
-        self._read(final=True)
-        if self._section == "numbers":
-            self._numbers()
-        elif self._section == "action":
-            self._end_without_list()
-        elif self._section == "list":
-            self._list.end()
-            self._show(self._text.write_plain(self._list.refused))
+    def flush(self, *, cut: bool = False) -> list[Part]:
+        """The last events, when no more text comes.
+
+        With `cut`, a tool call, a line of numbers, a mark or a tag that is not complete is left out. A grounded answer
+        that was cut is completed by the plain one before it, where it has the same words as far as it came.
+        """
+        if cut:
+            self._drop_unfinished()
+        else:
+            self._read(final=True)
+            if self._section == "numbers":
+                self._numbers()
+            elif self._section == "action":
+                self._end_without_list()
+            elif self._section == "list":
+                self._list.end()
+                self._show(self._text.write_plain(self._list.refused))
         self._show(self._text.cut())
         plain = "".join(self._plain)
         if plain and self._text.solid == self._grounded_from:
             self._text.forget_open()
             self._show(self._text.write(plain))
+            if cut:
+                self._text.drop_held()
+            plain = ""
         self._show(self._text.flush())
+        if cut and plain and self._section == "grounded":
+            self._complete()
         self._pass_on(PlainAnswer, self._answer.flush())
         return self._take()
+
+    def _drop_unfinished(self) -> None:
+        self._held = ""
+        self._text.drop_held()
+        self._answer.drop_held()
+        if self._section == "action" and "".join(self._written[1:]).strip():
+            self._end_without_list()
+
+    def _complete(self) -> None:
+        """Add to the grounded answer what the plain one goes on with."""
+        grounded = self._text.behind(self._grounded_from).lstrip()
+        plain = self._answer.behind(0).rstrip()
+        if plain.startswith(grounded):
+            self._show(self._text.write_plain(plain[len(grounded) :]))
 
     def _take(self) -> list[Part]:
         events, self._events = self._events, []
@@ -128,7 +156,8 @@ class MarkedReply:
         if names:
             mark = mark_pattern(*names).match(self._held, position)
             if mark is not None:
-                if not final and not self._held[mark.end() :].strip("*"):  # asterisks and space may belong to it
+                rest = self._held[mark.end() :]
+                if not final and len(rest) < MAX_STARS and not rest.strip("*"):  # asterisks and space may belong to it
                     return position
                 self._at_line = False
                 self._begin_section(mark["name"].lower(), mark[0])
@@ -240,7 +269,7 @@ class MarkedReply:
 
     def _end_of_list(self, position: int, *, final: bool) -> int:
         fence = _END_OF_FENCE.match(self._held, position)
-        if fence is None and not final and "```".startswith(self._held[position:].strip()):
+        if fence is None and not final and _ITS_BEGINNING.match(self._held, position):
             return position
         self._section = "text"
         return position if fence is None else fence.end()

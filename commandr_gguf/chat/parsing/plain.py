@@ -12,6 +12,6 @@ class PlainReply:
         """Add a piece of the reply; returns it as text."""
         return [Text(text)] if text else []
 
-    def flush(self) -> list[Part]:
+    def flush(self, *, cut: bool = False) -> list[Part]:  # noqa: ARG002  # as the other parsers have it
         """Nothing is held back."""
         return []

@@ -13,8 +13,8 @@ from commandr_gguf.chat.marks import mark_pattern, may_become_mark
 from commandr_gguf.chat.visible import VisibleText
 
 _MARK = mark_pattern("search")
-_NOTHING = re.compile(r"[ \t]*(?:none[ \t]*\.?[ \t\r]*)?", re.IGNORECASE)
-_BEGINNING_OF_NOTHING = re.compile(r"[ \t]*(?:n|no|non)?", re.IGNORECASE)
+_NOTHING = re.compile(r"[ \t]{0,64}(?:none[ \t]{0,64}\.?[ \t\r]{0,64})?", re.IGNORECASE)
+_BEGINNING_OF_NOTHING = re.compile(r"[ \t]{0,64}(?:n|no|non)?", re.IGNORECASE)
 _SEPARATOR = re.compile(r"\|\|\||\n")
 
 
@@ -23,6 +23,8 @@ class SearchReply:
 
     def __init__(self) -> None:
         self._held = ""
+        self._searched = 0
+        """How much of what is held has no separator."""
         self._at_line = True
         self._marked = False
         self._count = 0
@@ -33,8 +35,10 @@ class SearchReply:
         self._held += text
         return self._read(final=False)
 
-    def flush(self) -> list[Part]:
-        """The last query."""
+    def flush(self, *, cut: bool = False) -> list[Part]:
+        """The last query, be it cut; of a reply that was cut within its mark, nothing."""
+        if cut and not self._marked:
+            self._held = ""
         return self._read(final=True)
 
     def _read(self, *, final: bool) -> list[Part]:
@@ -52,12 +56,13 @@ class SearchReply:
             events += (Text(item) for item in given if isinstance(item, str))
             self._held, self._at_line = rest, bool(newline)
         while self._marked and self._held:
-            found = _SEPARATOR.search(self._held)
+            found = _SEPARATOR.search(self._held, self._searched)
             if found is None and not final:
+                self._searched = max(len(self._held) - 2, 0)  # two bars may become three
                 break
             end, next_query = (len(self._held),) * 2 if found is None else found.span()
             events += self._query(self._held[:end])
-            self._held = self._held[next_query:]
+            self._held, self._searched = self._held[next_query:], 0
         return events
 
     def _undecided(self) -> bool:

@@ -33,10 +33,12 @@ from commandr_gguf.chat.visible import Citation, VisibleText
 
 _SECTIONS = ("THINKING", "RESPONSE", "TEXT", "ACTION")
 _MARKERS = [f"<|{side}_{section}|>" for section in _SECTIONS for side in ("START", "END")]
-_TOKEN = re.compile(rf"{'|'.join(map(re.escape, _MARKERS))}|<co>|</co(?::(?P<sources>[\s0-9:,\[\]]*))?>")
+_SOURCES = r"[\s0-9:,\[\]]{0,2000}"
+"""In a closing tag. The limit is there so that no endless list of numbers is held back."""
+_TOKEN = re.compile(rf"{'|'.join(map(re.escape, _MARKERS))}|<co>|</co(?::(?P<sources>{_SOURCES}))?>")
 _BEGINNING = re.compile(
     rf"(?:{'|'.join(sorted({re.escape(m[:n]) for m in _MARKERS for n in range(1, len(m))}))}"
-    r"|</?(?:c(?:o)?)?|</co:[\s0-9:,\[\]]*)\Z"
+    rf"|</?(?:c(?:o)?)?|</co:{_SOURCES})\Z"
 )
 """What may still become a token."""
 _CUT = re.compile(r"<\|(?:START|END)_|</?co")
@@ -81,12 +83,13 @@ class SectionedReply:
         self._plain(text[position:end])
         return self._take()
 
-    def flush(self) -> list[Part]:
-        """The last events, when no more text comes."""
+    def flush(self, *, cut: bool = False) -> list[Part]:
+        """The last events, when no more text comes; with `cut`, without a tool call that is not complete."""
         held, self._held = self._held, ""
-        if not _CUT.match(held):
+        if not cut and not _CUT.match(held):
             self._plain(held)
-        self._end_actions()
+        if not cut:
+            self._end_actions()
         self._pass_on(self._melody.flush_partials())
         self._show(self._text.flush())
         return self._take()
@@ -97,7 +100,9 @@ class SectionedReply:
 
     def _token(self, token: re.Match[str]) -> None:
         text = token[0]
-        if text.startswith("<|"):
+        if self._actions is not None and self._actions.in_string:
+            self._write_actions(text)
+        elif text.startswith("<|"):
             self._end_actions()
             if text == "<|START_ACTION|>":
                 self._in_actions = True
@@ -140,7 +145,7 @@ class SectionedReply:
     def _end_actions(self) -> None:
         if self._actions is not None and not self._actions.over:
             self._actions.end()
-            self._add(self._actions.refused)
+            self._add(self._actions.refused.removesuffix("<|END_ACTION|>"))  # held for a part of a string
         self._in_actions, self._actions = False, None
 
     def _add(self, text: str) -> None:
