@@ -50,7 +50,7 @@ def get_population(city: str) -> dict:
     Args:
         city: The city.
     """
-    return {"title": city, "text": f"{city} has 4200 people."}
+    return {"title": city, "text": f"{city} has 12,000 people."}
 
 class Station:
     @staticmethod
@@ -286,14 +286,14 @@ def test_a_cut_call_is_no_answer(
 
 
 def test_the_embedded_model_takes_one_step(folder: Path) -> None:
-    question = "Show me the population for the city of Norholm.\n"
+    question = "Show me the population for the city of Harrow.\n"
     options = ("--tools", "weather:get_population", "--single-step", "--json", "--temperature", "0", "--threads", "1")
     done = run("chat", str(embedded.path()), *options, stdin=question, cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     reply = json.loads(done.stdout)
-    assert ("4200 people" in reply["text"], reply["tool_calls"]) == (True, [])
+    assert ("12,000 people" in reply["text"], reply["tool_calls"]) == (True, [])
     (citation,) = reply["citations"]
-    assert citation["sources"][0]["document"]["text"] == "Norholm has 4200 people."
+    assert citation["sources"][0]["document"]["text"] == "Harrow has 12,000 people."
     timings = reply["timings"]
     assert timings["decode_tokens_per_second"] == pytest.approx(timings["decode_tokens"] / timings["decode_seconds"])
     assert timings["prefill_tokens_per_second"] > 0

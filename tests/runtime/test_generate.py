@@ -186,9 +186,11 @@ def test_control_tokens_in_a_text_prompt_stay_text(model: CommandR) -> None:
     assert tiny_tokenizer.turn_token_id("<|END_OF_TURN_TOKEN|>") not in held
 
 
-@pytest.mark.parametrize("prompt", [[], ["a"], [2**40]])
-def test_wrong_prompts(model: CommandR, prompt: list[int]) -> None:
-    with pytest.raises(ArgumentError, match="the prompt"):
+@pytest.mark.parametrize(
+    ("prompt", "message"), [([], "the prompt is empty"), (["a"], "token ids: 'str'"), ([2**40], "token ids: ")]
+)
+def test_wrong_prompts(model: CommandR, prompt: list[int], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
         generate(model.session, model.tokenizer, prompt)
 
 

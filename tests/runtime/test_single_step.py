@@ -11,7 +11,7 @@ import pytest
 import embedded
 from commandr_gguf import CommandR, Conversation, ToolCall, run_tools
 
-QUESTION = [{"role": "user", "content": "Show me the population for the city of Norholm."}]
+QUESTION = [{"role": "user", "content": "Show me the population for the city of Harrow."}]
 SMALL_TALK = "Who are you?"
 
 
@@ -21,7 +21,7 @@ def get_population(city: str) -> dict[str, str]:
     Args:
         city: The city.
     """
-    return {"title": city, "text": f"{city} has 4200 people."}
+    return {"title": city, "text": f"{city} has 12,000 people."}
 
 
 @pytest.fixture(scope="module")
@@ -35,24 +35,24 @@ def test_the_answer_cites_what_the_tool_gave(demo: CommandR, citation_mode: str)
     run = run_tools(demo, QUESTION, [get_population], multi_step=False, citation_mode=citation_mode, temperature=0)
     (step,) = run.steps
     assert [(result.call.name, result.call.parameters) for result in step.results] == [
-        ("get_population", {"city": "Norholm"})
+        ("get_population", {"city": "Harrow"})
     ]
     assert run.stopped == "answer"
-    assert "4200 people" in run.reply.text
+    assert "12,000 people" in run.reply.text
     (citation,) = run.reply.citations
-    assert citation.text in "Norholm has 4200 people."
+    assert citation.text in "Harrow has 12,000 people."
     (source,) = citation.sources
     assert source.id == run.messages[2]["documents"][0]["id"]
-    assert source.document == get_population("Norholm")
+    assert source.document == get_population("Harrow")
     assert (run.reply.answer is None) == (citation_mode == "fast")
     assert [message["role"] for message in run.messages] == ["user", "assistant", "tool", "assistant"]
 
 
 def test_the_results_are_shown_as_documents_are(demo: CommandR) -> None:
-    called = {"role": "assistant", "tool_calls": [ToolCall("get_population", {"city": "Norholm"})]}
-    messages: list[Any] = [*QUESTION, called, {"role": "tool", "content": [get_population("Norholm")]}]
+    called = {"role": "assistant", "tool_calls": [ToolCall("get_population", {"city": "Harrow"})]}
+    messages: list[Any] = [*QUESTION, called, {"role": "tool", "content": [get_population("Harrow")]}]
     shown = demo.prompt(messages, tools=[get_population], multi_step=False)
-    assert shown == demo.prompt(QUESTION, documents=[get_population("Norholm")])
+    assert shown == demo.prompt(QUESTION, documents=[get_population("Harrow")])
 
 
 def test_a_request_for_no_tool_is_answered_directly(demo: CommandR) -> None:
@@ -67,7 +67,7 @@ def test_a_conversation_goes_on_after_a_step(tmp_path: Path) -> None:
     with CommandR(embedded.path(), n_threads=1, prompt_cache=tmp_path) as model:
         talk = Conversation(model, tools=[get_population], multi_step=False, temperature=0, max_tokens=200)
         list(talk.ask(QUESTION[0]["content"]))
-        assert "4200" in talk.turns[-1]["content"]
+        assert "12,000" in talk.turns[-1]["content"]
         n_first = len(talk.turns)
         again = {"role": "user", "content": "Show me the population for the city of Bergen."}
         words = [QUESTION[0], talk.turns[-1], again]
