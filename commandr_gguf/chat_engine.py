@@ -160,6 +160,7 @@ class ChatEngine:
                     [len(group) for group in request.citable_groups],
                     self._tokenizer.special_ids,
                     cite=request.citation_mode != "off",
+                    think=request.reasoning is not False,
                 )
                 return None if grammar is None else self.constraints.constraint(grammar)
         except ArgumentError as error:

@@ -402,6 +402,7 @@ class CommandR:
     def logits(self, tokens: Tokens) -> npt.NDArray[np.float32]:
         """Logits at every position, [n_tokens, n_vocab]; row i is for the token that follows tokens[i]."""
         tokens = token_ids(tokens)
+        self._cache.make_room(len(tokens))
         stop = self._running.add(Stop())
         result = np.empty((len(tokens), self.model.hparams.n_vocab), dtype=np.float32)
         for start in range(0, len(tokens), self._n_batch):
@@ -428,6 +429,7 @@ class CommandR:
         return np.stack(rows) if rows else np.empty((0, self.model.hparams.n_embd), dtype=np.float32)
 
     def _embed(self, text: str, pooling: Pooling, stop: Stop) -> npt.NDArray[np.float32]:
+        self._cache.make_room(len(self.tokenizer.encode(text, add_special=True)))
         return embed_text(self.session, self.tokenizer, text, pooling, n_batch=self._n_batch, progress=stop.go_on)
 
     # ---- life

@@ -53,7 +53,7 @@ def tool_of(function: Callable[..., Any]) -> Tool:
     try:
         signature = inspect.signature(function)
         hints = typing.get_type_hints(function, include_extras=True)
-    except (TypeError, ValueError, NameError) as error:
+    except Exception as error:  # annotations may be code in quotes
         raise ArgumentError(f"the signature of tool {name!r} cannot be read: {error}") from error
     documented = docstring_parser.parse(inspect.getdoc(function) or "")
     texts = {parameter.arg_name: parameter for parameter in documented.params}

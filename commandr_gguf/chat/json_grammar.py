@@ -14,6 +14,8 @@ from commandr_gguf.errors import ArgumentError
 SPACE_OR_INDENT = r" |\n {0,64}"
 """White space between the parts of a value, once in each place, as json.dumps writes it with and without an indent.
 Without a limit a model may write white space for ever."""
+_LARGEST = 10**15 - 1
+"""Of integers without bounds: every reader of JSON keeps 15 digits."""
 _JSON_ERROR = "failed to compile JSON schema: "
 ANNOTATIONS = {
     *("$comment", "$id", "$schema", "title", "description", "default", "examples", "example", "deprecated"),
@@ -67,13 +69,33 @@ def checked_schema(schema: Mapping[str, Any] | bool, where: str, *, space: str =
     """
     options = {"x-guidance": {"whitespace_pattern": space, "json_allow_general_unicode_escapes": True}}
     try:
-        text = (
-            f"%json {json.dumps(schema if schema is False else options if schema is True else {**schema, **options})}"
-        )
+        whole = schema if schema is False else options if schema is True else {**_bounded(schema), **options}
+        text = f"%json {json.dumps(whole)}"
     except (TypeError, ValueError, RecursionError) as error:
         raise ArgumentError(f"{where} is no JSON schema: {error}") from error
     checked(f"start: {text}", where)
     return text
+
+
+def _bounded(schema: Any) -> Any:
+    """A schema whose integers have at most 15 digits: without an end of its own a model may write them for ever."""
+    if isinstance(schema, list):
+        return [_bounded(part) for part in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    bounded = dict(schema)
+    for key, value in schema.items():
+        if key in _MAPS and isinstance(value, Mapping):
+            bounded[key] = {name: _bounded(part) for name, part in value.items()}
+        elif key in _LISTS | _SCHEMAS:
+            bounded[key] = _bounded(value)
+    kind = schema.get("type")
+    if kind == "integer" or (isinstance(kind, list) and "integer" in kind and "number" not in kind):
+        if not schema.keys() & {"minimum", "exclusiveMinimum"}:
+            bounded["minimum"] = -_LARGEST
+        if not schema.keys() & {"maximum", "exclusiveMaximum"}:
+            bounded["maximum"] = _LARGEST
+    return bounded
 
 
 def checked(grammar: str, where: str) -> str:

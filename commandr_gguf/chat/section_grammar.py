@@ -52,6 +52,7 @@ def section_grammar(
     control_tokens: Collection[str],
     *,
     cite: bool = True,
+    think: bool = True,
 ) -> str | None:
     """A reply in sections: thoughts or none, then calls of the tools or an answer.
 
@@ -67,6 +68,7 @@ def section_grammar(
             Without any result nothing can be cited.
         control_tokens: of the vocabulary, as text.
         cite: whether citations are allowed.
+        think: whether thoughts are allowed.
 
     Returns:
         None where nothing is known to be forbidden: no tool was offered and there is no result, or the vocabulary lacks
@@ -87,9 +89,10 @@ def section_grammar(
     sections = [_section("answer", answer, "text"), *_text_rules(n_results if cite else [])]
     if tools:
         sections += [_section("actions", "ACTION", "LIST calls_0"), *_call_rules(tools, len(n_results))]
+    thoughts = r"(thinking /[ \t\r\n]{1,8}/?)? " if think else ""
     rules = [
-        rf"start: (thinking /[ \t\r\n]{{1,8}}/?)? ({'actions | ' if tools else ''}answer)",
-        _section("thinking", "THINKING", "text"),
+        rf"start: {thoughts}({'actions | ' if tools else ''}answer)",
+        *([_section("thinking", "THINKING", "text")] if think else []),
         *sections,
     ]
     return "\n".join(rules) + "\n"

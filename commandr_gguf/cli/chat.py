@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -102,7 +103,7 @@ def chat(
     documents = read(docs) if docs else None
     show: ReplyPrinter = print_json if as_json else print_text
     if documents is not None and not as_json:
-        show = CitationPrinter([document["data"] for document in documents])
+        show = CitationPrinter([_with_its_place(document) for document in documents])
     with load(
         model,
         n_ctx=n_ctx,
@@ -129,3 +130,11 @@ def chat(
             seed=seed,
         )
         Repl(conversation, n_ctx=opened.n_ctx, stats=stats, show=show).run()
+
+
+def _with_its_place(document: Mapping[str, Any]) -> dict[str, str]:
+    """What is shown of a document from a file: its title tells which, be it a heading that many files have."""
+    data: dict[str, str] = {"title": "", **document["data"]}
+    file = str(document["id"]).rpartition("#")[0]
+    is_told = data["title"].startswith(Path(file).name)
+    return data if is_told else {**data, "title": " ".join(filter(None, [data["title"], f"({file})"]))}

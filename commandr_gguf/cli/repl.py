@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -42,6 +43,8 @@ class Repl:
         self._n_ctx = n_ctx
         self._stats = stats
         self._interactive = sys.stdin.isatty()
+        if isinstance(sys.stdin, io.TextIOWrapper) and not self._interactive:
+            sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # a file of another encoding is no reason to end
         self._commands: dict[str, Callable[[str], None]] = {
             "/help": lambda _: _say(_HELP),
             "/reset": lambda _: self._conversation.reset(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.text import Text as RichText
@@ -13,6 +13,8 @@ from rich.text import Text as RichText
 from commandr_gguf.chat.events import Event, Finish, PlainAnswer, Plan, Text, ToolCall
 from commandr_gguf.chat.reply import Reply
 from commandr_gguf.chat.tool_run import ToolResult
+from commandr_gguf.chat.toolbox import result_content
+from commandr_gguf.chat.visible import Source
 from commandr_gguf.cli.citations import print_grounded
 from commandr_gguf.cli.format import timings_dict
 from commandr_gguf.cli.terminal import make_console, printable
@@ -46,6 +48,10 @@ def print_text(events: Iterable[Event | ToolResult]) -> None:
                     "the reply was cut, see --max-tokens and --ctx" if was_cut else "the limit of tool steps is reached"
                 )
                 aside.print(f"no answer: {reason}", soft_wrap=True)
+            elif isinstance(event, Finish):
+                for citation in event.reply.citations:
+                    sources = "; ".join(_short_text(source) for source in citation.sources)
+                    aside.print(RichText(printable(f"\n[{citation.text}] {sources}"), "dim"), end="", soft_wrap=True)
     finally:
         sys.stdout.write("\n")
         sys.stdout.flush()
@@ -82,10 +88,16 @@ class CitationPrinter:
 
 
 def print_json(events: Iterable[Event | ToolResult]) -> None:
-    """The reply object in one line."""
+    """The reply object in one line; what tools were called before the answer stands under "tool_results"."""
+    results: list[dict[str, Any]] = []
     for event in events:
-        if isinstance(event, Finish):
+        if isinstance(event, ToolResult):
+            call = {"name": event.call.name, "parameters": event.call.parameters}
+            results.append(call | {"documents": result_content(event), "seconds": event.seconds})
+        elif isinstance(event, Finish):
             value = event.reply.to_dict() | {"timings": timings_dict(event.reply.timings)}
+            if results:
+                value["tool_results"] = results
             print(json.dumps(value, ensure_ascii=False), flush=True)
 
 
@@ -93,6 +105,13 @@ def _as_it_is(text: str) -> str:
     return text
 
 
-def _short(result: ToolResult, limit: int = 300) -> str:
-    text = result.error if result.error is not None else repr(result.value)
+def _short_text(source: Source) -> str:
+    return f"{source.id}: {_cut(' '.join(map(str, source.document.values())), 200)}"
+
+
+def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _short(result: ToolResult, limit: int = 300) -> str:
+    return _cut(result.error if result.error is not None else repr(result.value), limit)

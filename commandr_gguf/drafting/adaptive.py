@@ -79,7 +79,7 @@ class DraftLength:
         record = self._record(source)
         record.accepted = DECAY * record.accepted + n_accepted
         record.rejected = DECAY * record.rejected + (n_accepted < n_drafted)
-        if n_accepted == n_drafted:
+        if n_accepted == n_drafted and self._best(source, record.acceptance, n_drafted, 1):
             record.pause = FIRST_PAUSE
 
     def _record(self, source: Source) -> _Record:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import enum
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Optional, TypedDict, Union
 
@@ -237,3 +238,11 @@ unknown.__annotations__["a"] = "Missing"
 def test_functions_that_are_no_tools(function: Callable[..., Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         tool_of(function)
+
+
+def test_annotations_that_cannot_be_evaluated_are_told() -> None:
+    def f(city: os.Nope) -> None:  # type: ignore[name-defined]
+        """Gets."""
+
+    with pytest.raises(ArgumentError, match="the signature of tool 'f' cannot be read: module 'os' has no attribute"):
+        tool_of(f)

@@ -329,6 +329,23 @@ class TestPlain:
             make(argument)
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "integer"},
+        {"type": ["integer", "null"]},
+        {"type": "integer", "minimum": 5},
+        {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+    ],
+)
+def test_integers_end(schema: dict[str, Any]) -> None:
+    for grammar in (json_schema_grammar(schema), json_schema_grammar({"type": "array", "items": schema})):
+        inner = "[{}]" if "array" in grammar else "{}"
+        assert allows(grammar, inner.format("9" * 15))
+        assert not allows(grammar, inner.format("9" * 16))
+    assert allows(json_schema_grammar({"type": "integer", "maximum": 10**17}), "9" * 17)
+
+
 def test_large_requests_compile_fast() -> None:
     types = ("str!", "int", "List[str]", "Optional[float]", "Dict[str, int]")
     definitions = tools(**{f"parameter_{i}": types[i % 5] for i in range(10)})[0]

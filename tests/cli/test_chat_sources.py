@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -292,6 +293,8 @@ def test_the_embedded_model_takes_one_step(folder: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     reply = json.loads(done.stdout)
     assert ("12,000 people" in reply["text"], reply["tool_calls"]) == (True, [])
+    (result,) = reply["tool_results"]
+    assert (result["name"], result["parameters"]) == ("get_population", {"city": "Harrow"})
     (citation,) = reply["citations"]
     assert citation["sources"][0]["document"]["text"] == "Harrow has 12,000 people."
     timings = reply["timings"]
@@ -430,3 +433,23 @@ def test_bad_schemas(folder: Path, capsys: pytest.CaptureFixture[str], content: 
     assert out == ""
     assert err.startswith(f"commandr: {sentence}")
     assert "absent.gguf" not in err
+
+
+def test_files_with_the_same_heading_are_told_apart(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "reports").mkdir()
+    for year in (1986, 1987):
+        text = f"# Overview\n\nThe Velmora Bridge was opened in {year}.\n"
+        (folder / "reports" / f"{year}.md").write_text(text, encoding="utf-8")
+    assert chat(monkeypatch, ScriptedModel(GROUNDED), "When?\n", "--docs", "reports") == 0
+    assert "[2] Overview (reports/1987.md)" in capsys.readouterr().out
+
+
+def test_input_in_another_encoding_is_no_error(folder: Path) -> None:
+    command = [sys.executable, "-m", "commandr_gguf", "chat", str(embedded.path()), "-n", "5", "--threads", "1"]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(
+        command, input="caf\xe9\n".encode("latin-1"), capture_output=True, env=environment, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -256,3 +256,15 @@ def test_what_was_opened_is_closed_when_the_rest_cannot_be(monkeypatch: pytest.M
 def test_speculation_is_a_switch(model: CommandR) -> None:
     with pytest.raises(ArgumentError, match="speculate must be True or False, not 'no'"):
         model.generate("a", max_tokens=1, speculate="no")  # type: ignore[call-overload]
+
+
+def test_embeddings_and_logits_find_room_beside_kept_prompts() -> None:
+    with CommandR(models.gguf("gqa"), n_ctx=512, n_threads=1) as small:
+        for word in ("one", "two", "three", "four"):
+            small.generate(f"{word} " * 40, max_tokens=30)
+        text = "a long text " * 30
+        tokens = small.tokenize(text, add_special=True)
+        assert small.session.n_free < len(tokens) < small.n_ctx
+        assert np.linalg.norm(small.embed(text)) == pytest.approx(1, rel=1e-5)
+        small.generate("b " * 100, max_tokens=100)
+        assert small.logits(tokens).shape[0] == len(tokens)

@@ -71,6 +71,13 @@ def test_a_slow_drafter_is_not_asked_for_much() -> None:
     assert machine.run(3000, 0.3, slow) < 1.1
 
 
+@pytest.mark.parametrize("acceptance", [0.9, 1.0])
+@pytest.mark.parametrize("cost", [1.0, 2.0])
+def test_a_drafter_that_is_right_but_dear_is_given_up(cost: float, acceptance: float) -> None:
+    dear = Source("dear", cost=cost)
+    assert Machine(0.25).run(3000, acceptance, dear) < 1.05
+
+
 def test_lengths_follow_what_is_accepted() -> None:
     machine = Machine(0.2)
     lengths = []

@@ -13,6 +13,7 @@ import models
 import shapes
 import tiny_tokenizer
 from commandr_gguf import CommandR, Plan, Reply, ReplyStream, Text
+from commandr_gguf.constraint import Constraint
 from scripted import Pieces
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -56,27 +57,53 @@ def is_cmd4(model: CommandR) -> bool:
     return "<|START_TEXT|>" in model.template().source
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_constrained_model_keeps_to_the_form(model: CommandR, seed: int) -> None:
+def allowed(model: CommandR, monkeypatch: pytest.MonkeyPatch, reply: str, **options: Any) -> bool:
+    """Whether the constraint of a request lets the model write this reply."""
+    given: list[Constraint] = []
+
+    def generate(*_: Any, constraint: Constraint, **__: Any) -> Pieces:
+        given.append(constraint)
+        return Pieces("")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("commandr_gguf.chat_engine.generate", generate)
+        model.chat(HELLO, stream=True, **options)
+    tokens = model.tokenizer.encode(reply, parse_special=True)
+    return given[0].count_allowed(tokens) == len(tokens)
+
+
+def answer(model: CommandR, text: str) -> str:
+    name = "TEXT" if is_cmd4(model) else "RESPONSE"
+    return f"<|START_{name}|>{text}<|END_{name}|>"
+
+
+def test_citations_name_what_there_is(model: CommandR, monkeypatch: pytest.MonkeyPatch) -> None:
     documents = ["The lighthouse is old.", "The harbor is new."]
-    options: dict[str, Any] = {"documents": documents, "tools": [PICK], "temperature": 1, "max_tokens": 150}
-    reply = model.chat(HELLO, seed=seed, **options)
-    assert re.match(r"<\|START_(THINKING|ACTION|RESPONSE|TEXT)\|>", reply.raw_text)
-    assert all(call.name == "pick" and call.parameters["color"] in ("red", "green") for call in reply.tool_calls)
-    cited = {int(n) for tag in re.findall(r"</co: 0:\[([0-9,]*)\]>", reply.raw_text) for n in tag.split(",")}
-    assert cited <= {0, 1}
-    assert "<|START_" not in model.chat(HELLO, seed=seed, constrained=False, **options).raw_text[:9]
+    for number, is_there in ((0, True), (1, True), (2, False)):
+        reply = answer(model, f"It is <co>old</co: 0:[{number}]>.")
+        assert allowed(model, monkeypatch, reply, documents=documents) == is_there
+    assert not allowed(model, monkeypatch, "It is old.", documents=documents)
 
 
-def test_a_constrained_model_calls_what_is_offered(model: CommandR, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Led to calls, it can make no others."""
-    call = '<|START_ACTION|>[{"tool_call_id": "0", "tool_name": "pi'
-    start = model.tokenizer.encode(call, parse_special=True)
-    bias = dict.fromkeys(start, 50.0)
-    reply = model.chat(HELLO, tools=[PICK], temperature=0, max_tokens=200, logit_bias=bias)
-    for call_ in reply.tool_calls:
-        assert (call_.name, set(call_.parameters)) == ("pick", {"color"})
-    assert reply.tool_calls or reply.finish_reason == "length"
+def test_calls_are_of_what_is_offered(model: CommandR, monkeypatch: pytest.MonkeyPatch) -> None:
+    call = '<|START_ACTION|>[{"tool_call_id": "0", "tool_name": "pick", "parameters": {"color": "red"}}]<|END_ACTION|>'
+    assert allowed(model, monkeypatch, call, tools=[PICK])
+    for old, new in (("pick", "pack"), ("red", "blue"), ("color", "size"), ('{"color": "red"}', "{}")):
+        assert not allowed(model, monkeypatch, call.replace(old, new), tools=[PICK])
+
+
+def test_thoughts_and_citations_can_be_switched_off(model: CommandR, monkeypatch: pytest.MonkeyPatch) -> None:
+    cited = answer(model, "<co>a</co: 0:[0]>")
+    thought = "<|START_THINKING|>I see.<|END_THINKING|>" + answer(model, "a")
+    for reply, switch in ((cited, {"citation_mode": "off"}), (thought, {"reasoning": False})):
+        assert allowed(model, monkeypatch, reply, documents=["a"])
+        assert not allowed(model, monkeypatch, reply, documents=["a"], **switch)
+
+
+def test_replies_of_random_weights_keep_to_the_form(model: CommandR) -> None:
+    options: dict[str, Any] = {"documents": ["a"], "tools": [PICK], "temperature": 1, "max_tokens": 50, "seed": 1}
+    assert re.match(r"<\|START_(THINKING|ACTION|RESPONSE|TEXT)\|>", model.chat(HELLO, **options).raw_text)
+    assert not model.chat(HELLO, constrained=False, **options).raw_text.startswith("<|START_")
 
 
 def test_thoughts_that_the_prompt_begins_are_no_text(model: CommandR, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,6 +127,3 @@ def test_switches_change_the_prompt(model: CommandR) -> None:
     assert switched.endswith("<|CHATBOT_TOKEN|>" + "<|START_THINKING|><|END_THINKING|>" * is_cmd4(model))
     with_citations, without = (model.render(HELLO, ["a"], citation_mode=mode) for mode in ("fast", "off"))
     assert with_citations != without
-    reply = model.chat(HELLO, documents=["a"], citation_mode="off", temperature=1, max_tokens=100, seed=1)
-    assert "<co>" not in reply.raw_text
-    assert not reply.citations
