@@ -270,14 +270,4 @@ def test_the_example_of_the_readme(demo_path: Path) -> None:
         env=embedded_model.run_environment(),
     )
     assert (done.returncode, done.stderr) == (0, "")
-    *citations, call = done.stdout.splitlines()
-    assert citations
-    documents = re.findall(r'"title": "(.+?)", "text": "(.+?)"', block)
-    for line in citations:
-        citation = re.fullmatch(r"(.+) \((\d+),\)", line)
-        assert citation, line
-        title, text = documents[int(citation[2])]
-        assert f"the {title}" in block  # the question's
-        assert citation[1] in text
-    assert "get_forecast" in call
-    assert "Oslo" in call
+    assert done.stdout.splitlines() == ["1987 (1,)", 'get_population(city="Harrow") Harrow has 12,000 people.']
