@@ -49,9 +49,10 @@ def print_text(events: Iterable[Event | ToolResult]) -> None:
                 )
                 aside.print(f"no answer: {reason}", soft_wrap=True)
             elif isinstance(event, Finish):
-                for citation in event.reply.citations:
+                for number, citation in enumerate(event.reply.citations):
                     sources = "; ".join(_short_text(source) for source in citation.sources)
-                    aside.print(RichText(printable(f"\n[{citation.text}] {sources}"), "dim"), end="", soft_wrap=True)
+                    line = f"[{citation.text}] {sources}" if number else f"\n[{citation.text}] {sources}"
+                    aside.print(RichText(printable(line), "dim"), soft_wrap=True)
     finally:
         sys.stdout.write("\n")
         sys.stdout.flush()
