@@ -86,6 +86,8 @@ class ChatEngine:
         """
         prompt = self.prompts.render(request)
         self._check_length(request, prompt)
+        may_want_no_tool = request.reply_format in {"tools", "multi_step"}
+        words = _without_tools(request) if may_want_no_tool else []
 
         def answer_directly(n_written: int) -> Stage:
             limit = decoding.max_tokens
@@ -94,14 +96,13 @@ class ChatEngine:
                 # Left free, it would want no tool once more. So the answer begins with its first mark in any case.
                 beginning = "" if decoding.constrained else RELEVANT_MARK
                 return self._stage(request, prompt, rest, "grounded", beginning)
-            plain = make_request(_without_tools(request), family=self.prompts.family)
+            plain = make_request(words, family=self.prompts.family)
             return self._stage(plain, self.prompts.render(plain), rest, plain.reply_format)
 
-        may_want_no_tool = request.reply_format in {"tools", "multi_step"} and bool(_without_tools(request))
         return ReplyStream(
             self._stage(request, prompt, decoding, request.reply_format),
             [Source(document.id, document.texts) for document in request.citable],
-            answer_directly if may_want_no_tool else None,
+            answer_directly if words else None,
             stop=decoding.stop,
         )
 
