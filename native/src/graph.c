@@ -3,6 +3,7 @@
 #include "devices.h"
 #include "kernels/attention.h"
 #include "kernels/matmul.h"
+#include "kernels/packed.h"
 
 #include <math.h>
 
@@ -15,10 +16,12 @@ typedef struct builder {
     const commandr_graph_shape * shape;
     bool                         flash_attn;
     commandr_graph               graph;
+    struct ggml_tensor *         rounded_from; /* the last activations rounded for our products */
+    commandr_columns             rounded;
 } builder;
 
 size_t commandr_graph_max_nodes(const commandr_model * model) {
-    return 256 + 48 * (size_t) model->hparams.n_layer;
+    return 256 + 56 * (size_t) model->hparams.n_layer;
 }
 
 /* LayerNorm without bias: (x - mean) / sqrt(variance + eps) * w, over the first dimension. */
@@ -32,13 +35,29 @@ static struct ggml_tensor * rope(builder * b, struct ggml_tensor * x) {
                          b->hp->rope_freq_base, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f);
 }
 
-/* W x, for every weight matrix of the model. x: [n_in, n]; result: [n_out, n]. Weights of the CPU in their file's
- * layout go through our kernel where it beats ggml's; with a GPU in use ggml may compute them there. */
+/* x rounded for our products; q, k, v, gate and up share it. */
+static commandr_columns * rounded(builder * b, struct ggml_tensor * x) {
+    if (b->rounded_from != x) {
+        b->rounded_from = x;
+        b->rounded      = commandr_columns_round(b->ctx, x);
+    }
+    return &b->rounded;
+}
+
+/* W x, for every weight matrix of the model. x: [n_in, n]; result: [n_out, n]. Packed weights are for our products;
+ * those of the CPU in their file's layout go through them where they beat ggml's. With a GPU in use ggml may compute
+ * the latter there. */
 static struct ggml_tensor * product(builder * b, struct ggml_tensor * w, struct ggml_tensor * x) {
-    if (b->model->n_devs == 0 && ggml_backend_buffer_is_host(w->buffer) && commandr_matmul_wanted(w, x->ne[1])) {
-        return commandr_matmul(b->ctx, w, x);
+    const bool in_file_layout = b->model->n_devs == 0 && ggml_backend_buffer_is_host(w->buffer);
+    if (commandr_is_packed(w) || (in_file_layout && commandr_matmul_wanted(w, x->ne[1]))) {
+        return commandr_matmul(b->ctx, w, rounded(b, x));
     }
     return ggml_mul_mat(b->ctx, w, x);
+}
+
+static struct ggml_tensor * embed(builder * b, struct ggml_tensor * ids) {
+    struct ggml_tensor * w = b->model->token_embd;
+    return commandr_is_packed(w) ? commandr_packed_rows(b->ctx, w, ids) : ggml_get_rows(b->ctx, w, ids);
 }
 
 /* W x as heads: [head_dim, n, n_tokens] */
@@ -180,7 +199,7 @@ commandr_graph commandr_graph_build(struct ggml_context * ctx, const commandr_mo
     b.graph.cgraph = ggml_new_graph_custom(ctx, commandr_graph_max_nodes(model), false);
     add_inputs(&b);
 
-    struct ggml_tensor * x = ggml_get_rows(ctx, model->token_embd, b.graph.tokens);
+    struct ggml_tensor * x = embed(&b, b.graph.tokens);
     for (int64_t il = 0; il < b.hp->n_layer; il++) {
         x = block(&b, il, x);
     }

@@ -53,3 +53,17 @@ void commandr_mapping_prefetch(const commandr_mapping * mapping, int64_t offset,
 void commandr_mapping_drop(const commandr_mapping * mapping, int64_t offset, int64_t size) {
     advise(mapping, offset, size, MADV_DONTNEED, true);
 }
+
+void commandr_memory_huge(void * data, size_t size) {
+#ifdef MADV_HUGEPAGE
+    const uintptr_t page  = (uintptr_t) sysconf(_SC_PAGESIZE);
+    const uintptr_t start = ((uintptr_t) data + page - 1) / page * page;
+    const uintptr_t end   = ((uintptr_t) data + size) / page * page;
+    if (end > start) {
+        madvise((void *) start, end - start, MADV_HUGEPAGE); /* a hint */
+    }
+#else
+    (void) data;
+    (void) size;
+#endif
+}

@@ -4,6 +4,8 @@
 
 #include "commandr.h"
 
+#include <stddef.h>
+
 typedef struct commandr_mapping {
     uint8_t * data;
     int64_t   size; /* bytes */
@@ -15,5 +17,8 @@ void            commandr_mapping_close(commandr_mapping * mapping); /* a zeroed 
 /* Tells the kernel that a range will be read soon, or that its pages need not stay resident: they can be read again. */
 void commandr_mapping_prefetch(const commandr_mapping * mapping, int64_t offset, int64_t size);
 void commandr_mapping_drop(const commandr_mapping * mapping, int64_t offset, int64_t size);
+
+/* Asks for large pages for memory that will be read in long runs. */
+void commandr_memory_huge(void * data, size_t size);
 
 #endif

@@ -1,5 +1,7 @@
 #include "devices.h"
 #include "error.h"
+#include "kernels/matmul.h"
+#include "kernels/packed.h"
 #include "log.h"
 #include "mapping.h"
 #include "placement.h"
@@ -10,14 +12,16 @@
 #include <string.h>
 
 #define MAX_PLACES 24
-/* Uploads to a device go in pieces of this many bytes, so that progress shows and cancelling works. */
-#define UPLOAD_PIECE ((int64_t) 64 << 20)
+/* Uploads to a device, and what our products' weights are packed from, go in pieces of this many bytes, so that
+ * progress shows, cancelling works and threads share the head. */
+#define COPY_PIECE ((int64_t) 64 << 20)
 
 /* Tensors that share a buffer type. */
 typedef struct place {
     ggml_backend_buffer_type_t buft; /* NULL: in place in the mapped file */
     struct ggml_context *      ctx;
     ggml_backend_buffer_t      buffer;
+    bool                       packed; /* for our products */
     const char *               device;
     const char *               what;
 } place;
@@ -28,12 +32,13 @@ struct commandr_weights {
     int32_t          n_places;
 };
 
-/* One tensor whose bytes go from the file to a buffer. */
+/* Bytes that go from the file to a buffer: a tensor, or rows of one that is packed. */
 typedef struct copy {
     struct ggml_tensor * tensor;
     int64_t              offset; /* in the file */
     int64_t              size;
-    bool                 parallel; /* into host memory: any thread may do it */
+    int64_t              first_row; /* when packed */
+    bool                 parallel;  /* into host memory: any thread may do it */
 } copy;
 
 typedef struct loader {
@@ -44,6 +49,7 @@ typedef struct loader {
     int64_t                       n_slots;
     copy *                        copies;
     int64_t                       n_copies;
+    int64_t                       max_copies;
     int64_t                       first_copy; /* of the group being copied on the host */
     int64_t                       bytes_done;
     int64_t                       bytes_total;
@@ -80,10 +86,11 @@ static bool can_multiply(ggml_backend_dev_t dev, ggml_backend_buffer_type_t buft
 }
 
 /* The place for a buffer type, opened when it is not there yet. NULL when out of memory. */
-static place * open_place(loader * ld, ggml_backend_buffer_type_t buft, const char * device, const char * what) {
+static place * open_place(loader * ld, ggml_backend_buffer_type_t buft, bool packed, const char * device,
+                          const char * what) {
     commandr_weights * weights = ld->weights;
     for (int32_t i = 0; i < weights->n_places; i++) {
-        if (weights->places[i].buft == buft) {
+        if (weights->places[i].buft == buft && weights->places[i].packed == packed) {
             return &weights->places[i];
         }
     }
@@ -96,7 +103,7 @@ static place * open_place(loader * ld, ggml_backend_buffer_type_t buft, const ch
         return NULL;
     }
     place * p = &weights->places[weights->n_places++];
-    *p        = (place) { .buft = buft, .ctx = ctx, .buffer = NULL, .device = device, .what = what };
+    *p        = (place) { .buft = buft, .ctx = ctx, .buffer = NULL, .packed = packed, .device = device, .what = what };
     return p;
 }
 
@@ -105,22 +112,59 @@ static place * choose_place(loader * ld, const commandr_slot * slot, ggml_backen
     if (dev != cpu) {
         ggml_backend_buffer_type_t buft = ggml_backend_dev_buffer_type(dev);
         if (!slot->is_matrix || can_multiply(dev, buft, type, slot->ne)) {
-            return open_place(ld, buft, ggml_backend_dev_name(dev), "weights");
+            return open_place(ld, buft, false, ggml_backend_dev_name(dev), "weights");
         }
     }
+    const char * const           name         = ggml_backend_dev_name(cpu);
+    ggml_backend_buffer_type_t   plain        = ggml_backend_dev_buffer_type(cpu);
     const bool                   is_embedding = slot->target == &ld->model->token_embd;
     ggml_backend_buffer_type_t * extra        = commandr_device_extra_bufts();
-    if (ld->params->repack && slot->is_matrix && !is_embedding) {
+    if (ld->params->repack && slot->is_matrix && commandr_matmul_has(type, slot->ne) &&
+        !(is_embedding && ld->model->head_dev != cpu)) {
+        return open_place(ld, plain, true, name, "repacked");
+    }
+    if (ld->params->repack && slot->is_matrix && !is_embedding) { /* ggml looks rows up in the file's layout only */
         for (; extra && *extra; extra++) {
             if (can_multiply(cpu, *extra, type, slot->ne)) {
-                return open_place(ld, *extra, ggml_backend_dev_name(cpu), "repacked");
+                return open_place(ld, *extra, false, name, "repacked");
             }
         }
     }
     if (ld->params->use_mmap) {
-        return open_place(ld, NULL, ggml_backend_dev_name(cpu), "mapped");
+        return open_place(ld, NULL, false, name, "mapped");
     }
-    return open_place(ld, ggml_backend_dev_buffer_type(cpu), ggml_backend_dev_name(cpu), "weights");
+    return open_place(ld, plain, false, name, "weights");
+}
+
+static bool list_copy(loader * ld, const copy * c) {
+    if (ld->n_copies == ld->max_copies) {
+        const int64_t max    = 2 * ld->max_copies + 64;
+        copy *        copies = realloc(ld->copies, (size_t) max * sizeof(*copies));
+        if (!copies) {
+            return false;
+        }
+        ld->copies     = copies;
+        ld->max_copies = max;
+    }
+    ld->copies[ld->n_copies++] = *c;
+    return true;
+}
+
+/* The tensor that is to be packed, some rows of tiles at a time. */
+static bool list_pieces(loader * ld, const copy * all) {
+    const int64_t row_size = (int64_t) all->tensor->nb[1];
+    const int64_t n_rows   = (COPY_PIECE / row_size / COMMANDR_LANES + 1) * COMMANDR_LANES;
+    for (int64_t row = 0; row < all->tensor->ne[1]; row += n_rows) {
+        const int64_t left = all->tensor->ne[1] - row;
+        copy          c    = *all;
+        c.offset += row * row_size;
+        c.size      = (left < n_rows ? left : n_rows) * row_size;
+        c.first_row = row;
+        if (!list_copy(ld, &c)) {
+            return false;
+        }
+    }
+    return true;
 }
 
 /* Describes one tensor in the place chosen for it; its memory comes later. */
@@ -136,16 +180,23 @@ static commandr_status place_tensor(loader * ld, const commandr_slot * slot, ggm
     struct ggml_tensor * tensor = ggml_new_tensor_2d(p->ctx, type, slot->ne[0], slot->ne[1]);
     ggml_set_name(tensor, slot->name);
     *target = tensor;
+    if (p->packed) {
+        commandr_mark_packed(tensor);
+    }
+    bool is_listed = true;
     if (p->buft) {
-        ld->copies[ld->n_copies++] = (copy) {
+        copy all = {
             .tensor   = tensor,
             .offset   = (int64_t) (gguf_get_data_offset(gguf) + gguf_get_tensor_offset(gguf, slot->index)),
             .size     = (int64_t) ggml_nbytes(tensor),
             .parallel = dev == commandr_device_cpu(),
         };
-        ld->bytes_total += (int64_t) ggml_nbytes(tensor);
+        ld->bytes_total += all.size;
+        is_listed = p->packed ? list_pieces(ld, &all) : list_copy(ld, &all);
     }
-    return COMMANDR_OK;
+    return is_listed ? COMMANDR_OK
+                     : commandr_fail(COMMANDR_ERROR_MEMORY, "%s: out of memory for the tensor %s",
+                                     ld->model->gguf->path, slot->name);
 }
 
 static commandr_status place_all(loader * ld) {
@@ -158,8 +209,8 @@ static commandr_status place_all(loader * ld) {
             return status;
         }
     }
-    /* Embedding and head are one matrix. A head on a device is a second copy there; of the mapped one only the rows
-     * that are looked up become resident. */
+    /* Embedding and head are one matrix. Our products' packed weights serve as both. A head on a device is a second
+     * copy there; of the mapped one only the rows that are looked up become resident. */
     model->head = model->token_embd;
     if (model->head_dev != commandr_device_cpu()) {
         commandr_slot slot = ld->slots[0];
@@ -189,6 +240,9 @@ static commandr_status allocate(loader * ld) {
             return commandr_fail(COMMANDR_ERROR_MEMORY, "%s: %.2f GiB for weights cannot be allocated on %s: %s",
                                  ld->model->gguf->path, (double) size / (1 << 30), p->device,
                                  commandr_log_first_error());
+        }
+        if (p->packed) {
+            commandr_memory_huge(ggml_backend_buffer_get_base(p->buffer), ggml_backend_buffer_get_size(p->buffer));
         }
         ggml_backend_buffer_set_usage(p->buffer, GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
         if (p->buft) {
@@ -220,8 +274,13 @@ static bool report(loader * ld, int64_t bytes) {
 static void copy_on_host(void * user_data, int64_t begin, int64_t end) {
     const loader * ld = user_data;
     for (int64_t i = begin; i < end; i++) {
-        const copy * c = &ld->copies[ld->first_copy + i];
-        ggml_backend_tensor_set(c->tensor, ld->weights->mapping.data + c->offset, 0, (size_t) c->size);
+        const copy *    c    = &ld->copies[ld->first_copy + i];
+        const uint8_t * from = ld->weights->mapping.data + c->offset;
+        if (commandr_is_packed(c->tensor)) {
+            commandr_pack(c->tensor, c->first_row, c->size / (int64_t) c->tensor->nb[1], from);
+        } else {
+            ggml_backend_tensor_set(c->tensor, from, 0, (size_t) c->size);
+        }
         commandr_mapping_drop(&ld->weights->mapping, c->offset, c->size);
     }
 }
@@ -235,8 +294,8 @@ static commandr_status fill(loader * ld) {
     bool    goes = report(ld, 0);
     for (; i < ld->n_copies && !ld->copies[i].parallel && goes; i++) {
         const copy * c = &ld->copies[i];
-        for (int64_t done = 0; done < c->size && goes; done += UPLOAD_PIECE) {
-            const int64_t n = c->size - done < UPLOAD_PIECE ? c->size - done : UPLOAD_PIECE;
+        for (int64_t done = 0; done < c->size && goes; done += COPY_PIECE) {
+            const int64_t n = c->size - done < COPY_PIECE ? c->size - done : COPY_PIECE;
             ggml_backend_tensor_set(c->tensor, mapping->data + c->offset + done, (size_t) done, (size_t) n);
             commandr_mapping_drop(mapping, c->offset + done, n);
             goes = report(ld, n);
@@ -290,9 +349,7 @@ commandr_status commandr_weights_load(commandr_model * model, const commandr_mod
         status = commandr_mapping_open(model->gguf->path, &ld.weights->mapping);
     }
     if (status == COMMANDR_OK) {
-        ld.copies = calloc((size_t) ld.n_slots + 1, sizeof(*ld.copies));
-        status =
-            ld.copies ? place_all(&ld) : commandr_fail(COMMANDR_ERROR_MEMORY, "%s: out of memory", model->gguf->path);
+        status = place_all(&ld);
     }
     if (status == COMMANDR_OK) {
         status = allocate(&ld);

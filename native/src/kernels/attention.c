@@ -7,13 +7,14 @@
 
 /* The work is cut three ways: by KV head, by tiles of query rows (a token's heads that share the KV head, token after
  * token) and by chunks of cells. A first operation computes each piece for itself (its weighted sum of values, the
- * largest score and the sum of weights), a second one joins the chunks; arXiv:1805.02867 has the rule for both. */
+ * largest score and the sum of weights), a second one joins the chunks; arXiv:1805.02867 has the rule for both. Chunks
+ * begin at the same cells always, so that a token's sums do not depend on what it is computed with. */
 enum {
     TILE_ROWS   = 32,  /* query rows that share a pass over the cells */
     BLOCK_CELLS = 32,  /* cells converted to floats at a time: 32 x 128 floats are 16 KiB, half a level-1 cache */
     MAX_DIM     = 256, /* of a head */
-    MIN_PIECES  = 64,  /* enough for every thread to have work */
-    MIN_CHUNK   = 256, /* cells; below this, joining costs more than it gains */
+    FIRST_CHUNK = 256, /* cells; below this, joining costs more than it gains */
+    SAME_CHUNKS = 16,  /* so many of a size, then as many twice as large: work for all threads and few parts to join */
     LANES       = 16
 };
 
@@ -226,6 +227,20 @@ static void attend_piece(const tile * t, int64_t begin, int64_t end) {
     }
 }
 
+/* The first cell of chunk c. */
+static int64_t chunk_begin(int64_t c) {
+    const int64_t size = FIRST_CHUNK << (c / SAME_CHUNKS);
+    return SAME_CHUNKS * (size - FIRST_CHUNK) + c % SAME_CHUNKS * size;
+}
+
+static int64_t count_chunks(int64_t n_kv) {
+    int64_t n = 1;
+    while (chunk_begin(n) < n_kv) {
+        n++;
+    }
+    return n;
+}
+
 /* First operation. dst: F32 [dim_pad + 2, n_head, n_tokens, n_chunks]; sources: q, k, v, mask. */
 static void attend(struct ggml_tensor * dst, int ith, int nth, void * user_data) {
     (void) user_data;
@@ -238,7 +253,6 @@ static void attend(struct ggml_tensor * dst, int ith, int nth, void * user_data)
     const int64_t              group    = q->ne[2] / k->ne[2];
     const int64_t              n_rows   = q->ne[1] * group; /* that share a KV head */
     const int64_t              n_tiles  = (n_rows + TILE_ROWS - 1) / TILE_ROWS;
-    const int64_t              chunk    = (n_kv + n_chunks - 1) / n_chunks;
     const float                q_scale  = 1.0f / sqrtf((float) dim);
 
     tile t = { .k = k, .v = dst->src[2], .dim_pad = pad(dim) };
@@ -262,8 +276,8 @@ static void attend(struct ggml_tensor * dst, int ith, int nth, void * user_data)
             memset(t.acc[r], 0, dst->nb[1]);
             t.acc[r][t.dim_pad] = -INFINITY;
         }
-        const int64_t end = (c + 1) * chunk < n_kv ? (c + 1) * chunk : n_kv;
-        attend_piece(&t, c * chunk, end);
+        const int64_t end = chunk_begin(c + 1) < n_kv ? chunk_begin(c + 1) : n_kv;
+        attend_piece(&t, chunk_begin(c), end);
     }
 }
 
@@ -305,11 +319,7 @@ struct ggml_tensor * commandr_attention(struct ggml_context * ctx, struct ggml_t
                                         struct ggml_tensor * v, struct ggml_tensor * mask) {
     const int64_t n_tokens = q->ne[1];
     const int64_t n_head   = q->ne[2];
-    const int64_t n_tiles  = (n_tokens * (n_head / k->ne[2]) + TILE_ROWS - 1) / TILE_ROWS;
-    const int64_t n_pieces = k->ne[2] * n_tiles;
-    const int64_t wanted   = (MIN_PIECES + n_pieces - 1) / n_pieces;
-    const int64_t most     = k->ne[1] / MIN_CHUNK > 1 ? k->ne[1] / MIN_CHUNK : 1;
-    const int64_t n_chunks = wanted < most ? wanted : most;
+    const int64_t n_chunks = count_chunks(k->ne[1]);
 
     struct ggml_tensor * args[4] = { q, k, v, mask };
     struct ggml_tensor * parts = ggml_custom_4d(ctx, GGML_TYPE_F32, pad(q->ne[0]) + 2, n_head, n_tokens, n_chunks, args,

@@ -1,214 +1,323 @@
 #include "kernels/matmul.h"
 
-#if defined(__x86_64__) && defined(__GNUC__)
-
-#include <immintrin.h>
-#include <math.h>
-#include <string.h>
-
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni,fma")))
+#include "kernels/packed.h"
 
 enum {
-    BLOCK      = 256, /* elements of a super-block, in weights and activations */
-    SUB        = 16,  /* elements that share a weight scale */
-    N_SUBS     = BLOCK / SUB,
-    LANES      = 16, /* rows of weights in one vector */
-    TILE_LANES = 4,  /* vectors of rows unpacked together: 64 rows of one super-block are 16 KiB of bytes */
-    COLS       = 8,  /* columns computed together, each with an integer and a float accumulator in registers */
-    MIN_COLS   = 16  /* below this, unpacking costs more than it saves */
+    LANES     = COMMANDR_LANES,
+    BLOCK     = COMMANDR_SUPER_BLOCK,
+    DRAW      = 4,  /* tiles down the matrix that a thread takes at a time */
+    PANEL     = 32, /* columns computed together: at one super-block they, the tiles and the sums fit a level-1 cache */
+    FEW_COLS  = 16, /* up to here weights are read once, tile after tile as they lie in memory */
+    MIN_COLS  = 16, /* below this, packing weights in each product costs more than it saves */
+    MAX_BYTES = 210 /* of a block in the file's layout */
 };
 
-/* ---- the formats ---- */
+#if defined(__x86_64__) && defined(__GNUC__)
 
-/* ggml's Q6_K: weight = d * scales[i / 16] * (q - 32), q of 6 bits. In each half of 128, byte l < 64 of ql has the low
- * bits of elements l and l + 64, byte l < 32 of qh the high bits of elements l, l + 32, l + 64 and l + 96. */
-typedef struct q6_k {
-    uint8_t     ql[BLOCK / 2];
-    uint8_t     qh[BLOCK / 4];
-    int8_t      scales[N_SUBS];
-    ggml_fp16_t d;
-} q6_k;
+#include "simd.h"
 
-/* A super-block of one column: x = d * (q - 128). Bytes above 0 are what the processor multiplies with signed ones. */
-typedef struct column_block {
-    uint8_t q[BLOCK];
-    float   d;
-    float   unused[15]; /* whole cache lines */
-} column_block;
+#include <immintrin.h>
+#include <stdatomic.h>
+#include <string.h>
 
-/* A super-block of 16 rows: what one vector register after the other is loaded from. */
-typedef struct row_tile {
-    int8_t q[BLOCK / 4][LANES][4]; /* four neighbouring elements of each row */
-    float  scale[N_SUBS][LANES];
-    float  offset[LANES]; /* 128 times the sum of the weights: what q - 128 instead of q takes off */
-} row_tile;
+#define TARGET      __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c")))
+#define TARGET_PART TARGET COMMANDR_INLINE
+/* Arrays stay in registers only where every index is a constant. */
+#define UNROLL    _Pragma("GCC unroll 8")
+#define UNROLL_16 _Pragma("GCC unroll 16")
 
-/* ---- columns to bytes ---- */
+/* What a tile's bytes mean, computed once for all groups of columns. weight = scale * q - min, in Q6_K
+ * scale * (q - 32). */
+typedef struct tile_scales {
+    float scale[BLOCK / 16][LANES];
+    float min[BLOCK / 32][LANES];
+} tile_scales;
 
-/* dst: I8 [column_block x blocks, columns padded to COLS]; source: x. Columns beyond the last are 0. */
-TARGET static void round_columns(struct ggml_tensor * dst, int ith, int nth, void * user_data) {
-    (void) user_data;
-    const struct ggml_tensor * x        = dst->src[0];
-    const int64_t              n_blocks = x->ne[0] / BLOCK;
-    for (int64_t c = ith; c < dst->ne[1]; c += nth) {
-        column_block * out = (column_block *) ((char *) dst->data + (size_t) c * dst->nb[1]);
-        const float *  in  = (const float *) ((const char *) x->data + (size_t) c * x->nb[1]);
-        for (int64_t b = 0; b < n_blocks; b++, out++, in += BLOCK) {
-            /* The order of positive floats is that of their bits, in which NaN comes after infinity. */
-            int32_t max_bits = 0;
-            for (int i = 0; c < x->ne[1] && i < BLOCK; i++) {
-                int32_t bits;
-                memcpy(&bits, in + i, sizeof(bits));
-                bits &= INT32_MAX;
-                max_bits = bits > max_bits ? bits : max_bits;
-            }
-            float max;
-            memcpy(&max, &max_bits, sizeof(max));
-            out->d = max < INFINITY ? max / 127.0f : NAN; /* what is not finite shows in the logits, as it should */
-            if (max == 0.0f || !(max < INFINITY)) {
-                memset(out->q, 128, BLOCK);
-                continue;
-            }
-            const __m512 inverse = _mm512_set1_ps(127.0f / max);
-            for (int i = 0; i < BLOCK; i += LANES) {
-                const __m512i q =
-                    _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(in + i), inverse)); /* nearest even */
-                _mm_storeu_si128((__m128i *) (out->q + i),
-                                 _mm512_cvtepi32_epi8(_mm512_add_epi32(q, _mm512_set1_epi32(128))));
-            }
-        }
+/* ---- the formats: ggml's blocks, of which word i of 16 rows is vector i of a tile ---- */
+
+TARGET_PART __m512i word(const uint8_t * tile, int i) {
+    return _mm512_loadu_si512(tile + 4 * LANES * i);
+}
+
+TARGET_PART __m512 halves(__m512i x) {
+    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x));
+}
+
+TARGET_PART __m512 byte_of(__m512i x, int i, int mask) {
+    const __m512i shift = _mm512_set1_epi32(8 * i);
+    return _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srlv_epi32(x, shift), _mm512_set1_epi32(mask)));
+}
+
+/* Q4_K and Q5_K: word 0 has d below dmin. Words 1 to 3 are 12 bytes a, b, c of 4 each: scales 0 to 3 and minimums 0 to 3
+ * are the low 6 bits of a and b; those 4 to 7 have their low 4 bits in the halves of c and their high 2 in the rest of a
+ * and b. */
+TARGET_PART void read_scales_with_min(const uint8_t * tile, tile_scales * to) {
+    const __m512i a        = word(tile, 1);
+    const __m512i b        = word(tile, 2);
+    const __m512i c        = word(tile, 3);
+    const __m512i low_4    = _mm512_set1_epi8(15);
+    const __m512i bits_4_5 = _mm512_set1_epi8(48);
+    const __m512i a_high =
+        _mm512_or_si512(_mm512_and_si512(c, low_4), _mm512_and_si512(_mm512_srli_epi32(a, 2), bits_4_5));
+    const __m512i b_high = _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi32(c, 4), low_4),
+                                           _mm512_and_si512(_mm512_srli_epi32(b, 2), bits_4_5));
+    const __m512  d      = halves(word(tile, 0));
+    const __m512  d_min  = halves(_mm512_srli_epi32(word(tile, 0), 16));
+    for (int i = 0; i < 4; i++) {
+        _mm512_storeu_ps(to->scale[i], _mm512_mul_ps(d, byte_of(a, i, 63)));
+        _mm512_storeu_ps(to->min[i], _mm512_mul_ps(d_min, byte_of(b, i, 63)));
+        _mm512_storeu_ps(to->scale[i + 4], _mm512_mul_ps(d, byte_of(a_high, i, 63)));
+        _mm512_storeu_ps(to->min[i + 4], _mm512_mul_ps(d_min, byte_of(b_high, i, 63)));
     }
 }
 
-/* ---- rows to bytes ---- */
+/* Q6_K: words 48 to 51 are 16 signed bytes, d stands behind them. */
+TARGET_PART void read_signed_scales(const uint8_t * tile, tile_scales * to) {
+    const __m512 d = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *) (tile + 4 * LANES * 52)));
+    for (int s = 0; s < BLOCK / 16; s++) {
+        const __m512i left = _mm512_sllv_epi32(word(tile, 48 + s / 4), _mm512_set1_epi32(24 - 8 * (s % 4)));
+        _mm512_storeu_ps(to->scale[s], _mm512_mul_ps(d, _mm512_cvtepi32_ps(_mm512_srai_epi32(left, 24))));
+    }
+}
 
-/* One lane of a tile from one super-block of a row. */
-TARGET static void unpack_q6_k(const q6_k * block, row_tile * tile, int lane) {
-    int8_t q[BLOCK];
-    for (int half = 0; half < 2; half++) {
-        const uint8_t * ql  = block->ql + 64 * half;
-        const uint8_t * qh  = block->qh + 32 * half;
-        int8_t *        out = q + 128 * half;
-        for (int l = 0; l < 32; l++) {
-            out[l]      = (int8_t) (((ql[l] & 15) | (qh[l] & 3) << 4) - 32);
-            out[l + 32] = (int8_t) (((ql[l + 32] & 15) | (qh[l] >> 2 & 3) << 4) - 32);
-            out[l + 64] = (int8_t) ((ql[l] >> 4 | (qh[l] >> 4 & 3) << 4) - 32);
-            out[l + 96] = (int8_t) ((ql[l + 32] >> 4 | qh[l] >> 6 << 4) - 32);
-        }
+/* Quants come in pairs of sub-blocks that share bytes: the first one's low 4 bits are the low halves, the second one's
+ * the high halves. Q4_K, Q5_K: 32 bytes a pair, sub-blocks 2p and 2p + 1 of 32 elements. Q6_K: 16 bytes, sub-blocks of 16
+ * elements that are 4 apart. */
+TARGET_PART int first_of_pair(enum ggml_type type, int p) {
+    return type == GGML_TYPE_Q6_K ? p / 4 * 8 + p % 4 : 2 * p;
+}
+
+/* Elements 4t to 4t + 3 of both sub-blocks of pair p. */
+TARGET_PART void read_pair(enum ggml_type type, const uint8_t * tile, int p, int t, __m512i * first, __m512i * second) {
+    const __m512i low_4 = _mm512_set1_epi8(15);
+    const int     at    = type == GGML_TYPE_Q4_K ? 4 + 8 * p : type == GGML_TYPE_Q5_K ? 12 + 8 * p : 4 * p;
+    const __m512i both  = word(tile, at + t);
+    *first              = _mm512_and_si512(both, low_4);
+    *second             = _mm512_and_si512(_mm512_srli_epi32(both, 4), low_4);
+    if (type == GGML_TYPE_Q5_K) { /* bit s of byte l of words 4 to 11 is the fifth of element l in sub-block s */
+        const __m512i high  = _mm512_srlv_epi32(word(tile, 4 + t), _mm512_set1_epi32(2 * p));
+        const __m512i bit_4 = _mm512_set1_epi8(16);
+        *first              = _mm512_or_si512(*first, _mm512_and_si512(_mm512_slli_epi32(high, 4), bit_4));
+        *second             = _mm512_or_si512(*second, _mm512_and_si512(_mm512_slli_epi32(high, 3), bit_4));
     }
-    const float d      = ggml_fp16_to_fp32(block->d);
-    float       offset = 0.0f;
-    for (int s = 0; s < N_SUBS; s++) {
-        int32_t sum = 0;
-        for (int i = 0; i < SUB; i++) {
-            sum += q[SUB * s + i];
-        }
-        const float scale    = d * (float) block->scales[s];
-        tile->scale[s][lane] = scale;
-        offset += scale * (float) (128 * sum);
-    }
-    tile->offset[lane] = offset;
-    for (int g = 0; g < BLOCK / 4; g++) {
-        memcpy(tile->q[g][lane], q + 4 * g, 4);
+    if (type ==
+        GGML_TYPE_Q6_K) { /* byte l < 32 of each half's 8 words from 32 on: 2 bits for l, l + 32, l + 64, l + 96 */
+        const int     l        = p % 4 * 4 + t;
+        const int     high_at  = 32 + p / 4 * 8 + l % 8;
+        const __m512i high     = _mm512_srlv_epi32(word(tile, high_at), _mm512_set1_epi32(l / 8 * 2));
+        const __m512i bits_4_5 = _mm512_set1_epi8(48);
+        *first                 = _mm512_or_si512(*first, _mm512_and_si512(_mm512_slli_epi32(high, 4), bits_4_5));
+        *second                = _mm512_or_si512(*second, _mm512_and_si512(high, bits_4_5));
     }
 }
 
 /* ---- the product ---- */
 
-/* Adds the product of a tile with COLS columns' super-blocks to out: [COLS] columns of LANES floats, the first n
- * written. columns: of the first column; the next is column_size bytes on. */
-TARGET static void multiply_tile(const row_tile * tile, const char * columns, size_t column_size, float * out,
-                                 size_t out_stride, int64_t n) {
-    __m512 sums[COLS];
-    for (int c = 0; c < COLS; c++) {
-        sums[c] = _mm512_setzero_ps();
-    }
-    for (int s = 0; s < N_SUBS; s++) {
-        __m512i dots[COLS];
-        for (int c = 0; c < COLS; c++) {
-            dots[c] = _mm512_setzero_si512();
-        }
-        for (int g = s * SUB / 4; g < (s + 1) * SUB / 4; g++) {
-            const __m512i w = _mm512_loadu_si512(tile->q[g]);
-            for (int c = 0; c < COLS; c++) {
-                int32_t four;
-                memcpy(&four, columns + (size_t) c * column_size + 4 * g, 4);
-                dots[c] = _mm512_dpbusd_epi32(dots[c], _mm512_set1_epi32(four), w);
-            }
-        }
-        const __m512 scale = _mm512_loadu_ps(tile->scale[s]);
-        for (int c = 0; c < COLS; c++) {
-            sums[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[c]), scale, sums[c]);
-        }
-    }
-    const __m512 offset = _mm512_loadu_ps(tile->offset);
-    for (int c = 0; c < COLS; c++) {
-        if (c < n) {
-            const float  d   = ((const column_block *) (columns + (size_t) c * column_size))->d;
-            float *      to  = out + (size_t) c * out_stride;
-            const __m512 sum = _mm512_sub_ps(sums[c], offset);
-            _mm512_storeu_ps(to, _mm512_fmadd_ps(sum, _mm512_set1_ps(d), _mm512_loadu_ps(to)));
-        }
-    }
+TARGET_PART __m512i broadcast(const int32_t * unit) {
+    return _mm512_set1_epi32(*unit);
 }
 
-/* dst: F32 [n_out, n_cols]; sources: w, the rounded columns. Each thread takes groups of rows for itself. */
-TARGET static void multiply(struct ggml_tensor * dst, int ith, int nth, void * user_data) {
-    (void) user_data;
-    const struct ggml_tensor * w        = dst->src[0];
-    const struct ggml_tensor * x        = dst->src[1];
-    const int64_t              n_blocks = w->ne[0] / BLOCK;
-    const int64_t              n_lanes  = dst->ne[0] / LANES; /* vectors of rows */
-    const int64_t              group    = n_lanes >= (int64_t) TILE_LANES * nth ? TILE_LANES : 1;
-    row_tile                   tiles[TILE_LANES];
-    for (int64_t first = ith * group; first < n_lanes; first += nth * group) {
-        const int64_t n_tiles = n_lanes - first < group ? n_lanes - first : group;
-        for (int64_t c = 0; c < dst->ne[1]; c++) {
-            memset((char *) dst->data + (size_t) c * dst->nb[1] + (size_t) first * LANES * sizeof(float), 0,
-                   (size_t) (n_tiles * LANES) * sizeof(float));
+TARGET_PART __m512 broadcast_float(const int32_t * unit) {
+    float f;
+    memcpy(&f, unit, sizeof(f));
+    return _mm512_set1_ps(f);
+}
+
+/* Adds a tile's product with a super-block of n columns to out: [n][LANES]. type and n are constants. */
+TARGET_PART void multiply_tile(enum ggml_type type, int n, const uint8_t * tile, const tile_scales * scales,
+                               const int32_t * x, float (*out)[LANES]) {
+    const bool has_min   = type != GGML_TYPE_Q6_K;
+    const int  n_steps   = has_min ? 8 : 4; /* of 4 elements in a sub-block */
+    const int  n_pairs   = BLOCK / 8 / n_steps;
+    const int  tile_size = LANES * (type == GGML_TYPE_Q4_K ? 144 : type == GGML_TYPE_Q5_K ? 176 : 210);
+    const int  n_lines   = (tile_size + 63) / 64 / n_pairs + 1;
+    __m512     sums[COMMANDR_GROUP];
+    UNROLL
+    for (int c = 0; c < n; c++) {
+        sums[c] = _mm512_setzero_ps();
+    }
+    for (int p = 0; p < n_pairs; p++) {
+        /* The next tile, whose pages and lines the processor does not foresee while this one is computed. */
+        UNROLL_16
+        for (int i = 0; i < n_lines; i++) {
+            _mm_prefetch((const char *) tile + 2 * tile_size + 64 * (p * n_lines + i), _MM_HINT_T0);
         }
-        for (int64_t b = 0; b < n_blocks; b++) {
-            for (int64_t row = 0; row < n_tiles * LANES; row++) {
-                const char * rows = (const char *) w->data + (size_t) (first * LANES + row) * w->nb[1];
-                unpack_q6_k((const q6_k *) rows + b, &tiles[row / LANES], (int) (row % LANES));
+        const int s[2] = { first_of_pair(type, p), first_of_pair(type, p) + (has_min ? 1 : 4) };
+        __m512i   dots[2][COMMANDR_GROUP];
+        UNROLL
+        for (int c = 0; c < n; c++) {
+            UNROLL
+            for (int i = 0; i < 2; i++) {
+                dots[i][c] = has_min ? _mm512_setzero_si512() : broadcast(x + (COMMANDR_SHIFT_AT + s[i]) * n + c);
             }
-            for (int64_t c = 0; c < dst->ne[1]; c += COLS) {
-                const char * columns =
-                    (const char *) x->data + (size_t) c * x->nb[1] + (size_t) b * sizeof(column_block);
-                float * out = (float *) ((char *) dst->data + (size_t) c * dst->nb[1]) + first * LANES;
-                for (int64_t t = 0; t < n_tiles; t++) {
-                    multiply_tile(&tiles[t], columns, x->nb[1], out + t * LANES, dst->nb[1] / sizeof(float),
-                                  dst->ne[1] - c);
+        }
+        UNROLL
+        for (int t = 0; t < n_steps; t++) {
+            __m512i w[2];
+            read_pair(type, tile, p, t, &w[0], &w[1]);
+            UNROLL
+            for (int i = 0; i < 2; i++) {
+                UNROLL
+                for (int c = 0; c < n; c++) {
+                    dots[i][c] = _mm512_dpbusd_epi32(dots[i][c], w[i], broadcast(x + (s[i] * n_steps + t) * n + c));
+                }
+            }
+        }
+        UNROLL
+        for (int i = 0; i < 2; i++) {
+            const __m512 scale = _mm512_loadu_ps(scales->scale[s[i]]);
+            UNROLL
+            for (int c = 0; c < n; c++) {
+                sums[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[i][c]), scale, sums[c]);
+            }
+            if (has_min) {
+                const __m512 min = _mm512_loadu_ps(scales->min[s[i]]);
+                UNROLL
+                for (int c = 0; c < n; c++) {
+                    sums[c] = _mm512_fnmadd_ps(min, broadcast_float(x + (COMMANDR_SUM_AT + s[i]) * n + c), sums[c]);
                 }
             }
         }
     }
+    UNROLL
+    for (int c = 0; c < n; c++) {
+        const __m512 d = broadcast_float(x + COMMANDR_D_AT * n + c);
+        _mm512_storeu_ps(out[c], _mm512_fmadd_ps(sums[c], d, _mm512_loadu_ps(out[c])));
+    }
 }
 
-bool commandr_matmul_wanted(const struct ggml_tensor * w, int64_t n_cols) {
-    return w->type == GGML_TYPE_Q6_K && n_cols >= MIN_COLS && w->ne[1] % LANES == 0 && w->ne[2] * w->ne[3] == 1 &&
-           __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw");
+/* A tile with a super-block of n_cols columns, group after group. */
+TARGET_PART void multiply_groups(enum ggml_type type, const uint8_t * tile, const int32_t * x, int64_t n_cols,
+                                 float (*out)[LANES]) {
+    tile_scales scales;
+    if (type == GGML_TYPE_Q6_K) {
+        read_signed_scales(tile, &scales);
+    } else {
+        read_scales_with_min(tile, &scales);
+    }
+    for (int64_t c = 0; c < n_cols; c += COMMANDR_GROUP, x += COMMANDR_GROUP * COMMANDR_COLUMN_UNITS) {
+        switch (n_cols - c) {
+            case 1: multiply_tile(type, 1, tile, &scales, x, out + c); break;
+            case 2: multiply_tile(type, 2, tile, &scales, x, out + c); break;
+            case 3: multiply_tile(type, 3, tile, &scales, x, out + c); break;
+            case 4: multiply_tile(type, 4, tile, &scales, x, out + c); break;
+            case 5: multiply_tile(type, 5, tile, &scales, x, out + c); break;
+            case 6: multiply_tile(type, 6, tile, &scales, x, out + c); break;
+            case 7: multiply_tile(type, 7, tile, &scales, x, out + c); break;
+            default: multiply_tile(type, COMMANDR_GROUP, tile, &scales, x, out + c);
+        }
+    }
 }
 
-struct ggml_tensor * commandr_matmul(struct ggml_context * ctx, struct ggml_tensor * w, struct ggml_tensor * x) {
-    const int64_t        size  = w->ne[0] / BLOCK * (int64_t) sizeof(column_block);
-    const int64_t        n_pad = (x->ne[1] + COLS - 1) / COLS * COLS;
-    struct ggml_tensor * columns =
-        ggml_custom_4d(ctx, GGML_TYPE_I8, size, n_pad, 1, 1, &x, 1, round_columns, GGML_N_TASKS_MAX, NULL);
-    struct ggml_tensor * args[2] = { w, columns };
-    return ggml_custom_4d(ctx, GGML_TYPE_F32, w->ne[1], x->ne[1], 1, 1, args, 2, multiply, GGML_N_TASKS_MAX, NULL);
+typedef void (*multiply_fn)(const uint8_t * tile, const int32_t * x, int64_t n_cols, float (*out)[LANES]);
+
+TARGET static void multiply_q4_k(const uint8_t * tile, const int32_t * x, int64_t n_cols, float (*out)[LANES]) {
+    multiply_groups(GGML_TYPE_Q4_K, tile, x, n_cols, out);
+}
+
+TARGET static void multiply_q5_k(const uint8_t * tile, const int32_t * x, int64_t n_cols, float (*out)[LANES]) {
+    multiply_groups(GGML_TYPE_Q5_K, tile, x, n_cols, out);
+}
+
+TARGET static void multiply_q6_k(const uint8_t * tile, const int32_t * x, int64_t n_cols, float (*out)[LANES]) {
+    multiply_groups(GGML_TYPE_Q6_K, tile, x, n_cols, out);
+}
+
+static multiply_fn multiply_of(enum ggml_type type) {
+    switch ((int) type) {
+        case GGML_TYPE_Q4_K: return multiply_q4_k;
+        case GGML_TYPE_Q5_K: return multiply_q5_k;
+        case GGML_TYPE_Q6_K: return multiply_q6_k;
+        default: return NULL;
+    }
+}
+
+/* n_tiles tiles down the matrix from `first` on, with the columns from c on, at most PANEL. */
+static void multiply_panel(struct ggml_tensor * dst, int64_t first, int64_t n_tiles, int64_t c) {
+    const struct ggml_tensor *    w        = dst->src[0];
+    const int32_t *               x        = commandr_columns_units(dst->src[1]);
+    const multiply_fn             one      = multiply_of(w->type);
+    const commandr_block_layout * layout   = commandr_block_layout_of(w->type);
+    const int64_t                 n_blocks = w->ne[0] / BLOCK;
+    const int64_t                 n_cols   = dst->ne[1] - c < PANEL ? dst->ne[1] - c : PANEL;
+    float                         sums[DRAW][PANEL][LANES];
+    uint8_t                       packed[LANES * MAX_BYTES];
+    for (int64_t i = 0; i < n_tiles; i++) {
+        memset(sums[i], 0, (size_t) n_cols * sizeof(sums[i][0]));
+    }
+    for (int64_t b = 0; b < n_blocks; b++) {
+        for (int64_t i = 0; i < n_tiles; i++) {
+            const uint8_t * tile = packed;
+            if (commandr_is_packed(w)) {
+                tile = (const uint8_t *) w->data + ((first + i) * n_blocks + b) * LANES * layout->size;
+            } else {
+                const uint8_t * rows = (const uint8_t *) w->data + (size_t) ((first + i) * LANES) * w->nb[1];
+                commandr_pack_tile(layout, rows + b * layout->size, w->nb[1], packed);
+            }
+            one(tile, x + COMMANDR_COLUMN_UNITS * (b * dst->ne[1] + c), n_cols, sums[i]);
+        }
+    }
+    for (int64_t i = 0; i < n_tiles; i++) {
+        for (int64_t k = 0; k < n_cols; k++) {
+            float * column = (float *) ((char *) dst->data + (size_t) (c + k) * dst->nb[1]);
+            memcpy(column + (first + i) * LANES, sums[i][k], sizeof(sums[i][k]));
+        }
+    }
+}
+
+/* dst: F32 [n_out, n_cols]; sources: w, the rounded columns; user_data: the number of the counter. Threads draw tiles
+ * until there are none left. */
+static void multiply(struct ggml_tensor * dst, int ith, int nth, void * user_data) {
+    (void) ith;
+    commandr_counter * counters = dst->src[1]->data;
+    _Atomic int64_t *  next     = &counters[(intptr_t) user_data].next;
+    const int64_t      n_tiles  = dst->ne[0] / LANES;
+    const int64_t      draw     = n_tiles >= (int64_t) DRAW * 4 * nth ? DRAW : 1;
+    const int64_t      together = dst->ne[1] > FEW_COLS ? draw : 1;
+    for (;;) {
+        const int64_t begin = atomic_fetch_add_explicit(next, draw, memory_order_relaxed);
+        const int64_t end   = begin + draw < n_tiles ? begin + draw : n_tiles;
+        if (begin >= end) {
+            return;
+        }
+        for (int64_t i = begin; i < end; i += together) {
+            for (int64_t c = 0; c < dst->ne[1]; c += PANEL) {
+                multiply_panel(dst, i, end - i < together ? end - i : together, c);
+            }
+        }
+    }
+}
+
+bool commandr_matmul_has(enum ggml_type type, const int64_t * ne) {
+    return multiply_of(type) && ne[0] % BLOCK == 0 && ne[1] % LANES == 0 && __builtin_cpu_supports("avx512vnni") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
 }
 
 #else
 
-bool commandr_matmul_wanted(const struct ggml_tensor * w, int64_t n_cols) {
-    (void) w;
-    (void) n_cols;
+bool commandr_matmul_has(enum ggml_type type, const int64_t * ne) {
+    (void) type;
+    (void) ne;
     return false;
 }
 
-struct ggml_tensor * commandr_matmul(struct ggml_context * ctx, struct ggml_tensor * w, struct ggml_tensor * x) {
-    return ggml_mul_mat(ctx, w, x);
+static void multiply(struct ggml_tensor * dst, int ith, int nth, void * user_data) {
+    (void) dst;
+    (void) ith;
+    (void) nth;
+    (void) user_data;
+    GGML_ABORT("no kernel for this processor");
 }
 
 #endif
+
+bool commandr_matmul_wanted(const struct ggml_tensor * w, int64_t n_cols) {
+    return n_cols >= MIN_COLS && w->ne[2] * w->ne[3] == 1 && commandr_matmul_has(w->type, w->ne);
+}
+
+struct ggml_tensor * commandr_matmul(struct ggml_context * ctx, struct ggml_tensor * w, commandr_columns * x) {
+    GGML_ASSERT(x->n_readers < COMMANDR_MAX_READERS);
+    struct ggml_tensor * args[2] = { w, x->data };
+    return ggml_custom_4d(ctx, GGML_TYPE_F32, w->ne[1], x->n, 1, 1, args, 2, multiply, GGML_N_TASKS_MAX,
+                          (void *) (intptr_t) x->n_readers++);
+}

@@ -1,21 +1,24 @@
-/* Products of quantized weights with many columns on the CPU, where ggml 0.20.2 has a slow path only.
+/* Our products of quantized weights on the CPU.
  *
- * ggml computes Q6_K (half of ffn_down and attn_v, and the head, in a Q4_K_M file) on x86 by unpacking each weight
- * anew for every column. This kernel unpacks a tile of weights once into bytes and reuses it for all columns of the
- * batch. */
+ * ggml computes a batch of 2 to 16 columns, as drafts need it, for several times the price of one, and a row's result
+ * depends on how many others are in the batch. Here weights are unpacked in registers and multiplied with up to 8
+ * columns, each column by the same operations in the same order whatever the others: a token's logits do not depend on
+ * what it is computed with. */
 #ifndef COMMANDR_SRC_KERNELS_MATMUL_H
 #define COMMANDR_SRC_KERNELS_MATMUL_H
 
-#include "ggml.h"
+#include "kernels/columns.h"
 
 #include <stdbool.h>
-#include <stdint.h>
 
-/* Whether this machine has the kernel for a weight in its file layout, and n_cols columns are enough for it to win. */
+/* Whether this machine has the kernel for a weight of this type, [ne[0], ne[1]]: then packing it pays. */
+bool commandr_matmul_has(enum ggml_type type, const int64_t * ne);
+
+/* Whether the kernel beats ggml's product with a weight in its file layout, which it packs anew each time. */
 bool commandr_matmul_wanted(const struct ggml_tensor * w, int64_t n_cols);
 
-/* w x like ggml_mul_mat. w: [n_in, n_out]; x: F32 [n_in, n_cols], contiguous. Result: F32 [n_out, n_cols].
- * x is rounded to 8 bits per 256 elements, as ggml does it for K-quants. */
-struct ggml_tensor * commandr_matmul(struct ggml_context * ctx, struct ggml_tensor * w, struct ggml_tensor * x);
+/* w x like ggml_mul_mat. w: [n_in, n_out], packed or in its file's layout; x: rounded, at most COMMANDR_MAX_READERS
+ * products for each. Result: F32 [n_out, x->n]. */
+struct ggml_tensor * commandr_matmul(struct ggml_context * ctx, struct ggml_tensor * w, commandr_columns * x);
 
 #endif

@@ -1,0 +1,49 @@
+/* The other side of our products: activations rounded to 8 bits, once for all matrices that multiply them.
+ *
+ * They are cut into super-blocks of 256 elements. The first super-blocks of all columns come first, in groups of
+ * COMMANDR_GROUP columns, the last group with the rest. A group holds, each time for its n columns side by side (4-byte
+ * units):
+ *
+ *     int8_t  q[64][n][4]   x = d q, q in -127..127
+ *     int32_t shift[16][n]  -32 times the sum of 16 q: what multiplying with q6 instead of q6 - 32 adds, taken off
+ *     float   sum[8][n]     of 32 q: what multiplies a format's minimums
+ *     float   d[n]
+ */
+#ifndef COMMANDR_SRC_KERNELS_COLUMNS_H
+#define COMMANDR_SRC_KERNELS_COLUMNS_H
+
+#include "ggml.h"
+
+#include <stdint.h>
+
+enum {
+    COMMANDR_GROUP       = 8,   /* columns */
+    COMMANDR_SUPER_BLOCK = 256, /* elements */
+    /* in units of 4 bytes for each column of the group: */
+    COMMANDR_SHIFT_AT     = 64,
+    COMMANDR_SUM_AT       = 80,
+    COMMANDR_D_AT         = 88,
+    COMMANDR_COLUMN_UNITS = 89,
+    COMMANDR_MAX_READERS  = 8
+};
+
+/* A counter from which threads draw pieces of one product; rounding sets them all to 0. */
+typedef struct commandr_counter {
+    _Alignas(64) _Atomic int64_t next;
+} commandr_counter;
+
+typedef struct commandr_columns {
+    struct ggml_tensor * data; /* I8: COMMANDR_MAX_READERS counters, then the groups */
+    int64_t              n;
+    int                  n_readers;
+} commandr_columns;
+
+/* Rounds x: F32 [n_in, n], contiguous, n_in a multiple of 256. */
+commandr_columns commandr_columns_round(struct ggml_context * ctx, struct ggml_tensor * x);
+
+/* The groups behind the counters. */
+static inline const int32_t * commandr_columns_units(const struct ggml_tensor * data) {
+    return (const int32_t *) ((const char *) data->data + COMMANDR_MAX_READERS * sizeof(commandr_counter));
+}
+
+#endif
