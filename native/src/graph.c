@@ -35,11 +35,12 @@ static struct ggml_tensor * rope(builder * b, struct ggml_tensor * x) {
                          b->hp->rope_freq_base, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f);
 }
 
-/* x rounded for our products; q, k, v, gate and up share it. */
-static commandr_columns * rounded(builder * b, struct ggml_tensor * x) {
-    if (b->rounded_from != x) {
+/* x rounded for our products with weights of a type; q, k, v, gate and up share it. */
+static commandr_columns * rounded(builder * b, struct ggml_tensor * x, enum ggml_type type) {
+    const bool fine = commandr_matmul_wants_fine(type);
+    if (b->rounded_from != x || b->rounded.fine != fine) {
         b->rounded_from = x;
-        b->rounded      = commandr_columns_round(b->ctx, x);
+        b->rounded      = commandr_columns_round(b->ctx, x, fine);
     }
     return &b->rounded;
 }
@@ -50,7 +51,7 @@ static commandr_columns * rounded(builder * b, struct ggml_tensor * x) {
 static struct ggml_tensor * product(builder * b, struct ggml_tensor * w, struct ggml_tensor * x) {
     const bool in_file_layout = b->model->n_devs == 0 && ggml_backend_buffer_is_host(w->buffer);
     if (commandr_is_packed(w) || (in_file_layout && commandr_matmul_wanted(w, x->ne[1]))) {
-        return commandr_matmul(b->ctx, w, rounded(b, x));
+        return commandr_matmul(b->ctx, w, rounded(b, x, w->type));
     }
     return ggml_mul_mat(b->ctx, w, x);
 }

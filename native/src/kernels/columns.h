@@ -7,13 +7,14 @@
  *     int8_t  q[64][n][4]   x = d q, q in -127..127
  *     int32_t shift[16][n]  -32 times the sum of 16 q: what multiplying with q6 instead of q6 - 32 adds, taken off
  *     float   sum[8][n]     of 32 q: what multiplies a format's minimums
- *     float   d[n]
+ *     float   d[8][n]       of 32 q, one after the other; the same 8 times unless it is fine
  */
 #ifndef COMMANDR_SRC_KERNELS_COLUMNS_H
 #define COMMANDR_SRC_KERNELS_COLUMNS_H
 
 #include "ggml.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum {
@@ -23,7 +24,7 @@ enum {
     COMMANDR_SHIFT_AT     = 64,
     COMMANDR_SUM_AT       = 80,
     COMMANDR_D_AT         = 88,
-    COMMANDR_COLUMN_UNITS = 89,
+    COMMANDR_COLUMN_UNITS = 96,
     COMMANDR_MAX_READERS  = 8
 };
 
@@ -35,11 +36,12 @@ typedef struct commandr_counter {
 typedef struct commandr_columns {
     struct ggml_tensor * data; /* I8: COMMANDR_MAX_READERS counters, then the groups */
     int64_t              n;
+    bool                 fine;
     int                  n_readers;
 } commandr_columns;
 
-/* Rounds x: F32 [n_in, n], contiguous, n_in a multiple of 256. */
-commandr_columns commandr_columns_round(struct ggml_context * ctx, struct ggml_tensor * x);
+/* Rounds x: F32 [n_in, n], contiguous, n_in a multiple of 256. fine: 32 elements share a scale instead of 256. */
+commandr_columns commandr_columns_round(struct ggml_context * ctx, struct ggml_tensor * x, bool fine);
 
 /* The groups behind the counters. */
 static inline const int32_t * commandr_columns_units(const struct ggml_tensor * data) {

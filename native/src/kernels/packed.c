@@ -2,53 +2,87 @@
 
 #include <string.h>
 
-enum { LANES = COMMANDR_LANES, MAX_BLOCK = 256 /* bytes */ };
+enum {
+    LANES     = COMMANDR_LANES,
+    BLOCK     = 256, /* weights of a row in a tile */
+    MAX_BYTES = 272  /* of them */
+};
 
 const commandr_block_layout * commandr_block_layout_of(enum ggml_type type) {
-    static const commandr_block_layout q4_k = { 144, 0, 36, -1 };  /* d and dmin, 12 bytes of scales, 128 of quants */
-    static const commandr_block_layout q5_k = { 176, 0, 44, -1 };  /* d and dmin, 12 of scales, 32 and 128 of quants */
-    static const commandr_block_layout q6_k = { 210, 0, 52, 208 }; /* 128 and 64 of quants, 16 of scales, d */
+    static const commandr_block_layout q4_k = { 144, 1, 0, 36, -1 };  /* d, dmin, 12 bytes of scales, 128 of quants */
+    static const commandr_block_layout q5_k = { 176, 1, 0, 44, -1 };  /* d, dmin, 12 of scales, 32 and 128 of quants */
+    static const commandr_block_layout q6_k = { 210, 1, 0, 52, 208 }; /* 128 and 64 of quants, 16 of scales, d */
+    static const commandr_block_layout q8_0 = { 34, 8, 2, 8, 0 };     /* d, 32 of quants */
     switch ((int) type) {
         case GGML_TYPE_Q4_K: return &q4_k;
         case GGML_TYPE_Q5_K: return &q5_k;
         case GGML_TYPE_Q6_K: return &q6_k;
+        case GGML_TYPE_Q8_0: return &q8_0;
         default: return NULL;
     }
 }
 
-void commandr_pack_tile(const commandr_block_layout * layout, const uint8_t * blocks, size_t row_size, uint8_t * to) {
-    const uint8_t * words = blocks + layout->words_at;
-    for (size_t i = 0; i < (size_t) layout->n_words; i++, words += 4) {
-        for (size_t lane = 0; lane < LANES; lane++, to += 4) {
-            memcpy(to, words + lane * row_size, 4);
-        }
+size_t commandr_tile_size(enum ggml_type type) {
+    return LANES * ggml_row_size(type, BLOCK);
+}
+
+/* Where word i of block k is in a tile, in words of all lanes. */
+static size_t word_at(enum ggml_type type, size_t k, size_t i) {
+    if (type == GGML_TYPE_Q8_0) { /* two blocks taking turns */
+        return 16 * (k / 2) + 2 * i + k % 2;
     }
-    for (size_t lane = 0; lane < LANES && layout->half_at >= 0; lane++, to += 2) {
-        memcpy(to, blocks + lane * row_size + layout->half_at, 2);
+    if (type == GGML_TYPE_Q5_K && i >= 4 && i < 20) { /* fifth bits, each word behind the first that needs it */
+        return i < 12 ? 2 * i - 3 : 2 * i - 20;
+    }
+    if (type == GGML_TYPE_Q6_K) { /* scales first; then the same with the upper two bits, for each half */
+        const size_t half = i < 32 ? i / 16 : (i - 32) / 8;
+        const size_t l    = i < 32 ? i % 16 : i % 8;
+        return i >= 48 ? i - 48 : 4 + 24 * half + (i >= 32 ? 2 * l + 1 : l < 8 ? 2 * l : l + 8);
+    }
+    return i;
+}
+
+static size_t half_at(const commandr_block_layout * layout, size_t k, size_t lane) {
+    return LANES * (4 * (size_t) (layout->n * layout->n_words) + 2 * k) + 2 * lane;
+}
+
+void commandr_pack_tile(enum ggml_type type, const uint8_t * rows, size_t row_size, uint8_t * to) {
+    const commandr_block_layout * layout = commandr_block_layout_of(type);
+    for (size_t k = 0; k < (size_t) layout->n; k++, rows += layout->size) {
+        for (size_t i = 0; i < (size_t) layout->n_words; i++) {
+            const uint8_t * from  = rows + (size_t) layout->words_at + 4 * i;
+            uint8_t *       words = to + 4 * LANES * word_at(type, k, i);
+            for (size_t lane = 0; lane < LANES; lane++) {
+                memcpy(words + 4 * lane, from + lane * row_size, 4);
+            }
+        }
+        for (size_t lane = 0; lane < LANES && layout->half_at >= 0; lane++) {
+            memcpy(to + half_at(layout, k, lane), rows + lane * row_size + layout->half_at, 2);
+        }
     }
 }
 
 void commandr_pack(struct ggml_tensor * w, int64_t first_row, int64_t n_rows, const uint8_t * from) {
-    const commandr_block_layout * layout   = commandr_block_layout_of(w->type);
-    const int64_t                 n_blocks = w->ne[0] / ggml_blck_size(w->type);
-    const size_t                  row_size = ggml_row_size(w->type, w->ne[0]);
-    uint8_t *                     to       = (uint8_t *) w->data + (size_t) first_row * row_size;
-    for (int64_t row = 0; row < n_rows; row += LANES) {
-        const uint8_t * rows = from + (size_t) row * row_size;
-        for (int64_t b = 0; b < n_blocks; b++) {
-            commandr_pack_tile(layout, rows + b * layout->size, row_size, to);
-            to += LANES * layout->size;
+    const size_t row_size   = ggml_row_size(w->type, w->ne[0]);
+    const size_t piece_size = ggml_row_size(w->type, BLOCK);
+    uint8_t *    to         = (uint8_t *) w->data + (size_t) first_row * row_size;
+    for (int64_t row = 0; row < n_rows; row += LANES, from += LANES * row_size) {
+        for (size_t at = 0; at < row_size; at += piece_size, to += LANES * piece_size) {
+            commandr_pack_tile(w->type, from + at, row_size, to);
         }
     }
 }
 
-/* One block of one row in the file's layout. */
-static void unpack_block(const commandr_block_layout * layout, const uint8_t * tile, size_t lane, uint8_t * to) {
-    for (size_t i = 0; i < (size_t) layout->n_words; i++) {
-        memcpy(to + (size_t) layout->words_at + 4 * i, tile + 4 * (LANES * i + lane), 4);
-    }
-    if (layout->half_at >= 0) {
-        memcpy(to + layout->half_at, tile + 4 * LANES * (size_t) layout->n_words + 2 * lane, 2);
+/* The weights of one row of a tile in the file's layout. */
+static void unpack_lane(enum ggml_type type, const uint8_t * tile, size_t lane, uint8_t * to) {
+    const commandr_block_layout * layout = commandr_block_layout_of(type);
+    for (size_t k = 0; k < (size_t) layout->n; k++, to += layout->size) {
+        for (size_t i = 0; i < (size_t) layout->n_words; i++) {
+            memcpy(to + (size_t) layout->words_at + 4 * i, tile + 4 * (LANES * word_at(type, k, i) + lane), 4);
+        }
+        if (layout->half_at >= 0) {
+            memcpy(to + layout->half_at, tile + half_at(layout, k, lane), 2);
+        }
     }
 }
 
@@ -65,19 +99,17 @@ bool commandr_is_packed(const struct ggml_tensor * w) {
 /* dst: F32 [n_in, n_ids]; sources: w, ids. */
 static void get_rows(struct ggml_tensor * dst, int ith, int nth, void * user_data) {
     (void) user_data;
-    const struct ggml_tensor *    w        = dst->src[0];
-    const int32_t *               ids      = dst->src[1]->data;
-    const commandr_block_layout * layout   = commandr_block_layout_of(w->type);
-    const ggml_to_float_t         to_float = ggml_get_type_traits(w->type)->to_float;
-    const int64_t                 block    = ggml_blck_size(w->type);
-    const size_t                  tile     = (size_t) (LANES * layout->size);
+    const struct ggml_tensor * w         = dst->src[0];
+    const int32_t *            ids       = dst->src[1]->data;
+    const ggml_to_float_t      to_float  = ggml_get_type_traits(w->type)->to_float;
+    const size_t               tile_size = commandr_tile_size(w->type);
     for (int64_t i = ith; i < dst->ne[1]; i += nth) {
-        const uint8_t * tiles = (const uint8_t *) w->data + (size_t) (ids[i] / LANES * (w->ne[0] / block)) * tile;
-        float *         out   = (float *) ((char *) dst->data + (size_t) i * dst->nb[1]);
-        for (int64_t at = 0; at < w->ne[0]; at += block, tiles += tile) {
-            _Alignas(8) uint8_t one[MAX_BLOCK];
-            unpack_block(layout, tiles, (size_t) (ids[i] % LANES), one);
-            to_float(one, out + at, block);
+        const uint8_t * tile = (const uint8_t *) w->data + (size_t) (ids[i] / LANES * (w->ne[0] / BLOCK)) * tile_size;
+        float *         out  = (float *) ((char *) dst->data + (size_t) i * dst->nb[1]);
+        for (int64_t at = 0; at < w->ne[0]; at += BLOCK, tile += tile_size) {
+            _Alignas(8) uint8_t one[MAX_BYTES];
+            unpack_lane(w->type, tile, (size_t) (ids[i] % LANES), one);
+            to_float(one, out + at, BLOCK);
         }
     }
 }

@@ -1,9 +1,10 @@
 /* Weights for our products: 16 rows side by side, so that one vector register holds the same place of each.
  *
- * A block of ggml's quantized types is a few 32-bit words and at most one 16-bit number. A packed tile takes one block
- * of each of 16 rows and puts their first words side by side, then their second ones and so on, then the 16-bit
- * numbers: the same bytes in another order, so that a packed tensor has its type and size. Tiles follow one another
- * along the rows, then down the matrix. */
+ * 256 weights of a row in one of ggml's quantized types are one block or several, and a block is a few 32-bit words and
+ * at most one 16-bit number. A packed tile takes them of 16 rows. It puts word after word of all rows side by side, in the
+ * order in which the product reads them (memory gives half its speed to any other), then the 16-bit numbers: the same
+ * bytes in another order, so that a packed tensor has its type and size. Tiles follow one another along the rows, then
+ * down the matrix. */
 #ifndef COMMANDR_SRC_KERNELS_PACKED_H
 #define COMMANDR_SRC_KERNELS_PACKED_H
 
@@ -16,17 +17,21 @@ enum { COMMANDR_LANES = 16 }; /* rows of a tile */
 
 /* Where the words of a block are in the file's layout. */
 typedef struct commandr_block_layout {
-    int32_t size;     /* bytes of a block */
-    int32_t words_at; /* offset of the words */
+    int32_t size; /* bytes of a block */
+    int32_t n;    /* blocks of 256 weights: 1 or even */
+    int32_t words_at;
     int32_t n_words;
-    int32_t half_at; /* offset of the 16-bit number behind or before them; -1 when there is none */
+    int32_t half_at; /* offset of the 16-bit number; -1 when there is none */
 } commandr_block_layout;
 
 /* NULL for types that are not packed. */
 const commandr_block_layout * commandr_block_layout_of(enum ggml_type type);
 
-/* One tile from blocks of 16 rows in the file's layout, row_size bytes apart. to: 16 times the block's size. */
-void commandr_pack_tile(const commandr_block_layout * layout, const uint8_t * blocks, size_t row_size, uint8_t * to);
+/* Bytes of a tile. */
+size_t commandr_tile_size(enum ggml_type type);
+
+/* One tile from 256 weights of 16 rows in the file's layout, row_size bytes apart. */
+void commandr_pack_tile(enum ggml_type type, const uint8_t * rows, size_t row_size, uint8_t * to);
 
 /* Fills rows of a matrix w: [n_in, n_out], all three numbers of rows multiples of 16, from rows in the file's layout. */
 void commandr_pack(struct ggml_tensor * w, int64_t first_row, int64_t n_rows, const uint8_t * from);
