@@ -39,7 +39,7 @@ class MemoryUse:
 
     device: str
     what: str
-    """mapped, repacked, weights, kv, compute or output."""
+    """mapped (in place in the file), packed (for our products), repacked (for ggml's), weights, kv, compute, output."""
     size: int
     """Bytes."""
 

@@ -6,7 +6,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from commandr_gguf._native import ffi, lib
 from commandr_gguf.callbacks import Callback
@@ -14,6 +14,9 @@ from commandr_gguf.devices import MemoryUse, devices, memory_uses
 from commandr_gguf.errors import ArgumentError, ClosedError, check, flag, int32, number
 from commandr_gguf.gguf_file import GGUFFile, encode_path
 from commandr_gguf.hparams import HParams
+
+Computer = Literal["gpu", "packed", "cpu"]
+"""GPUs, our products of packed weights, or ggml's products on the CPU."""
 
 
 class Model:
@@ -28,7 +31,7 @@ class Model:
         main_device: which GPU takes the head, and everything without tensor_split; -1 = spread by free memory.
         tensor_split: share of the offloaded layers per GPU, on any scale.
         use_mmap: use CPU weights in place, mapped from the file.
-        repack: copy CPU weights into the layouts that ggml computes faster, where it has one.
+        repack: copy CPU weights into the layouts that are computed fastest, where there is one.
         n_threads: for repacking; 0 = the physical cores that this process may use.
         progress: called with the fraction of the work done, 0 to 1; returning False cancels with CancelledError, and an
             exception in it ends the load and is raised.
@@ -94,11 +97,13 @@ class Model:
         return memory_uses(lib.commandr_model_memory, self.pointer)
 
     @cached_property
-    def on_gpu(self) -> bool:
-        """Whether most of the weights lie on GPUs."""
+    def computed_by(self) -> Computer:
+        """What computes most of the weights' bytes."""
         gpus = {device.name for device in devices() if device.type in ("gpu", "igpu")}
-        uses = self.memory()
-        return 2 * sum(use.size for use in uses if use.device in gpus) > sum(use.size for use in uses)
+        sizes: dict[Computer, int] = {"gpu": 0, "packed": 0, "cpu": 0}
+        for use in self.memory():
+            sizes["gpu" if use.device in gpus else "packed" if use.what == "packed" else "cpu"] += use.size
+        return max(sizes, key=lambda name: sizes[name])
 
     def close(self) -> None:
         """Give the weights up. Calling it again does nothing."""

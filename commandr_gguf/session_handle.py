@@ -46,7 +46,7 @@ class SessionHandle:
         self.model = model
         self._n_vocab = model.hparams.n_vocab
         self._n_embd = model.hparams.n_embd
-        self.on_gpu = model.on_gpu
+        self.computed_by = model.computed_by
         """Whether most of the weights lie on GPUs."""
         self.progress = progress
         self._callback = Callback(None)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 
-from commandr_gguf.drafting.adaptive import ROW_COST_CPU, ROW_COST_GPU, DraftLength
+from commandr_gguf.drafting.adaptive import ROW_COST, DraftLength
 from commandr_gguf.drafting.drafter import Draft, Drafter
 from commandr_gguf.errors import CancelledError, ContextFullError
 from commandr_gguf.generation import Generation, Piece
@@ -59,7 +59,7 @@ class GenerationStream(Iterator[Piece]):
         self._top_logprobs = top_logprobs
         self._constraint = constraint
         self._drafter = drafter
-        self._draft_length = DraftLength(ROW_COST_GPU if session.on_gpu else ROW_COST_CPU)
+        self._draft_length = DraftLength(ROW_COST[session.computed_by])
         self._n_pending = 0
         """Tokens that the next evaluation computes in any case; 0 before the first."""
         self._seq_id = seq_id
@@ -203,7 +203,7 @@ class GenerationStream(Iterator[Piece]):
         if self._max_tokens is not None:
             room = min(room, self._max_tokens - self._n_done - 1)
         limit = functools.partial(self._draft_length.limit, n_most=room, n_pending=self._n_pending)
-        draft = self._drafter.draft(self._history, limit) if room > 0 else None
+        draft = self._drafter.draft(self._history, limit, self._not_cancelled) if room > 0 else None
         if draft is None:
             return None
         guess = draft.tokens[:room]
@@ -255,6 +255,9 @@ class GenerationStream(Iterator[Piece]):
     @property
     def _n_done(self) -> int:
         return len(self._history) - self.result.usage.prompt_tokens
+
+    def _not_cancelled(self, *_: int) -> bool:
+        return not self._cancelled.is_set()
 
     def _go_on(self, n_done: int, n_total: int) -> object:
         if self._cancelled.is_set():

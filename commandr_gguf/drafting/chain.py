@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from commandr_gguf.drafting.drafter import Draft, Drafter, Limit
+from commandr_gguf.drafting.drafter import Draft, Drafter, GoOn, Limit
 
 
 class Chain:
@@ -13,10 +13,10 @@ class Chain:
     def __init__(self, drafters: Sequence[Drafter]) -> None:
         self._drafters = list(drafters)
 
-    def draft(self, tokens: Sequence[int], limit: Limit) -> Draft | None:
+    def draft(self, tokens: Sequence[int], limit: Limit, go_on: GoOn | None = None) -> Draft | None:
         """See `Drafter.draft`."""
         for drafter in self._drafters:
-            draft = drafter.draft(tokens, limit)
+            draft = drafter.draft(tokens, limit, go_on)
             if draft is not None:
                 return draft
         return None

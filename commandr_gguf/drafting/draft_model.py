@@ -5,7 +5,7 @@ from __future__ import annotations
 import array
 from collections.abc import Sequence
 
-from commandr_gguf.drafting.drafter import Draft, Limit, Source
+from commandr_gguf.drafting.drafter import Draft, GoOn, Limit, Source
 from commandr_gguf.errors import ArgumentError, ContextFullError
 from commandr_gguf.model import Model
 from commandr_gguf.sampling import Sampler, SamplingParams
@@ -36,12 +36,12 @@ class DraftModel:
         self._source = Source(f"draft model {session.model.path}", cost=_weight(session.model) / _weight(target))
         self._sampler = Sampler(session.model.hparams.n_vocab, SamplingParams(temperature=0))
 
-    def draft(self, tokens: Sequence[int], limit: Limit) -> Draft | None:
-        """See `Drafter.draft`. CancelledError comes through from the session."""
+    def draft(self, tokens: Sequence[int], limit: Limit, go_on: GoOn | None = None) -> Draft | None:
+        """See `Drafter.draft`."""
         text = array.array("i", tokens)
         try:
             for _ in range(min(limit(self._source), self._n_max)):
-                self._session.eval(text)
+                self._session.eval(text, progress=go_on)
                 text.append(self._session.sample(self._sampler, text)[0])
         except ContextFullError:
             pass

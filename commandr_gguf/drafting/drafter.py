@@ -31,8 +31,12 @@ Limit = Callable[[Source], int]
 """The most tokens that a source is to draft now; 0 while its drafts do not pay. To be asked once for a draft."""
 
 
+GoOn = Callable[[int, int], object]
+"""Called with the tokens that a drafter has computed and is to compute; returning False ends it with CancelledError."""
+
+
 class Drafter(Protocol):
     """Guesses how a sequence goes on. One object serves one generation."""
 
-    def draft(self, tokens: Sequence[int], limit: Limit, /) -> Draft | None:
-        """Guess what follows `tokens`, the prompt and the reply so far; None for no guess."""
+    def draft(self, tokens: Sequence[int], limit: Limit, go_on: GoOn | None = None, /) -> Draft | None:
+        """Guess what follows `tokens`, the prompt and the reply so far; None for no guess. Long work calls `go_on`."""

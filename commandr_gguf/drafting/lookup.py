@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from commandr_gguf.drafting.drafter import Draft, Limit, Source
+from commandr_gguf.drafting.drafter import Draft, GoOn, Limit, Source
 
 # The longer the match, the better the guess: each length is a source of its own.
 _SOURCES = {
@@ -22,7 +22,7 @@ class PromptLookup:
     It keeps nothing: looking through 128,000 tokens takes a twentieth of a millisecond.
     """
 
-    def draft(self, tokens: Sequence[int], limit: Limit) -> Draft | None:
+    def draft(self, tokens: Sequence[int], limit: Limit, _go_on: GoOn | None = None) -> Draft | None:
         """See `Drafter.draft`. An `array("i")` is read in place."""
         held = np.asarray(tokens, dtype=np.int32)
         if len(held) < 2:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from commandr_gguf.drafting.drafter import Draft, Limit, Source
+from commandr_gguf.drafting.drafter import Draft, GoOn, Limit, Source
 from commandr_gguf.tokenizer import Tokenizer
 
 REPLAY = Source("replay of the answer", 0.95)
@@ -63,7 +63,7 @@ class AnswerReplay:
         self._line = 0
         """Where the line begins up to which marks were looked for."""
 
-    def draft(self, tokens: Sequence[int], limit: Limit) -> Draft | None:
+    def draft(self, tokens: Sequence[int], limit: Limit, _go_on: GoOn | None = None) -> Draft | None:
         """See `Drafter.draft`."""
         self._read(tokens)
         if self._answer is None:

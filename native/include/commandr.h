@@ -112,9 +112,9 @@ typedef struct commandr_model_params {
     int32_t       main_device;    /* GPU of the head, and of all without tensor_split; -1: by free memory. [-1] */
     const float * tensor_split;   /* share of the offloaded layers per GPU, any scale. [NULL] */
     int32_t       n_tensor_split; /* length of tensor_split */
-    int32_t       n_threads;      /* for repacking weights; 0 = commandr_default_n_threads(). [0] */
+    int32_t       n_threads;      /* for packing weights; 0 = commandr_default_n_threads(). [0] */
     bool          use_mmap;       /* use CPU weights in place, mapped from the file. [true] */
-    bool          repack; /* copy CPU weights into layouts that ggml computes faster, where it has one. [true] */
+    bool          repack; /* copy CPU weights into the layouts that are computed fastest, where there is one. [true] */
     commandr_load_callback progress; /* [NULL] */
     void *                 progress_user_data;
 } commandr_model_params;
@@ -129,7 +129,8 @@ const commandr_gguf *    commandr_model_gguf(const commandr_model * model);
 /* Bytes by place: index 0.. until ARGUMENT. */
 typedef struct commandr_memory_info {
     const char * device;
-    const char * what; /* "mapped" (in place in the file), "repacked", "weights", "kv", "compute", "output" */
+    const char * what; /* "mapped" (in place in the file), "packed" (for our products), "repacked" (for ggml's),
+                        * "weights", "kv", "compute", "output" */
     int64_t      size;
 } commandr_memory_info;
 commandr_status commandr_model_memory(const commandr_model * model, int64_t index, commandr_memory_info * info);

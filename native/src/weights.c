@@ -121,7 +121,7 @@ static place * choose_place(loader * ld, const commandr_slot * slot, ggml_backen
     ggml_backend_buffer_type_t * extra        = commandr_device_extra_bufts();
     if (ld->params->repack && slot->is_matrix && commandr_matmul_has(type, slot->ne) &&
         !(is_embedding && ld->model->head_dev != cpu)) {
-        return open_place(ld, plain, true, name, "repacked");
+        return open_place(ld, plain, true, name, "packed");
     }
     if (ld->params->repack && slot->is_matrix && !is_embedding) { /* ggml looks rows up in the file's layout only */
         for (; extra && *extra; extra++) {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from commandr_gguf.drafting.adaptive import ROW_COST_CPU, ROW_COST_GPU, DraftLength
+from commandr_gguf.drafting.adaptive import ROW_COST, DraftLength
 from commandr_gguf.drafting.drafter import Source
 
 SOURCE = Source("simulated")
@@ -53,7 +53,10 @@ def test_speed_comes_near_the_best_fixed_length(row_cost: float, acceptance: flo
 
 
 @pytest.mark.parametrize("acceptance", [0.3, 0.8, 0.95])
-@pytest.mark.parametrize(("row_cost", "stated"), [(0.1, ROW_COST_CPU), (0.4, ROW_COST_CPU), (0.03, ROW_COST_GPU)])
+@pytest.mark.parametrize(
+    ("row_cost", "stated"),
+    [(0.08, ROW_COST["packed"]), (0.3, ROW_COST["packed"]), (0.3, ROW_COST["cpu"]), (0.03, ROW_COST["gpu"])],
+)
 def test_a_cost_that_is_stated_roughly_loses_little(row_cost: float, stated: float, acceptance: float) -> None:
     machine = Machine(row_cost, stated)
     assert machine.run(3000, acceptance) < 1.25 * machine.best(acceptance)

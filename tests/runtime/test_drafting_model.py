@@ -10,11 +10,11 @@ import pytest
 import embedded
 import models
 import shapes
-from commandr_gguf import ArgumentError, CommandR, Generation, Model, SamplingParams, Session, generate
+from commandr_gguf import ArgumentError, CancelledError, CommandR, Generation, Model, SamplingParams, Session, generate
 from commandr_gguf.demo.evaluate import held_out, request
 from commandr_gguf.drafting.chain import Chain
 from commandr_gguf.drafting.draft_model import DraftModel
-from commandr_gguf.drafting.drafter import Draft, Drafter, Limit, Source
+from commandr_gguf.drafting.drafter import Draft, Drafter, GoOn, Limit, Source
 from commandr_gguf.drafting.lookup import PromptLookup
 from commandr_gguf.drafting.replay import AnswerReplay
 
@@ -67,6 +67,19 @@ def test_a_draft_model_with_a_short_context_stops_drafting(target: CommandR) -> 
         assert run(target, PROMPT, drafter).tokens == plain.tokens
 
 
+def test_a_draft_models_long_work_can_be_cancelled(target: CommandR) -> None:
+    with Session(target.model, n_ctx=256, n_threads=1, n_ubatch=8) as session:
+        done: list[int] = []
+
+        def go_on(n_done: int, _n_total: int) -> bool:
+            done.append(n_done)
+            return len(done) < 3
+
+        with pytest.raises(CancelledError):
+            DraftModel(session, target.model).draft([5] * 200, ten, go_on)
+        assert done[-1] < 200
+
+
 def test_vocabularies_must_be_the_same(target: CommandR, tmp_path: Path) -> None:
     with Model(embedded.path()) as other, Session(other, n_ctx=64) as session:
         expected = rf"{other.path} cannot draft for {target.model.path}: its vocabulary has \d+ tokens, not 768"
@@ -97,7 +110,7 @@ class Always:
     def __init__(self, drafter: Drafter) -> None:
         self._drafter = drafter
 
-    def draft(self, tokens: Sequence[int], _limit: Limit) -> Draft | None:
+    def draft(self, tokens: Sequence[int], _limit: Limit, _go_on: GoOn | None = None) -> Draft | None:
         return self._drafter.draft(tokens, lambda _source: 14)
 
 

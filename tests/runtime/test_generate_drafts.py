@@ -25,7 +25,7 @@ from commandr_gguf import (
     generate,
 )
 from commandr_gguf.constraint import ConstraintEngine
-from commandr_gguf.drafting.drafter import Draft, Limit, Source
+from commandr_gguf.drafting.drafter import Draft, GoOn, Limit, Source
 from commandr_gguf.drafting.lookup import PromptLookup
 
 PROMPT = [5, *np.random.default_rng(3).integers(8, 600, 20).tolist()]
@@ -53,7 +53,7 @@ class Teacher:
         self.wrong = wrong
         self.n_drafts = 0
 
-    def draft(self, tokens: Sequence[int], _limit: Limit) -> Draft | None:
+    def draft(self, tokens: Sequence[int], _limit: Limit, _go_on: GoOn | None = None) -> Draft | None:
         start = len(tokens) - len(PROMPT)
         assert list(tokens) == [*PROMPT, *self.text[:start]] or self.wrong < 10**9
         self.n_drafts += 1
@@ -270,9 +270,25 @@ def test_guesses_are_counted(model: CommandR) -> None:
     assert run(model).usage.drafted_tokens == 0
 
 
+def test_a_drafter_at_work_learns_that_the_generation_is_cancelled(model: CommandR) -> None:
+    answers: list[object] = []
+
+    class Slow:
+        def draft(self, _tokens: Sequence[int], _limit: Limit, go_on: GoOn | None = None) -> None:
+            assert go_on is not None
+            answers.append(go_on(1, 2))
+            stream.cancel()
+            answers.append(go_on(2, 2))
+
+    model.session.seq_rm(0)
+    stream = generate(model.session, model.tokenizer, PROMPT, max_tokens=9, drafter=Slow(), stream=True)
+    assert stream.finish().finish_reason == "cancelled"
+    assert answers == [True, False]
+
+
 def test_a_draft_of_no_tokens_is_none(model: CommandR) -> None:
     class Empty:
-        def draft(self, _tokens: Sequence[int], _limit: Limit) -> Draft:
+        def draft(self, _tokens: Sequence[int], _limit: Limit, _go_on: GoOn | None = None) -> Draft:
             return Draft([], Source("empty"))
 
     assert same(run(model), run(model, drafter=Empty()))

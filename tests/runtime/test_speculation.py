@@ -19,12 +19,18 @@ GREEDY = SamplingParams(temperature=0)
 SAMPLED = SamplingParams(seed=11, top_p=0.95, repeat_penalty=1.2, frequency_penalty=0.1)
 
 
-# Products with Q6_K weights are summed alike for one token and for a few, whatever ggml was compiled with: what differs
-# is a mistake and no rounding. The cells of a window may be in another order, and so are sums over them, whatever the
-# type; there F32 keeps the difference small.
-@pytest.fixture(scope="module", params=[(shape, "F32" if shape == "cohere2" else "Q6_K") for shape in models.SHAPES])
+# Products with packed weights are summed alike for one token and for a few, and those with Q6_K whatever computes them:
+# what differs is a mistake and no rounding. The cells of a window may be in another order, and so are sums over them,
+# whatever the type; there F32 keeps the difference small.
+@pytest.fixture(
+    scope="module",
+    params=[("cohere2", "F32"), *((s, t) for s in models.SHAPES if s != "cohere2" for t in ("Q6_K", "Q4_K_M", "Q8_0"))],
+)
 def model(request: pytest.FixtureRequest) -> Iterator[Model]:
-    with Model(models.gguf(*request.param)) as opened:
+    shape, file_type = request.param
+    with Model(models.gguf(shape, file_type)) as opened:
+        if file_type in ("Q4_K_M", "Q8_0") and opened.computed_by != "packed":
+            pytest.skip("ggml computes these weights here, with other roundings in a batch")
         yield opened
 
 
@@ -123,7 +129,7 @@ def test_drafts_of_any_length_are_cut(session: Session) -> None:
 
 
 @pytest.mark.parametrize("shape", models.SHAPES)
-def test_logits_of_repacked_weights_differ_in_a_batch_by_little(shape: str) -> None:
+def test_logits_of_a_batch_are_those_of_single_tokens_or_nearly_where_ggml_computes(shape: str) -> None:
     """Then tokens can differ, too, but only where the two best are closer than twice the difference."""
     tokens = np.r_[5, np.random.default_rng(3).integers(8, 600, 120)].astype(np.int32)
     with Model(models.gguf(shape, "Q4_K_M")) as model, Session(model, **OPTIONS) as session:
@@ -133,7 +139,8 @@ def test_logits_of_repacked_weights_differ_in_a_batch_by_little(shape: str) -> N
             session.eval(tokens[:n])
             single.append(session.logits()[0])
         one = np.array(single)
-        for n_rows, bound in (3, 0.0), (15, 0.6):  # measured: 0 and 0.12 to 0.29, of logits 2.1 wide
+        # ggml's, measured: 0 and 0.12 to 0.29, of logits 2.1 wide
+        for n_rows, bound in (3, 0.0), (15, 0.0 if model.computed_by == "packed" else 0.6):
             session.seq_rm(0, 60)
             rows = []
             for end in range(60 + n_rows, 121, n_rows):

@@ -30,7 +30,8 @@ enum {
 
 /* A counter from which threads draw pieces of one product; rounding sets them all to 0. */
 typedef struct commandr_counter {
-    _Alignas(64) _Atomic int64_t next;
+    _Atomic int64_t next;
+    int64_t         unused[7]; /* no two in one cache line's length */
 } commandr_counter;
 
 typedef struct commandr_columns {

@@ -43,8 +43,8 @@ TARGET_PART __m512i word(const uint8_t * tile, int i) {
     return _mm512_loadu_si512(tile + 4 * LANES * i);
 }
 
-/* The same for words read for the first time. While several columns are computed the processor does not read far enough
- * ahead by itself; with one column it does, and better. */
+/* The same for a word that is read for the first time. While several columns are computed the processor does not read far
+ * enough ahead by itself; with one column it does, and better than it can be told to. */
 TARGET_PART __m512i next_word(const uint8_t * tile, int i, int n_cols) {
     if (n_cols > 1) {
         _mm_prefetch((const char *) tile + 4 * LANES * i + AHEAD, _MM_HINT_T0);
@@ -286,18 +286,22 @@ static void multiply_panel(struct ggml_tensor * dst, int64_t first, int64_t n_ti
     for (int64_t b = 0; b < n_blocks; b++) {
         for (int64_t i = 0; i < n_tiles; i++) {
             const uint8_t * tile = (const uint8_t *) w->data + ((first + i) * n_blocks + b) * tile_size;
-            if (!commandr_is_packed(w)) {
+            const int64_t   left = w->ne[1] - (first + i) * LANES;
+            if (left < LANES || !commandr_is_packed(w)) {
                 const uint8_t * rows = (const uint8_t *) w->data + (size_t) ((first + i) * LANES) * w->nb[1];
-                commandr_pack_tile(w->type, rows + b * (tile_size / LANES), w->nb[1], packed);
+                commandr_pack_tile(w->type, rows + b * (tile_size / LANES), w->nb[1], left < LANES ? left : LANES,
+                                   packed);
                 tile = packed;
             }
             one(tile, x + COMMANDR_COLUMN_UNITS * (b * dst->ne[1] + c), n_cols, sums[i]);
         }
     }
     for (int64_t i = 0; i < n_tiles; i++) {
+        const int64_t row = (first + i) * LANES;
+        const int64_t n   = w->ne[1] - row < LANES ? w->ne[1] - row : LANES;
         for (int64_t k = 0; k < n_cols; k++) {
             float * column = (float *) ((char *) dst->data + (size_t) (c + k) * dst->nb[1]);
-            memcpy(column + (first + i) * LANES, sums[i][k], sizeof(sums[i][k]));
+            memcpy(column + row, sums[i][k], (size_t) n * sizeof(float));
         }
     }
 }
@@ -308,7 +312,7 @@ static void multiply(struct ggml_tensor * dst, int ith, int nth, void * user_dat
     (void) ith;
     commandr_counter * counters = dst->src[1]->data;
     _Atomic int64_t *  next     = &counters[(intptr_t) user_data].next;
-    const int64_t      n_tiles  = dst->ne[0] / LANES;
+    const int64_t      n_tiles  = (dst->ne[0] + LANES - 1) / LANES;
     const int64_t      draw     = n_tiles >= (int64_t) DRAW * 4 * nth ? DRAW : 1;
     const int64_t      together = dst->ne[1] > FEW_COLS ? draw : 1;
     for (;;) {
@@ -326,7 +330,7 @@ static void multiply(struct ggml_tensor * dst, int ith, int nth, void * user_dat
 }
 
 bool commandr_matmul_has(enum ggml_type type, const int64_t * ne) {
-    return multiply_of(type) && ne[0] % BLOCK == 0 && ne[1] % LANES == 0 && __builtin_cpu_supports("avx512vnni") &&
+    return multiply_of(type) && ne[0] % BLOCK == 0 && __builtin_cpu_supports("avx512vnni") &&
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
 }
 

@@ -46,18 +46,20 @@ static size_t half_at(const commandr_block_layout * layout, size_t k, size_t lan
     return LANES * (4 * (size_t) (layout->n * layout->n_words) + 2 * k) + 2 * lane;
 }
 
-void commandr_pack_tile(enum ggml_type type, const uint8_t * rows, size_t row_size, uint8_t * to) {
+void commandr_pack_tile(enum ggml_type type, const uint8_t * rows, size_t row_size, int64_t n_rows, uint8_t * to) {
     const commandr_block_layout * layout = commandr_block_layout_of(type);
+    const size_t                  last   = (size_t) n_rows - 1;
     for (size_t k = 0; k < (size_t) layout->n; k++, rows += layout->size) {
         for (size_t i = 0; i < (size_t) layout->n_words; i++) {
             const uint8_t * from  = rows + (size_t) layout->words_at + 4 * i;
             uint8_t *       words = to + 4 * LANES * word_at(type, k, i);
             for (size_t lane = 0; lane < LANES; lane++) {
-                memcpy(words + 4 * lane, from + lane * row_size, 4);
+                memcpy(words + 4 * lane, from + (lane < last ? lane : last) * row_size, 4);
             }
         }
         for (size_t lane = 0; lane < LANES && layout->half_at >= 0; lane++) {
-            memcpy(to + half_at(layout, k, lane), rows + lane * row_size + layout->half_at, 2);
+            const uint8_t * from = rows + (lane < last ? lane : last) * row_size;
+            memcpy(to + half_at(layout, k, lane), from + layout->half_at, 2);
         }
     }
 }
@@ -66,11 +68,12 @@ void commandr_pack(struct ggml_tensor * w, int64_t first_row, int64_t n_rows, co
     const size_t row_size   = ggml_row_size(w->type, w->ne[0]);
     const size_t piece_size = ggml_row_size(w->type, BLOCK);
     uint8_t *    to         = (uint8_t *) w->data + (size_t) first_row * row_size;
-    for (int64_t row = 0; row < n_rows; row += LANES, from += LANES * row_size) {
+    for (; n_rows >= LANES; n_rows -= LANES, from += LANES * row_size) {
         for (size_t at = 0; at < row_size; at += piece_size, to += LANES * piece_size) {
-            commandr_pack_tile(w->type, from + at, row_size, to);
+            commandr_pack_tile(w->type, from + at, row_size, LANES, to);
         }
     }
+    memcpy(to, from, (size_t) n_rows * row_size);
 }
 
 /* The weights of one row of a tile in the file's layout. */
@@ -106,6 +109,10 @@ static void get_rows(struct ggml_tensor * dst, int ith, int nth, void * user_dat
     for (int64_t i = ith; i < dst->ne[1]; i += nth) {
         const uint8_t * tile = (const uint8_t *) w->data + (size_t) (ids[i] / LANES * (w->ne[0] / BLOCK)) * tile_size;
         float *         out  = (float *) ((char *) dst->data + (size_t) i * dst->nb[1]);
+        if (ids[i] >= w->ne[1] / LANES * LANES) {
+            to_float((const uint8_t *) w->data + (size_t) ids[i] * w->nb[1], out, w->ne[0]);
+            continue;
+        }
         for (int64_t at = 0; at < w->ne[0]; at += BLOCK, tile += tile_size) {
             _Alignas(8) uint8_t one[MAX_BYTES];
             unpack_lane(w->type, tile, (size_t) (ids[i] % LANES), one);

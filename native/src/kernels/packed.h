@@ -4,7 +4,7 @@
  * at most one 16-bit number. A packed tile takes them of 16 rows. It puts word after word of all rows side by side, in the
  * order in which the product reads them (memory gives half its speed to any other), then the 16-bit numbers: the same
  * bytes in another order, so that a packed tensor has its type and size. Tiles follow one another along the rows, then
- * down the matrix. */
+ * down the matrix; rows beyond the last 16 whole ones stay as they are in the file. */
 #ifndef COMMANDR_SRC_KERNELS_PACKED_H
 #define COMMANDR_SRC_KERNELS_PACKED_H
 
@@ -30,10 +30,11 @@ const commandr_block_layout * commandr_block_layout_of(enum ggml_type type);
 /* Bytes of a tile. */
 size_t commandr_tile_size(enum ggml_type type);
 
-/* One tile from 256 weights of 16 rows in the file's layout, row_size bytes apart. */
-void commandr_pack_tile(enum ggml_type type, const uint8_t * rows, size_t row_size, uint8_t * to);
+/* One tile from 256 weights of n_rows rows (1 to 16; the last one stands for those that are missing) in the file's
+ * layout, row_size bytes apart. */
+void commandr_pack_tile(enum ggml_type type, const uint8_t * rows, size_t row_size, int64_t n_rows, uint8_t * to);
 
-/* Fills rows of a matrix w: [n_in, n_out], all three numbers of rows multiples of 16, from rows in the file's layout. */
+/* Fills n_rows rows of a matrix w: [n_in, n_out] from first_row on, a multiple of 16, from rows in the file's layout. */
 void commandr_pack(struct ggml_tensor * w, int64_t first_row, int64_t n_rows, const uint8_t * from);
 
 /* Marks a tensor as packed: from then on only the operations below understand its bytes. */

@@ -1,0 +1,185 @@
+/* Our products of packed weights against sums in double precision of the same weights and the same rounded activations.
+ * Exit code 77: this processor has no kernel. */
+#include "ggml-backend.h"
+#include "ggml-cpu.h"
+#include "kernels/matmul.h"
+#include "kernels/packed.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_COLS = 70, MAX_IN = 2304, MAX_OUT = 1040 };
+
+static const enum ggml_type TYPES[] = { GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K, GGML_TYPE_Q8_0 };
+
+static uint32_t seed = 1;
+
+static float uniform(void) {
+    seed = seed * 1664525u + 1013904223u;
+    return (float) (seed >> 8) / (float) (1 << 24) - 0.5f;
+}
+
+static void fail(const char * what, enum ggml_type type, const int64_t * ne, int64_t n_cols) {
+    printf("%s: %s [%lld, %lld], %lld columns\n", what, ggml_type_name(type), (long long) ne[0], (long long) ne[1],
+           (long long) n_cols);
+    exit(1);
+}
+
+/* What x becomes in 8 bits: a scale for each run of elements, as columns.h says. */
+static void rounded(const float * x, int64_t n, int64_t run, double * to) {
+    for (int64_t i = 0; i < n; i += run) {
+        float max = 0.0f;
+        for (int64_t k = 0; k < run; k++) {
+            max = fmaxf(max, fabsf(x[i + k]));
+        }
+        for (int64_t k = 0; k < run; k++) {
+            to[i + k] = max > 0.0f ? (double) nearbyintf(x[i + k] * (127.0f / max)) * (double) (max / 127.0f) : 0.0;
+        }
+    }
+}
+
+typedef struct fixture {
+    struct ggml_tensor * file;   /* the weights in their file's layout */
+    struct ggml_tensor * packed; /* the same */
+    float *              floats; /* the same: [n_out][n_in] */
+    float *              x;      /* [MAX_COLS][n_in] */
+    int                  n_threads;
+} fixture;
+
+/* w x of the first n_cols columns from c on: [n_cols][n_out] */
+static void multiply(const fixture * f, struct ggml_tensor * w, int64_t c, int64_t n_cols, float * out) {
+    ggml_backend_t        cpu  = ggml_backend_cpu_init();
+    struct ggml_context * ctx  = ggml_init((struct ggml_init_params) { 64 << 20, NULL, false });
+    struct ggml_tensor *  x    = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, w->ne[0], n_cols);
+    commandr_columns      cols = commandr_columns_round(ctx, x, commandr_matmul_wants_fine(w->type));
+    struct ggml_tensor *  y    = commandr_matmul(ctx, w, &cols);
+    struct ggml_tensor *  same = commandr_matmul(ctx, w, &cols); /* a second reader has a counter of its own */
+    struct ggml_cgraph *  g    = ggml_new_graph(ctx);
+    memcpy(x->data, f->x + c * w->ne[0], ggml_nbytes(x));
+    ggml_build_forward_expand(g, y);
+    ggml_build_forward_expand(g, same);
+    ggml_backend_cpu_set_n_threads(cpu, f->n_threads);
+    ggml_backend_graph_compute(cpu, g);
+    if (memcmp(y->data, same->data, ggml_nbytes(y)) != 0) {
+        fail("the second product of the same columns differs", w->type, w->ne, n_cols);
+    }
+    memcpy(out, y->data, ggml_nbytes(y));
+    ggml_free(ctx);
+    ggml_backend_free(cpu);
+}
+
+static void check_sums(const fixture * f, const float * y, int64_t n_cols) {
+    static double xr[MAX_IN];
+    const int64_t n_in = f->file->ne[0];
+    for (int64_t c = 0; c < n_cols; c++) {
+        rounded(f->x + c * n_in, n_in, f->file->type == GGML_TYPE_Q8_0 ? 32 : 256, xr);
+        for (int64_t row = 0; row < f->file->ne[1]; row++) {
+            double sum = 0.0, size = 0.0;
+            for (int64_t i = 0; i < n_in; i++) {
+                sum += (double) f->floats[row * n_in + i] * xr[i];
+                size += fabs((double) f->floats[row * n_in + i] * xr[i]);
+            }
+            /* Written so that NaN fails. What is bounded is the rounding of sums in single precision. */
+            if (!(fabs(sum - (double) y[c * f->file->ne[1] + row]) <= 2e-6 * size)) {
+                fail("a sum is wrong", f->file->type, f->file->ne, n_cols);
+            }
+        }
+    }
+}
+
+static void check_rows(const fixture * f) {
+    struct ggml_context * ctx     = ggml_init((struct ggml_init_params) { 1 << 20, NULL, false });
+    struct ggml_tensor *  ids     = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, 5);
+    const int32_t         n_out   = (int32_t) f->packed->ne[1];
+    const int32_t         rows[5] = { n_out - 1, 0, 7 % n_out, 7 % n_out, n_out / 2 };
+    memcpy(ids->data, rows, sizeof(rows));
+    struct ggml_tensor * y   = commandr_packed_rows(ctx, f->packed, ids);
+    struct ggml_cgraph * g   = ggml_new_graph(ctx);
+    ggml_backend_t       cpu = ggml_backend_cpu_init();
+    ggml_build_forward_expand(g, y);
+    ggml_backend_graph_compute(cpu, g);
+    const size_t size = (size_t) f->packed->ne[0] * sizeof(float);
+    for (int i = 0; i < 5; i++) {
+        if (memcmp((char *) y->data + (size_t) i * size, (char *) f->floats + (size_t) rows[i] * size, size) != 0) {
+            fail("a row that is looked up differs", f->packed->type, f->packed->ne, 5);
+        }
+    }
+    ggml_backend_free(cpu);
+    ggml_free(ctx);
+}
+
+/* One column that is not finite shows in its own results and in no others. */
+static void check_not_finite(fixture * f) {
+    static float  y[MAX_OUT * 3];
+    const float   values[3] = { INFINITY, -INFINITY, NAN };
+    const int64_t n_out     = f->packed->ne[1];
+    for (int i = 0; i < 3; i++) {
+        const float before         = f->x[f->packed->ne[0] + 3];
+        f->x[f->packed->ne[0] + 3] = values[i];
+        multiply(f, f->packed, 0, 3, y);
+        f->x[f->packed->ne[0] + 3] = before;
+        for (int64_t row = 0; row < n_out; row++) {
+            if (!isfinite(y[row]) || isfinite(y[n_out + row]) || !isfinite(y[2 * n_out + row])) {
+                fail("what is not finite is lost or spreads", f->packed->type, f->packed->ne, 3);
+            }
+        }
+    }
+}
+
+static void check(enum ggml_type type, int64_t n_in, int64_t n_out) {
+    static float     y[MAX_COLS * MAX_OUT], other[MAX_COLS * MAX_OUT];
+    static const int counts[] = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 32, 33, 70 };
+    const int64_t    ne[2]    = { n_in, n_out };
+    fixture          f        = { .n_threads = 1 };
+    if (!commandr_matmul_has(type, ne)) {
+        exit(77);
+    }
+    struct ggml_context * ctx = ggml_init((struct ggml_init_params) { 64 << 20, NULL, false });
+    f.file                    = ggml_new_tensor_2d(ctx, type, n_in, n_out);
+    f.packed                  = ggml_new_tensor_2d(ctx, type, n_in, n_out);
+    f.floats                  = malloc((size_t) (n_in * n_out) * sizeof(float));
+    f.x                       = malloc((size_t) (n_in * MAX_COLS) * sizeof(float));
+    for (int64_t i = 0; i < n_in * n_out; i++) {
+        f.floats[i] = uniform() * uniform() + 0.1f; /* not around 0: minimums matter */
+    }
+    for (int64_t i = 0; i < n_in * MAX_COLS; i++) {
+        f.x[i] = uniform() * expf(4.0f * uniform());
+    }
+    memset(f.x, 0, (size_t) n_in * sizeof(float) / 2); /* blocks of zeros */
+    ggml_quantize_chunk(type, f.floats, f.file->data, 0, n_out, n_in, NULL);
+    ggml_get_type_traits(type)->to_float(f.file->data, f.floats, n_in * n_out);
+    commandr_mark_packed(f.packed);
+    const int64_t half = n_out / 32 * 16; /* in two pieces */
+    commandr_pack(f.packed, 0, half, f.file->data);
+    commandr_pack(f.packed, half, n_out - half, (const uint8_t *) f.file->data + (size_t) half * f.file->nb[1]);
+
+    multiply(&f, f.packed, 0, MAX_COLS, y);
+    check_sums(&f, y, MAX_COLS);
+    for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
+        const int64_t n = counts[i];
+        f.n_threads     = 1 + (int) i % 3;
+        /* The same bits with any number of columns, threads and either layout. */
+        multiply(&f, i % 4 == 3 ? f.file : f.packed, MAX_COLS - n, n, other);
+        if (memcmp(other, y + (MAX_COLS - n) * n_out, (size_t) (n * n_out) * sizeof(float)) != 0) {
+            fail("a column depends on what it is computed with", type, ne, n);
+        }
+    }
+    check_rows(&f);
+    check_not_finite(&f);
+    free(f.floats);
+    free(f.x);
+    ggml_free(ctx);
+}
+
+int main(void) {
+    for (size_t t = 0; t < sizeof(TYPES) / sizeof(TYPES[0]); t++) {
+        check(TYPES[t], 256, 16);
+        check(TYPES[t], 768, 48);
+        check(TYPES[t], MAX_IN, MAX_OUT);
+        check(TYPES[t], 512, 279);
+        check(TYPES[t], 256, 3);
+    }
+    return 0;
+}
