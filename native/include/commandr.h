@@ -129,8 +129,7 @@ const commandr_gguf *    commandr_model_gguf(const commandr_model * model);
 /* Bytes by place: index 0.. until ARGUMENT. */
 typedef struct commandr_memory_info {
     const char * device;
-    const char * what; /* "mapped" (in place in the file), "packed" (for our products), "repacked" (for ggml's),
-                        * "weights", "kv", "compute", "output" */
+    const char * what; /* "mapped" (the file), "packed" (by us), "repacked" (by ggml), weights, kv, compute, output */
     int64_t      size;
 } commandr_memory_info;
 commandr_status commandr_model_memory(const commandr_model * model, int64_t index, commandr_memory_info * info);

@@ -5,7 +5,8 @@
 enum {
     LANES     = COMMANDR_LANES,
     BLOCK     = COMMANDR_SUPER_BLOCK,
-    DRAW      = 4,  /* tiles down the matrix that a thread takes at a time */
+    TOGETHER  = 4,  /* tiles down the matrix computed together, each column of a panel being read once for all */
+    DRAW      = 16, /* tiles that a thread takes at a time when there are many columns */
     PANEL     = 32, /* columns computed together: at one super-block they, the tiles and the sums fit a level-1 cache */
     FEW_COLS  = 16, /* up to here weights are read once, tile after tile as they lie in memory */
     MIN_COLS  = 16, /* below this, packing weights in each product costs more than it saves */
@@ -278,7 +279,7 @@ static void multiply_panel(struct ggml_tensor * dst, int64_t first, int64_t n_ti
     const int64_t              tile_size = (int64_t) commandr_tile_size(w->type);
     const int64_t              n_blocks  = w->ne[0] / BLOCK;
     const int64_t              n_cols    = dst->ne[1] - c < PANEL ? dst->ne[1] - c : PANEL;
-    float                      sums[DRAW][PANEL][LANES];
+    float                      sums[TOGETHER][PANEL][LANES];
     uint8_t                    packed[LANES * MAX_BYTES];
     for (int64_t i = 0; i < n_tiles; i++) {
         memset(sums[i], 0, (size_t) n_cols * sizeof(sums[i][0]));
@@ -313,17 +314,19 @@ static void multiply(struct ggml_tensor * dst, int ith, int nth, void * user_dat
     commandr_counter * counters = dst->src[1]->data;
     _Atomic int64_t *  next     = &counters[(intptr_t) user_data].next;
     const int64_t      n_tiles  = (dst->ne[0] + LANES - 1) / LANES;
-    const int64_t      draw     = n_tiles >= (int64_t) DRAW * 4 * nth ? DRAW : 1;
-    const int64_t      together = dst->ne[1] > FEW_COLS ? draw : 1;
+    const bool         many     = dst->ne[1] > FEW_COLS;
+    const int64_t      together = n_tiles >= (int64_t) 4 * TOGETHER * nth ? TOGETHER : 1;
+    const int64_t      draw     = many && n_tiles >= (int64_t) 4 * DRAW * nth ? DRAW : together;
     for (;;) {
         const int64_t begin = atomic_fetch_add_explicit(next, draw, memory_order_relaxed);
         const int64_t end   = begin + draw < n_tiles ? begin + draw : n_tiles;
         if (begin >= end) {
             return;
         }
-        for (int64_t i = begin; i < end; i += together) {
-            for (int64_t c = 0; c < dst->ne[1]; c += PANEL) {
-                multiply_panel(dst, i, end - i < together ? end - i : together, c);
+        const int64_t step = many ? together : 1;
+        for (int64_t c = 0; c < dst->ne[1]; c += PANEL) {
+            for (int64_t i = begin; i < end; i += step) {
+                multiply_panel(dst, i, end - i < step ? end - i : step, c);
             }
         }
     }
