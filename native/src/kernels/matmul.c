@@ -9,7 +9,7 @@ enum {
     DRAW      = 16, /* tiles that a thread takes at a time when there are many columns */
     PANEL     = 32, /* columns computed together: at one super-block they, the tiles and the sums fit a level-1 cache */
     FEW_COLS  = 16, /* up to here weights are read once, tile after tile as they lie in memory */
-    MIN_COLS  = 16, /* below this, packing weights in each product costs more than it saves */
+    MIN_COLS  = 2,  /* packing weights anew in each product costs a column alone more than ggml needs for it */
     AHEAD     = 2048, /* bytes */
     MAX_BYTES = 272   /* of 256 weights of a row */
 };
