@@ -22,7 +22,7 @@ Progress = Callable[[int, int], object]
 
 _DEFAULT_N_OUTPUTS = 64
 _MAX_DRAFT_ROWS = 15
-"""From 16 rows on, other kernels with other roundings than for one row take over, and more rows gain little."""
+"""From 16 rows on, ggml's kernels round in another way than for one row, and more rows gain little."""
 
 
 class SessionHandle:
@@ -47,7 +47,7 @@ class SessionHandle:
         self._n_vocab = model.hparams.n_vocab
         self._n_embd = model.hparams.n_embd
         self.computed_by = model.computed_by
-        """Whether most of the weights lie on GPUs."""
+        """See `Model.computed_by`."""
         self.progress = progress
         self._callback = Callback(None)
         self._handle = ffi.new_handle(self._callback)

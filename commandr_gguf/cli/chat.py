@@ -10,7 +10,7 @@ import typer
 
 from commandr_gguf.chat.conversation import Conversation
 from commandr_gguf.cli import options
-from commandr_gguf.cli.loading import load, set_verbose
+from commandr_gguf.cli.loading import check_numbers, load, set_verbose
 from commandr_gguf.cli.repl import Repl
 from commandr_gguf.cli.replies import CitationPrinter, ReplyPrinter, print_json, print_text
 from commandr_gguf.cli.sources import load_functions, read
@@ -99,6 +99,15 @@ def chat(
         raise ArgumentError("--fast needs --docs")
     if single_step and not tools:
         raise ArgumentError("--single-step needs --tools")
+    numbers = check_numbers(
+        max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repeat_penalty=repeat_penalty,
+        seed=seed,
+    )
     functions = load_functions(tools) if tools else None
     documents = read(docs) if docs else None
     show: ReplyPrinter = print_json if as_json else print_text
@@ -120,14 +129,8 @@ def chat(
             tools=functions,
             **({"multi_step": False} if single_step else {}),
             **({} if documents is None else {"documents": documents, "citation_mode": "fast" if fast else "accurate"}),
-            max_tokens=max_tokens,
             stop=stop or (),
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repeat_penalty=repeat_penalty,
-            seed=seed,
+            **numbers,
         )
         Repl(conversation, n_ctx=opened.n_ctx, stats=stats, show=show).run()
 

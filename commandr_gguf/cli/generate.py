@@ -13,7 +13,7 @@ import typer
 from commandr_gguf.chat.grammars import json_schema_grammar
 from commandr_gguf.cli import options
 from commandr_gguf.cli.format import timings_dict
-from commandr_gguf.cli.loading import load, set_verbose
+from commandr_gguf.cli.loading import check_numbers, load, set_verbose
 from commandr_gguf.command_r import CommandR
 from commandr_gguf.errors import ArgumentError, ContextFullError, FileError, FormatError
 from commandr_gguf.generate import Generation, GenerationStream
@@ -64,6 +64,15 @@ def generate(
     `commandr generate command-r.gguf --json < prompt.txt | jq .usage`
     """
     set_verbose(verbose)
+    numbers = check_numbers(
+        max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repeat_penalty=repeat_penalty,
+        seed=seed,
+    )
     grammar = None if schema is None else _read_schema(schema)
     text = _read_prompt(prompt)
     with load(
@@ -77,17 +86,11 @@ def generate(
     ) as opened:
         stream = opened.generate(
             opened.tokenize(text, add_special=True, parse_special=special),
-            max_tokens=max_tokens,
             stop=stop or (),
             top_logprobs=top_logprobs,
             grammar=grammar,
             stream=True,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repeat_penalty=repeat_penalty,
-            seed=seed,
+            **numbers,
         )
         if as_json:
             print(json.dumps(_as_json(opened, stream.finish()), ensure_ascii=False))

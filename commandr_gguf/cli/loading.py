@@ -12,7 +12,17 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from commandr_gguf.command_r import CommandR
 from commandr_gguf.devices import devices
+from commandr_gguf.errors import integer
 from commandr_gguf.log import enable_native_log
+from commandr_gguf.sampling import SamplingParams
+
+
+def check_numbers(max_tokens: int | None, **sampling: Any) -> dict[str, Any]:
+    """All of them by name. Raises ArgumentError for what is out of range: sooner than after a large model's loading."""
+    SamplingParams(**sampling)
+    if max_tokens is not None:
+        integer("max_tokens", max_tokens, 0)
+    return {"max_tokens": max_tokens, **sampling}
 
 
 def load(path: Path, **options: Any) -> CommandR:

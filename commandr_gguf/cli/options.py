@@ -64,27 +64,22 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", rich_help_panel=_MODEL
 
 MaxTokens = Annotated[
     int | None,
-    typer.Option("--max-tokens", "-n", min=0, help="Most tokens of a reply. Without it up to the context's end."),
+    typer.Option("--max-tokens", "-n", help="Most tokens of a reply. Without it up to the context's end."),
 ]
 Stop = Annotated[
     list[str] | None,
     typer.Option("--stop", help="A text that ends the reply and is not part of it; may be given several times."),
 ]
-TopK = Annotated[int, typer.Option("--top-k", min=0, rich_help_panel=_SAMPLING, help="Of the k most likely; 0 = all.")]
-TopP = Annotated[
-    float, typer.Option("--top-p", min=0, max=1, rich_help_panel=_SAMPLING, help="Nucleus sampling; 1 = off.")
-]
+TopK = Annotated[int, typer.Option("--top-k", rich_help_panel=_SAMPLING, help="Of the k most likely; 0 = all.")]
+TopP = Annotated[float, typer.Option("--top-p", rich_help_panel=_SAMPLING, help="Nucleus sampling; 1 = off.")]
 MinP = Annotated[
-    float,
-    typer.Option(
-        "--min-p", min=0, max=1, rich_help_panel=_SAMPLING, help="Least share of the top probability; 0 = off."
-    ),
+    float, typer.Option("--min-p", rich_help_panel=_SAMPLING, help="Least share of the top probability; 0 = off.")
 ]
 RepeatPenalty = Annotated[
     float, typer.Option("--repeat-penalty", rich_help_panel=_SAMPLING, help="Divides logits of tokens seen; 1 = off.")
 ]
 Seed = Annotated[int | None, typer.Option("--seed", rich_help_panel=_SAMPLING, help="Makes a reply repeatable.")]
 Temperature = Annotated[
-    float, typer.Option("--temperature", min=0, rich_help_panel=_SAMPLING, help="0 = always the most likely token.")
+    float, typer.Option("--temperature", rich_help_panel=_SAMPLING, help="0 = always the most likely token.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

@@ -1,5 +1,6 @@
 /* Evaluation: what is reused, what is computed in which ubatch, and where the outputs go. */
 #include "error.h"
+#include "kernels/attention.h"
 #include "log.h"
 #include "session.h"
 
@@ -437,6 +438,10 @@ static commandr_status reserve_shape(commandr_session * s, int64_t n_tokens, int
 commandr_status commandr_eval_reserve(commandr_session * s) {
     const int32_t   both   = COMMANDR_OUTPUT_LOGITS | COMMANDR_OUTPUT_HIDDEN;
     commandr_status status = reserve_shape(s, s->params.n_ubatch, s->params.n_outputs, both);
+    /* The most tokens that our attention computes: it keeps parts of long sums, ggml's none. */
+    if (status == COMMANDR_OK && s->params.n_ubatch >= COMMANDR_ATTENTION_TILES) {
+        status = reserve_shape(s, COMMANDR_ATTENTION_TILES - 1, 1, both);
+    }
     if (status == COMMANDR_OK) {
         status = reserve_shape(s, 1, 1, both);
     }

@@ -29,7 +29,7 @@ static struct ggml_tensor * norm(builder * b, struct ggml_tensor * x, struct ggm
     return ggml_mul(b->ctx, ggml_norm(b->ctx, x, b->hp->norm_eps), w);
 }
 
-/* Rotates pairs of neighbouring dimensions (2i, 2i+1) of each head by pos * freq_base^(-2i / n_rot). */
+/* Rotates pairs of neighboring dimensions (2i, 2i+1) of each head by pos * freq_base^(-2i / n_rot). */
 static struct ggml_tensor * rope(builder * b, struct ggml_tensor * x) {
     return ggml_rope_ext(b->ctx, x, b->graph.pos, NULL, (int) b->hp->n_rot, GGML_ROPE_TYPE_NORMAL, 0,
                          b->hp->rope_freq_base, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f);

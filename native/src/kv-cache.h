@@ -30,7 +30,7 @@ typedef struct commandr_kv_cache {
     int32_t                 n_buffers;
 } commandr_kv_cache;
 
-/* Rounded up so that graphs of neighbouring lengths are the same graph and kernels have whole blocks. */
+/* Rounded up so that graphs of neighboring lengths are the same graph and kernels have whole blocks. */
 int64_t commandr_kv_pad(int64_t n_cells);
 
 /* Cells of a window cache that never runs out. */

@@ -87,7 +87,7 @@ static void get(stream * st, void * data, size_t size) {
     }
 }
 
-/* The rows of one cache tensor to or from the file, in runs of neighbouring cells. cells: [n_rows] */
+/* The rows of one cache tensor to or from the file, in runs of neighboring cells. cells: [n_rows] */
 static void move_rows(stream * st, struct ggml_tensor * rows, const int64_t * cells, int64_t n_rows, void * buffer,
                       size_t buffer_size, bool save) {
     const size_t  row_size = rows->nb[1];

@@ -21,7 +21,8 @@ typedef struct place {
     ggml_backend_buffer_type_t buft; /* NULL: in place in the mapped file */
     struct ggml_context *      ctx;
     ggml_backend_buffer_t      buffer;
-    bool                       packed; /* for our products */
+    bool                       packed;  /* for our products */
+    bool                       on_host; /* any thread may fill it */
     const char *               device;
     const char *               what;
 } place;
@@ -86,7 +87,7 @@ static bool can_multiply(ggml_backend_dev_t dev, ggml_backend_buffer_type_t buft
 }
 
 /* The place for a buffer type, opened when it is not there yet. NULL when out of memory. */
-static place * open_place(loader * ld, ggml_backend_buffer_type_t buft, bool packed, const char * device,
+static place * open_place(loader * ld, ggml_backend_buffer_type_t buft, bool packed, ggml_backend_dev_t dev,
                           const char * what) {
     commandr_weights * weights = ld->weights;
     for (int32_t i = 0; i < weights->n_places; i++) {
@@ -103,7 +104,13 @@ static place * open_place(loader * ld, ggml_backend_buffer_type_t buft, bool pac
         return NULL;
     }
     place * p = &weights->places[weights->n_places++];
-    *p        = (place) { .buft = buft, .ctx = ctx, .buffer = NULL, .packed = packed, .device = device, .what = what };
+    *p        = (place) { .buft    = buft,
+                          .ctx     = ctx,
+                          .buffer  = NULL,
+                          .packed  = packed,
+                          .on_host = dev == commandr_device_cpu(),
+                          .device  = ggml_backend_dev_name(dev),
+                          .what    = what };
     return p;
 }
 
@@ -112,28 +119,27 @@ static place * choose_place(loader * ld, const commandr_slot * slot, ggml_backen
     if (dev != cpu) {
         ggml_backend_buffer_type_t buft = ggml_backend_dev_buffer_type(dev);
         if (!slot->is_matrix || can_multiply(dev, buft, type, slot->ne)) {
-            return open_place(ld, buft, false, ggml_backend_dev_name(dev), "weights");
+            return open_place(ld, buft, false, dev, "weights");
         }
     }
-    const char * const           name         = ggml_backend_dev_name(cpu);
     ggml_backend_buffer_type_t   plain        = ggml_backend_dev_buffer_type(cpu);
     const bool                   is_embedding = slot->target == &ld->model->token_embd;
     ggml_backend_buffer_type_t * extra        = commandr_device_extra_bufts();
     if (ld->params->repack && slot->is_matrix && commandr_matmul_has(type, slot->ne) &&
         !(is_embedding && ld->model->head_dev != cpu)) {
-        return open_place(ld, plain, true, name, "packed");
+        return open_place(ld, plain, true, cpu, "packed");
     }
     if (ld->params->repack && slot->is_matrix && !is_embedding) { /* ggml looks rows up in the file's layout only */
         for (; extra && *extra; extra++) {
             if (can_multiply(cpu, *extra, type, slot->ne)) {
-                return open_place(ld, *extra, false, name, "repacked");
+                return open_place(ld, *extra, false, cpu, "repacked");
             }
         }
     }
     if (ld->params->use_mmap) {
-        return open_place(ld, NULL, false, name, "mapped");
+        return open_place(ld, NULL, false, cpu, "mapped");
     }
-    return open_place(ld, plain, false, name, "weights");
+    return open_place(ld, plain, false, cpu, "weights");
 }
 
 static bool list_copy(loader * ld, const copy * c) {
@@ -189,7 +195,7 @@ static commandr_status place_tensor(loader * ld, const commandr_slot * slot, ggm
             .tensor   = tensor,
             .offset   = (int64_t) (gguf_get_data_offset(gguf) + gguf_get_tensor_offset(gguf, slot->index)),
             .size     = (int64_t) ggml_nbytes(tensor),
-            .parallel = dev == commandr_device_cpu(),
+            .parallel = p->on_host,
         };
         ld->bytes_total += all.size;
         is_listed = p->packed ? list_pieces(ld, &all) : list_copy(ld, &all);

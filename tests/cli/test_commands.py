@@ -44,14 +44,15 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--temperature", "-1"), ("--top-p", "1.5"), ("--top-k", "-1"), ("--max-tokens", "-3")]
+    ("option", "value"),
+    [("--temperature", "nan"), ("--top-p", "2"), ("--top-k", "-1"), ("--repeat-penalty", "0"), ("--max-tokens", "-3")],
 )
 @pytest.mark.parametrize("command", ["chat", "generate"])
 def test_numbers_out_of_range_are_refused_before_a_model_is_loaded(
     command: str, option: str, value: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([command, "no-such-file.gguf", option, value]) == 2
-    assert option in capsys.readouterr().err
+    assert f"{option[2:].replace('-', '_')} must be" in capsys.readouterr().err
 
 
 def test_without_arguments_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,8 +92,6 @@ def test_an_absent_file_is_one_sentence_and_exit_code_2(command: str) -> None:
 
 
 def test_values_out_of_range_are_named(path: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["generate", path, "a", "--repeat-penalty", "0"]) == 2
-    assert "repeat_penalty must be" in capsys.readouterr().err
     assert main(["bench", path, "--prompt", "0"]) == 2
     assert "--prompt must be 1 or more" in capsys.readouterr().err
     assert main(["info", path, "--ctx", "0"]) == 2

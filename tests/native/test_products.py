@@ -10,8 +10,13 @@ from pathlib import Path
 import libggml
 import pytest
 
+import models
+from commandr_gguf import Model
+
 ROOT = Path(__file__).parents[2]
 NO_KERNEL = 77
+CPU_INFO = Path("/proc/cpuinfo")
+has_vnni = CPU_INFO.exists() and " avx512_vnni " in CPU_INFO.read_text(encoding="utf-8", errors="replace")
 
 
 def build(target: Path) -> None:
@@ -19,7 +24,7 @@ def build(target: Path) -> None:
     ggml = Path(libggml.__path__[0])
     folder = next(ggml / name for name in ("lib64", "lib") if (ggml / name).is_dir())
     kernels = ROOT / "native/src/kernels"
-    sources = [Path(__file__).with_suffix(".c"), *(kernels / f"{name}.c" for name in ("columns", "matmul", "packed"))]
+    sources = [Path(__file__).with_suffix(".c"), *sorted(kernels.glob("*.c"))]
     command = [*shlex.split(os.environ.get("CC", "cc")), "-std=c11", "-D_GNU_SOURCE", "-O2", "-Wno-psabi"]
     command += [f"-I{ROOT / 'native/src'}", f"-I{ggml / 'include'}", *map(str, sources), "-o", str(target)]
     command += [f"-L{folder}", f"-Wl,-rpath,{folder}", "-lggml", "-lggml-cpu", "-lggml-base", "-lm"]
@@ -30,6 +35,17 @@ def test_products_are_exact_up_to_float32_and_a_column_does_not_depend_on_its_ba
     program = tmp_path / "test_products"
     build(program)
     done = subprocess.run([str(program)], capture_output=True, text=True, check=False)
-    if done.returncode == NO_KERNEL:
+    if done.returncode == NO_KERNEL and not has_vnni:
         pytest.skip("this processor has no kernel of ours")
     assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("file_type", ["Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0"])
+def test_weights_are_packed_where_the_processor_has_the_kernel(file_type: str) -> None:
+    if not has_vnni:
+        pytest.skip("this processor has no kernel of ours")
+    with Model(models.gguf("gqa", file_type)) as model:
+        assert model.computed_by == "packed"
+        assert {use.what for use in model.memory()} <= {"packed", "mapped"}  # norms stay where they are
+    with Model(models.gguf("gqa", file_type), repack=False) as model:
+        assert model.computed_by == "cpu"

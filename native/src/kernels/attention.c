@@ -24,7 +24,7 @@ typedef uint32_t u32v __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef uint16_t u16v __attribute__((vector_size(2 * LANES), aligned(2)));
 
 bool commandr_attention_needed(enum ggml_type type_k, enum ggml_type type_v, int64_t n_tokens, int64_t head_dim) {
-    const bool ggml_tiles = type_k == type_v && n_tokens >= 64 && head_dim % LANES == 0;
+    const bool ggml_tiles = type_k == type_v && n_tokens >= COMMANDR_ATTENTION_TILES && head_dim % LANES == 0;
     return type_v == GGML_TYPE_F16 && !ggml_tiles && head_dim <= MAX_DIM;
 }
 

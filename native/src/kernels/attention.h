@@ -12,6 +12,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* From so many tokens on, ggml's kernel sums in single precision where it has tiles for the head. */
+enum { COMMANDR_ATTENTION_TILES = 64 };
+
 /* Whether ggml's CPU flash attention would sum in half precision, and this kernel is needed. */
 bool commandr_attention_needed(enum ggml_type type_k, enum ggml_type type_v, int64_t n_tokens, int64_t head_dim);
 

@@ -8,6 +8,8 @@
 
 enum { BLOCK = COMMANDR_SUPER_BLOCK };
 
+#define SMALLEST 1e-30f /* below this, 127 divided by it would not be finite; it counts as 0 */
+
 /* Rounds n elements with one scale, which it returns. n is a constant. */
 COMMANDR_INLINE float round_run(const float * x, int n, int8_t * q) {
     /* The largest magnitude, infinite or NaN when any is: the order of positive floats is that of their bits, in which
@@ -21,9 +23,9 @@ COMMANDR_INLINE float round_run(const float * x, int n, int8_t * q) {
     }
     float max;
     memcpy(&max, &max_bits, sizeof(max));
-    if (max == 0.0f || !(max < INFINITY)) {
+    if (!(max > SMALLEST && max < INFINITY)) {
         memset(q, 0, (size_t) n);
-        return max == 0.0f ? 0.0f : NAN; /* what is not finite shows in the logits, as it should */
+        return max <= SMALLEST ? 0.0f : NAN; /* what is not finite shows in the logits, as it should */
     }
     const float inverse = 127.0f / max;
     for (int i = 0; i < n; i++) {

@@ -6,8 +6,8 @@
  *
  *     int8_t  q[64][n][4]   x = d q, q in -127..127
  *     int32_t shift[16][n]  -32 times the sum of 16 q: what multiplying with q6 instead of q6 - 32 adds, taken off
- *     float   sum[8][n]     of 32 q: what multiplies a format's minimums
- *     float   d[8][n]       of 32 q, one after the other; the same 8 times unless it is fine
+ *     float   sum[8][n]     of 32 q each, for formats whose weights are scale * q - min
+ *     float   d[8][n]       for 32 q each: 8 different ones when rounding is fine, else all the same
  */
 #ifndef COMMANDR_SRC_KERNELS_COLUMNS_H
 #define COMMANDR_SRC_KERNELS_COLUMNS_H

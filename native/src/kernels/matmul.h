@@ -11,13 +11,13 @@
 
 #include <stdbool.h>
 
-/* Whether this machine has the kernel for a weight of this type, [ne[0], ne[1]]: then packing it pays. */
+/* Whether this machine has the kernel for a weight of this type and shape: [ne[0], ne[1]]. */
 bool commandr_matmul_has(enum ggml_type type, const int64_t * ne);
 
 /* Whether the kernel beats ggml's product with a weight in its file layout, which it packs anew each time. */
 bool commandr_matmul_wanted(const struct ggml_tensor * w, int64_t n_cols);
 
-/* Whether products with weights of this type want fine columns. */
+/* Whether products with weights of this type want fine columns: a scale for each 32 elements instead of 256. */
 bool commandr_matmul_wants_fine(enum ggml_type type);
 
 /* w x like ggml_mul_mat. w: [n_in, n_out], packed or in its file's layout; x: rounded, at most COMMANDR_MAX_READERS

@@ -3,9 +3,8 @@
 #include <string.h>
 
 enum {
-    LANES     = COMMANDR_LANES,
-    BLOCK     = 256, /* weights of a row in a tile */
-    MAX_BYTES = 272  /* of them */
+    LANES = COMMANDR_LANES,
+    BLOCK = 256 /* weights of a row in a tile */
 };
 
 const commandr_block_layout * commandr_block_layout_of(enum ggml_type type) {
@@ -26,7 +25,7 @@ size_t commandr_tile_size(enum ggml_type type) {
     return LANES * ggml_row_size(type, BLOCK);
 }
 
-/* Where word i of block k is in a tile, in words of all lanes. */
+/* Where word i of block k is in a tile, in words of all lanes. read_pair in tile-avx512.c is the other end of it. */
 static size_t word_at(enum ggml_type type, size_t k, size_t i) {
     if (type == GGML_TYPE_Q8_0) { /* two blocks taking turns */
         return 16 * (k / 2) + 2 * i + k % 2;
@@ -35,9 +34,13 @@ static size_t word_at(enum ggml_type type, size_t k, size_t i) {
         return i < 12 ? 2 * i - 3 : 2 * i - 20;
     }
     if (type == GGML_TYPE_Q6_K) { /* scales first; then the same with the upper two bits, for each half */
-        const size_t half = i < 32 ? i / 16 : (i - 32) / 8;
-        const size_t l    = i < 32 ? i % 16 : i % 8;
-        return i >= 48 ? i - 48 : 4 + 24 * half + (i >= 32 ? 2 * l + 1 : l < 8 ? 2 * l : l + 8);
+        if (i >= 48) {
+            return i - 48;
+        }
+        if (i >= 32) {
+            return 4 + 24 * ((i - 32) / 8) + 2 * (i % 8) + 1;
+        }
+        return 4 + 24 * (i / 16) + (i % 16 < 8 ? 2 * (i % 16) : i % 16 + 8);
     }
     return i;
 }
@@ -114,7 +117,7 @@ static void get_rows(struct ggml_tensor * dst, int ith, int nth, void * user_dat
             continue;
         }
         for (int64_t at = 0; at < w->ne[0]; at += BLOCK, tile += tile_size) {
-            _Alignas(8) uint8_t one[MAX_BYTES];
+            _Alignas(8) uint8_t one[COMMANDR_MAX_TILE / LANES];
             unpack_lane(w->type, tile, (size_t) (ids[i] % LANES), one);
             to_float(one, out + at, BLOCK);
         }

@@ -13,7 +13,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { COMMANDR_LANES = 16 }; /* rows of a tile */
+enum {
+    COMMANDR_LANES    = 16,                  /* rows of a tile */
+    COMMANDR_MAX_TILE = 272 * COMMANDR_LANES /* bytes */
+};
 
 /* Where the words of a block are in the file's layout. */
 typedef struct commandr_block_layout {
