@@ -93,6 +93,10 @@ class Repl:
                 raise
         finally:
             events.close()
+        reply = self._conversation.last
+        if reply is not None and reply.finish_reason == "length" and not reply.tool_calls:
+            if reply.usage.prompt_tokens + reply.usage.completion_tokens >= self._n_ctx:
+                _say("the reply was cut at the end of the context, see --ctx")
         if self._stats:
             self._print_stats()
 

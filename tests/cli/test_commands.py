@@ -156,6 +156,14 @@ def test_chat_answers_each_line_of_a_pipe(
     assert captured.err == ""
 
 
+def test_a_reply_that_the_context_cuts_is_told_on_stderr(
+    path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    type_in(monkeypatch, "Hello")
+    assert main(["chat", path, "--ctx", "256", "--temperature", "0"]) == 0
+    assert capsys.readouterr().err == "the reply was cut at the end of the context, see --ctx\n"
+
+
 def test_an_error_ends_a_chat_through_a_pipe(
     path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
