@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from commandr_gguf.chat.conversation import Conversation
+from commandr_gguf.chat.reply import Reply
 from commandr_gguf.cli.replies import ReplyPrinter, print_text
 from commandr_gguf.errors import CommandRError
 
@@ -94,11 +95,13 @@ class Repl:
         finally:
             events.close()
         reply = self._conversation.last
-        if reply is not None and reply.finish_reason == "length" and not reply.tool_calls:
-            if reply.usage.prompt_tokens + reply.usage.completion_tokens >= self._n_ctx:
-                _say("the reply was cut at the end of the context, see --ctx")
+        if reply is not None and reply.finish_reason == "length" and not reply.tool_calls and self._is_full(reply):
+            _say("the reply was cut at the end of the context, see --ctx")
         if self._stats:
             self._print_stats()
+
+    def _is_full(self, reply: Reply) -> bool:
+        return reply.usage.prompt_tokens + reply.usage.completion_tokens >= self._n_ctx
 
     def _lines(self) -> Iterator[str]:
         parts: list[str] = []
