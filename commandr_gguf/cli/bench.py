@@ -36,7 +36,7 @@ def bench(
     type_k: options.TypeK = "f16",
     type_v: options.TypeV = "f16",
     mmap: Annotated[bool, typer.Option(help="Use CPU weights in place, mapped from the file.")] = True,
-    repack: Annotated[bool, typer.Option(help="Copy CPU weights into faster layouts.")] = True,
+    repack: options.Repack = True,
     verbose: options.Verbose = False,
 ) -> None:
     """Measure prefill and decode speed, with the machine's memory bandwidth beside them.

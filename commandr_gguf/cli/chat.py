@@ -73,6 +73,7 @@ def chat(
     n_threads: options.Threads = 0,
     type_k: options.TypeK = "f16",
     type_v: options.TypeV = "f16",
+    repack: options.Repack = True,
     draft_model: options.DraftModel = None,
     verbose: options.Verbose = False,
 ) -> None:
@@ -121,6 +122,7 @@ def chat(
         type_k=type_k,
         type_v=type_v,
         prompt_cache=prompt_cache,
+        repack=repack,
         draft=draft_model,
     ) as opened:
         conversation = Conversation(

@@ -50,6 +50,7 @@ def generate(
     n_threads: options.Threads = 0,
     type_k: options.TypeK = "f16",
     type_v: options.TypeV = "f16",
+    repack: options.Repack = True,
     draft_model: options.DraftModel = None,
     verbose: options.Verbose = False,
 ) -> None:
@@ -82,6 +83,7 @@ def generate(
         n_threads=n_threads,
         type_k=type_k,
         type_v=type_v,
+        repack=repack,
         draft=draft_model,
     ) as opened:
         stream = opened.generate(

@@ -49,6 +49,14 @@ TypeK = Annotated[
 TypeV = Annotated[
     str, typer.Option("--type-v", callback=_cache_type, rich_help_panel=_MODEL, help="Type of the V cache, as above.")
 ]
+Repack = Annotated[
+    bool,
+    typer.Option(
+        "--repack/--no-repack",
+        rich_help_panel=_MODEL,
+        help="Copy CPU weights into the layouts that are computed fastest; without it they stay mapped from the file.",
+    ),
+]
 DraftModel = Annotated[
     Path | None,
     typer.Option(
