@@ -1,4 +1,4 @@
-/* A file mapped read-only. */
+/* A file mapped read-only, and advice to the kernel on memory. */
 #ifndef COMMANDR_SRC_MAPPING_H
 #define COMMANDR_SRC_MAPPING_H
 

@@ -55,7 +55,11 @@ def test_speed_comes_near_the_best_fixed_length(row_cost: float, acceptance: flo
 @pytest.mark.parametrize("acceptance", [0.3, 0.8, 0.95])
 @pytest.mark.parametrize(
     ("row_cost", "stated"),
-    [(0.08, ROW_COST["packed"]), (0.3, ROW_COST["packed"]), (0.3, ROW_COST["cpu"]), (0.03, ROW_COST["gpu"])],
+    [
+        *((cost, ROW_COST["packed"]) for cost in (0.08, 0.1, 0.25, 0.4)),
+        *((cost, ROW_COST["cpu"]) for cost in (0.3, 0.6)),
+        (0.03, ROW_COST["gpu"]),
+    ],
 )
 def test_a_cost_that_is_stated_roughly_loses_little(row_cost: float, stated: float, acceptance: float) -> None:
     machine = Machine(row_cost, stated)

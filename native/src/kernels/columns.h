@@ -12,14 +12,13 @@
 #ifndef COMMANDR_SRC_KERNELS_COLUMNS_H
 #define COMMANDR_SRC_KERNELS_COLUMNS_H
 
-#include "ggml.h"
+#include "kernels/packed.h"
 
 #include <stdbool.h>
 #include <stdint.h>
 
 enum {
-    COMMANDR_GROUP       = 8,   /* columns */
-    COMMANDR_SUPER_BLOCK = 256, /* elements */
+    COMMANDR_GROUP = 8, /* columns */
     /* in units of 4 bytes for each column of the group: */
     COMMANDR_SHIFT_AT     = 64,
     COMMANDR_SUM_AT       = 80,

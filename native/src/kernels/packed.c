@@ -2,16 +2,22 @@
 
 #include <string.h>
 
-enum {
-    LANES = COMMANDR_LANES,
-    BLOCK = 256 /* weights of a row in a tile */
-};
+enum { LANES = COMMANDR_LANES, BLOCK = COMMANDR_SUPER_BLOCK };
 
-const commandr_block_layout * commandr_block_layout_of(enum ggml_type type) {
-    static const commandr_block_layout q4_k = { 144, 1, 0, 36, -1 };  /* d, dmin, 12 bytes of scales, 128 of quants */
-    static const commandr_block_layout q5_k = { 176, 1, 0, 44, -1 };  /* d, dmin, 12 of scales, 32 and 128 of quants */
-    static const commandr_block_layout q6_k = { 210, 1, 0, 52, 208 }; /* 128 and 64 of quants, 16 of scales, d */
-    static const commandr_block_layout q8_0 = { 34, 8, 2, 8, 0 };     /* d, 32 of quants */
+/* Where the words of a block are in the file's layout. */
+typedef struct block_layout {
+    int32_t size; /* bytes of a block */
+    int32_t n;    /* blocks of 256 weights: 1 or even */
+    int32_t words_at;
+    int32_t n_words;
+    int32_t half_at; /* offset of the 16-bit number; -1 when there is none */
+} block_layout;
+
+static const block_layout * layout_of(enum ggml_type type) {
+    static const block_layout q4_k = { 144, 1, 0, 36, -1 };  /* d, dmin, 12 bytes of scales, 128 of quants */
+    static const block_layout q5_k = { 176, 1, 0, 44, -1 };  /* d, dmin, 12 of scales, 32 and 128 of quants */
+    static const block_layout q6_k = { 210, 1, 0, 52, 208 }; /* 128 and 64 of quants, 16 of scales, d */
+    static const block_layout q8_0 = { 34, 8, 2, 8, 0 };     /* d, 32 of quants */
     switch ((int) type) {
         case GGML_TYPE_Q4_K: return &q4_k;
         case GGML_TYPE_Q5_K: return &q5_k;
@@ -45,13 +51,13 @@ static size_t word_at(enum ggml_type type, size_t k, size_t i) {
     return i;
 }
 
-static size_t half_at(const commandr_block_layout * layout, size_t k, size_t lane) {
+static size_t half_at(const block_layout * layout, size_t k, size_t lane) {
     return LANES * (4 * (size_t) (layout->n * layout->n_words) + 2 * k) + 2 * lane;
 }
 
 void commandr_pack_tile(enum ggml_type type, const uint8_t * rows, size_t row_size, int64_t n_rows, uint8_t * to) {
-    const commandr_block_layout * layout = commandr_block_layout_of(type);
-    const size_t                  last   = (size_t) n_rows - 1;
+    const block_layout * layout = layout_of(type);
+    const size_t         last   = (size_t) n_rows - 1;
     for (size_t k = 0; k < (size_t) layout->n; k++, rows += layout->size) {
         for (size_t i = 0; i < (size_t) layout->n_words; i++) {
             const uint8_t * from  = rows + (size_t) layout->words_at + 4 * i;
@@ -81,7 +87,7 @@ void commandr_pack(struct ggml_tensor * w, int64_t first_row, int64_t n_rows, co
 
 /* The weights of one row of a tile in the file's layout. */
 static void unpack_lane(enum ggml_type type, const uint8_t * tile, size_t lane, uint8_t * to) {
-    const commandr_block_layout * layout = commandr_block_layout_of(type);
+    const block_layout * layout = layout_of(type);
     for (size_t k = 0; k < (size_t) layout->n; k++, to += layout->size) {
         for (size_t i = 0; i < (size_t) layout->n_words; i++) {
             memcpy(to + (size_t) layout->words_at + 4 * i, tile + 4 * (LANES * word_at(type, k, i) + lane), 4);

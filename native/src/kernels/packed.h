@@ -14,21 +14,10 @@
 #include <stdint.h>
 
 enum {
-    COMMANDR_LANES    = 16,                  /* rows of a tile */
-    COMMANDR_MAX_TILE = 272 * COMMANDR_LANES /* bytes */
+    COMMANDR_SUPER_BLOCK = 256,                 /* weights of a row in a tile, and elements of a column */
+    COMMANDR_LANES       = 16,                  /* rows of a tile */
+    COMMANDR_MAX_TILE    = 272 * COMMANDR_LANES /* bytes */
 };
-
-/* Where the words of a block are in the file's layout. */
-typedef struct commandr_block_layout {
-    int32_t size; /* bytes of a block */
-    int32_t n;    /* blocks of 256 weights: 1 or even */
-    int32_t words_at;
-    int32_t n_words;
-    int32_t half_at; /* offset of the 16-bit number; -1 when there is none */
-} commandr_block_layout;
-
-/* NULL for types that are not packed. */
-const commandr_block_layout * commandr_block_layout_of(enum ggml_type type);
 
 /* Bytes of a tile. */
 size_t commandr_tile_size(enum ggml_type type);
