@@ -8,10 +8,13 @@ import subprocess
 from pathlib import Path
 
 import libggml
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 import models
-from commandr_gguf import Model
+import shapes
+from commandr_gguf import Model, Session
 
 ROOT = Path(__file__).parents[2]
 NO_KERNEL = 77
@@ -49,3 +52,21 @@ def test_weights_are_packed_where_the_processor_has_the_kernel(file_type: str) -
         assert {use.what for use in model.memory()} <= {"packed", "mapped"}  # norms stay where they are
     with Model(models.gguf("gqa", file_type), repack=False) as model:
         assert model.computed_by == "cpu"
+
+
+def test_a_matrix_that_is_packed_in_pieces_is_whole(tmp_path: Path) -> None:
+    """Head and embedding of 66 MiB, which are packed from two pieces of the file."""
+    if not has_vnni:
+        pytest.skip("this processor has no kernel of ours")
+    checkpoint = shapes.write_checkpoint(tmp_path / "checkpoint", "gqa", n_layers=1, vocab_size=256000)
+    path = models.convert(checkpoint, tmp_path / "large.gguf", "Q8_0")
+
+    def logits(*, repack: bool) -> npt.NDArray[np.float32]:
+        with Model(path, repack=repack) as model, Session(model, n_ctx=64, n_threads=2) as session:
+            assert model.computed_by == ("packed" if repack else "cpu")
+            session.eval([5, 100, 246735, 246736, 255999, 7], n_outputs=6)  # rows on both sides of the cut
+            return session.logits()
+
+    packed, mapped = logits(repack=True), logits(repack=False)
+    assert np.abs(mapped).max() > 0.1
+    assert (packed == mapped).all()
