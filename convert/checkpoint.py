@@ -1,33 +1,23 @@
-"""A checkpoint folder: its JSON files and its tensors, never more than a block of rows of one in memory."""
+"""A checkpoint folder: its JSON files, and where each of its tensors lies."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any
 
 from convert.errors import CheckpointError
-from convert.shard import ITEM_SIZES, SourceTensor, read_header
+from convert.shard import SourceTensor, read_header
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-
-_DTYPES = {"BF16": "<u2", "F16": "<f2", "F32": "<f4"}
-
-BLOCK_BYTES = 32 * 2**20  # of float32, unless one row is larger
 
 
 class Checkpoint:
     """A folder with config.json, tokenizer.json and safetensors files.
 
-    ``tensors`` maps each tensor's name to its place. Use as a context manager: it keeps the shards open. Raises
-    CheckpointError naming the file or tensor when the folder is incomplete or damaged.
+    ``tensors`` maps each tensor's name to its place. Raises CheckpointError naming the file or tensor when the folder
+    is incomplete or damaged.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -38,71 +28,6 @@ class Checkpoint:
         self.tokenizer_config = read_json(self.folder / "tokenizer_config.json", required=False)
         self.generation_config = read_json(self.folder / "generation_config.json", required=False)
         self.tensors = _read_tensors(self.folder)
-        self._files: dict[Path, BinaryIO] = {}
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Checkpoint:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Closes the shards; may be called twice."""
-        self._stack.close()
-        self._files.clear()
-
-    def raw_rows(self, tensor: SourceTensor, block_bytes: int = BLOCK_BYTES) -> Iterator[npt.NDArray[Any]]:
-        """The tensor's rows, unconverted, in blocks [n_rows, n_per_row] of about ``block_bytes`` as float32.
-
-        The dtype is uint16 for BF16 (its bits), float16 or float32. Each block is valid until the next one is asked
-        for: they share their memory.
-        """
-        n_per_row, n_rows = (tensor.shape or (1,))[-1], tensor.n_rows
-        n_block = max(1, min(n_rows, block_bytes // (4 * n_per_row)))
-        buffer: npt.NDArray[Any] = np.empty((n_block, n_per_row), _DTYPES[tensor.dtype])
-        for first in range(0, n_rows, n_block):
-            block = buffer[: min(n_block, n_rows - first)]
-            self._read(tensor, first * n_per_row * ITEM_SIZES[tensor.dtype], block.data.cast("B"))
-            yield block
-
-    def float_rows(self, tensor: SourceTensor, block_bytes: int = BLOCK_BYTES) -> Iterator[npt.NDArray[np.float32]]:
-        """The tensor's rows as float32, in blocks like those of :meth:`raw_rows`."""
-        buffer: npt.NDArray[np.float32] | None = None
-        for raw in self.raw_rows(tensor, block_bytes):
-            if tensor.dtype == "F32":
-                yield raw
-                continue
-            if buffer is None:
-                buffer = np.empty(raw.shape, np.float32)
-            block = buffer[: len(raw)]
-            widen(raw, block)
-            yield block
-
-    def _read(self, tensor: SourceTensor, offset: int, target: memoryview) -> None:
-        try:
-            file = self._files.get(tensor.path)
-            if file is None:
-                file = self._files[tensor.path] = self._stack.enter_context(tensor.path.open("rb", buffering=0))
-            file.seek(tensor.offset + offset)
-            done = 0
-            while done < len(target):
-                n = file.readinto(target[done:])  # type: ignore[attr-defined]
-                if not n:
-                    raise CheckpointError(f"{tensor.path} ends inside tensor {tensor.name}: it became shorter")
-                done += n
-        except OSError as error:
-            raise CheckpointError(f"cannot read tensor {tensor.name} of {tensor.path}: {error.strerror}") from error
-
-
-def widen(raw: npt.NDArray[Any], out: npt.NDArray[np.float32]) -> None:
-    """BF16 bits (uint16) or float16 to float32, without a temporary of the block's size."""
-    if raw.dtype == np.uint16:
-        np.left_shift(raw, 16, out=out.view(np.uint32), dtype=np.uint32)
-    else:
-        np.copyto(out, raw)
 
 
 def read_json(path: Path, *, required: bool = True) -> dict[str, Any]:

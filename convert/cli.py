@@ -11,12 +11,14 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from convert.checkpoint import Checkpoint
 from convert.errors import ArgumentError, ConvertError, OutputError
-from convert.pipeline import check_output, checkpoint_name, make_plan, write_plan
+from convert.hf_model import read_hf_model
+from convert.pipeline import Written, check_output, write_plan
+from convert.plan import Plan, make_plan
 from convert.progress import show_progress
 from convert.recipe import FILE_TYPES, file_type
 from convert.report import describe_tensors, describe_totals
+from convert.sizes import parse_size
 
 _EXAMPLES = """\
 examples:
@@ -59,34 +61,56 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads the plan, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt as stop:
-        sys.stderr.write("stopped before the file was whole: nothing was written\n")
+        kept = "what is done is kept for --resume" if arguments.resume else "nothing was written"
+        sys.stderr.write(f"stopped before the file was whole: {kept}\n")
         return 128 + (stop.number if isinstance(stop, _Stopped) else signal.SIGINT)
     return 0
 
 
 def _run(arguments: argparse.Namespace) -> None:
     recipe = file_type(arguments.type)
-    with Checkpoint(arguments.checkpoint) as checkpoint:
-        name = f"{checkpoint_name(arguments.checkpoint)[0]}-{recipe.name}.gguf"
-        if arguments.output == "":
-            raise ArgumentError("the name of the output file is empty")
-        output = Path(arguments.output or name)
-        if output.is_dir():
-            output /= name
-        if not arguments.dry_run:
-            check_output(checkpoint, output, overwrite=arguments.force)
-        plan = make_plan(checkpoint, recipe, context_length=arguments.context_length)
-        if arguments.dry_run:
-            sys.stdout.writelines(f"{line}\n" for line in (*describe_tensors(plan), describe_totals(plan)))
-            sys.stdout.flush()
-            _say(plan.notes, quiet=arguments.quiet)
-            return
-        _say([*plan.notes, describe_totals(plan)], quiet=arguments.quiet)
-        with show_progress(plan.n_bytes, quiet=arguments.quiet) as progress:
-            write_plan(
-                checkpoint, plan, output, n_threads=arguments.threads, overwrite=arguments.force, progress=progress
-            )
-        _say([f"wrote {output}"], quiet=arguments.quiet)
+    model = read_hf_model(arguments.checkpoint, context_length=arguments.context_length)
+    plan = make_plan(model, recipe)
+    output = _output(arguments, f"{model.name}-{recipe.name}.gguf")
+    if arguments.dry_run:
+        sys.stdout.writelines(f"{line}\n" for line in (*describe_tensors(plan), describe_totals(plan)))
+        sys.stdout.flush()
+        _say(model.notes, quiet=arguments.quiet)
+        return
+    if arguments.split_max_size is None:
+        check_output(model, output, overwrite=arguments.force)
+    _say([*model.notes, describe_totals(plan)], quiet=arguments.quiet)
+    with show_progress(plan.n_bytes, quiet=arguments.quiet) as progress:
+        written = write_plan(
+            plan,
+            output,
+            n_threads=arguments.threads,
+            overwrite=arguments.force,
+            resume=arguments.resume,
+            allow_nonfinite=arguments.allow_nonfinite,
+            split_max_bytes=arguments.split_max_size,
+            progress=progress,
+        )
+    _say(_describe(plan, written), quiet=arguments.quiet)
+
+
+def _output(arguments: argparse.Namespace, name: str) -> Path:
+    if arguments.output == "":
+        raise ArgumentError("the name of the output file is empty")
+    output = Path(arguments.output or name)
+    return output / name if output.is_dir() else output
+
+
+def _describe(plan: Plan, written: Written) -> list[str]:
+    types = {tensor.name: tensor.ggml_type for tensor in plan.tensors}
+    return [
+        *(
+            f"{name} holds {n} values that are NaN or infinite; "
+            + ("they are kept" if types[name] in {"F32", "F16", "BF16"} else "they became 0")
+            for name, n in written.nonfinite.items()
+        ),
+        *(f"wrote {path}" for path in written.paths),
+    ]
 
 
 def _say(lines: Sequence[str], *, quiet: bool) -> None:
@@ -115,10 +139,20 @@ def _parser() -> argparse.ArgumentParser:
     add("-t", "--type", default="Q4_K_M", metavar="TYPE", help=f"{', '.join(FILE_TYPES)}; default: Q4_K_M")
     add("--threads", type=_thread_count, default=0, metavar="N", help="for quantizing; default: all physical cores")
     add("--context-length", type=int, metavar="N", help="positions the model was trained for, if the config is wrong")
-    add("-f", "--force", action="store_true", help="replace an existing output file")
+    add("--split-max-size", type=_size, metavar="SIZE", help="several files of at most this size, such as 5GB")
+    add("-f", "--force", action="store_true", help="replace an existing output file, or an unfinished one")
+    add("--resume", action="store_true", help="go on where a stopped conversion was, and keep what is done if stopped")
+    add("--allow-nonfinite", action="store_true", help="accept NaN and infinities; they become 0 in quantized tensors")
     add("--dry-run", action="store_true", help="print every tensor with its type and size, and write nothing")
     add("-q", "--quiet", action="store_true", help="print nothing but errors")
     return parser
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ArgumentError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _thread_count(text: str) -> int:

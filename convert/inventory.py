@@ -9,6 +9,7 @@ import numpy as np
 from convert.checkpoint import Checkpoint
 from convert.errors import CheckpointError, UnsupportedError
 from convert.hparams import HParams
+from convert.rows import FileRows
 from convert.shard import SourceTensor
 from convert.tensor_names import EMBEDDING, HEAD, is_bias, is_ignored, is_qk_norm, tensor_names
 
@@ -39,7 +40,8 @@ def take_inventory(checkpoint: Checkpoint, hparams: HParams) -> Inventory:
                 f"{list(name.shape)}"
             )
         tensors.append((name.gguf, source))
-    return Inventory(tensors, _account_for(checkpoint, found))
+    with FileRows() as rows:
+        return Inventory(tensors, _account_for(checkpoint, found, rows))
 
 
 def _has_qk_norm(hparams: HParams, found: dict[str, SourceTensor]) -> bool:
@@ -53,18 +55,18 @@ def _has_qk_norm(hparams: HParams, found: dict[str, SourceTensor]) -> bool:
     return norm is not None or (hparams.use_qk_norm is True and hparams.architecture == "command-r")
 
 
-def _account_for(checkpoint: Checkpoint, surplus: dict[str, SourceTensor]) -> list[str]:
+def _account_for(checkpoint: Checkpoint, surplus: dict[str, SourceTensor], rows: FileRows) -> list[str]:
     zero_biases = 0
     notes = []
     for name, tensor in surplus.items():
         if is_ignored(name):
             continue
         if is_bias(name):
-            if not _is_zero(checkpoint, tensor):
+            if not _is_zero(rows, tensor):
                 raise UnsupportedError(f"{tensor.path}: bias {name} is not zero, and Command-R models have no biases")
             zero_biases += 1
         elif name == HEAD:
-            if not _are_equal(checkpoint, tensor, checkpoint.tensors[EMBEDDING]):
+            if not _are_equal(rows, tensor, checkpoint.tensors[EMBEDDING]):
                 raise UnsupportedError(
                     f"{tensor.path}: {HEAD} differs from {EMBEDDING}, and Command-R models have one matrix for both"
                 )
@@ -76,12 +78,12 @@ def _account_for(checkpoint: Checkpoint, surplus: dict[str, SourceTensor]) -> li
     return notes
 
 
-def _is_zero(checkpoint: Checkpoint, tensor: SourceTensor) -> bool:
-    return not any(np.any(block) for block in checkpoint.float_rows(tensor))
+def _is_zero(rows: FileRows, tensor: SourceTensor) -> bool:
+    return not any(np.any(block) for block in rows.float_blocks(tensor))
 
 
-def _are_equal(checkpoint: Checkpoint, one: SourceTensor, other: SourceTensor) -> bool:
+def _are_equal(rows: FileRows, one: SourceTensor, other: SourceTensor) -> bool:
     if one.shape != other.shape:
         return False
-    pairs = zip(checkpoint.float_rows(one), checkpoint.float_rows(other), strict=True)
+    pairs = zip(rows.float_blocks(one), rows.float_blocks(other), strict=True)
     return all(np.array_equal(a, b) for a, b in pairs)

@@ -15,8 +15,6 @@ from convert.templates import DEFAULT
 from convert.vocab import MODEL, PRE_TOKENIZER, Vocab
 from convert.window import DEFAULT_PERIOD
 
-QUANTIZATION_VERSION = gguf.GGML_QUANT_VERSION
-
 _SPECIAL_KEYS = {"unk": "unknown", "sep": "seperator", "pad": "padding"}  # "seperator" is how the format spells it
 
 
@@ -31,14 +29,12 @@ class Value(NamedTuple):
 Keys = dict[str, Value]
 
 
-def general_keys(
-    architecture: str, folder: Path, name: str, repository: str | None, n_params: int, file_type: int
-) -> Keys:
+def general_keys(architecture: str, folder: Path, name: str, repository: str | None, n_params: int) -> Keys:
     """``general.*`` from the model card, the configs and the folder's name, by the gguf package's own rules.
 
     ``name``: what the checkpoint is called when no file says; ``repository``: "organization/name" that it was
-    downloaded from, None when unknown; ``file_type``: number of the recipe. Raises CheckpointError when the front
-    matter of README.md is not that of a model card.
+    downloaded from, None when unknown. Raises CheckpointError when the front matter of README.md is not that of a model
+    card.
     """
     card = folder / "README.md"
     writer = gguf.GGUFWriter(None, architecture)
@@ -60,8 +56,6 @@ def general_keys(
     keys = {key: _checked(key, item.value, item.type, item.sub_type) for key, item in writer.kv_data[0].items()}
     if repository is not None:
         keys["general.source.huggingface.repository"] = Value(repository, Type.STRING)
-    keys["general.file_type"] = Value(file_type, Type.UINT32)
-    keys["general.quantization_version"] = Value(QUANTIZATION_VERSION, Type.UINT32)
     return keys
 
 

@@ -1,96 +1,67 @@
-"""The story of a conversion: read the configs, match the tensors, choose their types, write them one by one."""
+"""The story of a conversion: lay the files out, convert block after block into them, give them their names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy.typing as npt
-
-from convert.checkpoint import Checkpoint
+from convert.blocks import BlockWriter, Progress
 from convert.errors import ArgumentError
-from convert.hparams import HParams, read_hparams
-from convert.inventory import take_inventory
-from convert.metadata import Keys, general_keys, model_keys, tokenizer_keys
-from convert.quantize import converted_rows
-from convert.recipe import FileType, ModelShape, tensor_type
-from convert.templates import read_chat_templates
-from convert.vocab import read_vocab
-from convert.writer import PlannedTensor, Progress, write_gguf
+from convert.layout import OutputFile, lay_out
+from convert.plan import Plan
+from convert.quantize import default_n_threads
+from convert.rows import FileRows
+from convert.source import SourceModel
+from convert.writer import Writer
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a file will hold. ``notes``: what of the checkpoint was left out and why."""
+class Written:
+    """``nonfinite``: how many NaN and infinities each tensor has that has any."""
 
-    hparams: HParams
-    file_type: FileType
-    keys: Keys
-    tensors: list[PlannedTensor]
-    notes: list[str]
-
-    @property
-    def n_params(self) -> int:
-        """Weights, the embedding counted once."""
-        return sum(tensor.source.n_elements for tensor in self.tensors)
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of tensor data."""
-        return sum(tensor.n_bytes for tensor in self.tensors)
-
-    @property
-    def bits_per_weight(self) -> float:
-        """Of the tensor data."""
-        return 8 * self.n_bytes / self.n_params
-
-
-def make_plan(checkpoint: Checkpoint, file_type: FileType, *, context_length: int | None = None) -> Plan:
-    """Read and check everything but the weights' values. ``context_length`` overrides what the checkpoint says."""
-    hparams = read_hparams(checkpoint.config, checkpoint.tokenizer_config, context_length=context_length)
-    inventory = take_inventory(checkpoint, hparams)
-    shape = ModelShape(hparams.n_layer, hparams.n_head // hparams.n_head_kv)
-    tensors = [
-        PlannedTensor(name, source, tensor_type(file_type, shape, name, source.shape))
-        for name, source in inventory.tensors
-    ]
-    folder, n_params = checkpoint.folder, sum(source.n_elements for _, source in inventory.tensors)
-    vocab = read_vocab(folder, checkpoint.config, checkpoint.tokenizer_config, hparams.n_vocab)
-    templates = read_chat_templates(folder, checkpoint.tokenizer_config)
-    name, repository = checkpoint_name(folder)
-    keys = (
-        general_keys(hparams.architecture, folder, name, repository, n_params, file_type.number)
-        | model_keys(hparams)
-        | tokenizer_keys(vocab, templates)
-    )
-    return Plan(hparams, file_type, keys, tensors, inventory.notes)
+    paths: list[Path]
+    nonfinite: dict[str, int] = field(default_factory=dict)
 
 
 def write_plan(
-    checkpoint: Checkpoint,
     plan: Plan,
     output: Path,
     *,
     n_threads: int = 0,
     overwrite: bool = False,
+    resume: bool = False,
+    allow_nonfinite: bool = False,
+    split_max_bytes: int | None = None,
     progress: Progress | None = None,
-) -> None:
+) -> Written:
     """Carry a plan out.
 
-    n_threads: 0 = the physical cores that this process may use. overwrite: whether an existing file may be replaced;
-    a file of the checkpoint never is. Raises OutputError when writing fails; the output is then as it was before.
+    n_threads: 0 = the physical cores that this process may use. overwrite: whether existing files may be replaced; what
+    the model is read from never is. resume: go on where an earlier call was stopped, and keep what is done if this one
+    is. allow_nonfinite: keep a NaN or an infinity in F32, F16 and BF16 and make it 0 in blocks, where it is an error
+    otherwise. split_max_bytes: the largest size of a file. progress: told, on the calling thread, the tensor and the
+    bytes after each block. Raises OutputError when writing fails; the output is then as it was before.
     """
-    check_output(checkpoint, output, overwrite=overwrite)
+    files = lay_out(plan, output, max_bytes=split_max_bytes)
+    for file in files:
+        check_output(plan.model, file.path, overwrite=overwrite)
+    fingerprint = _fingerprint(plan, files, allow_nonfinite=allow_nonfinite)
+    with FileRows() as rows, Writer(files, fingerprint, resume=resume, overwrite=overwrite) as writer:
+        blocks = BlockWriter(
+            plan,
+            rows,
+            writer,
+            n_threads=n_threads or default_n_threads(),
+            allow_nonfinite=allow_nonfinite,
+            progress=progress,
+        )
+        blocks.run()
+        writer.commit()
+    return Written([file.path for file in files], dict(blocks.nonfinite))
 
-    def rows(tensor: PlannedTensor) -> Iterator[npt.NDArray[Any]]:
-        return converted_rows(checkpoint, tensor.source, tensor.ggml_type, n_threads=n_threads)
 
-    write_gguf(output, plan.keys, plan.tensors, rows, progress)
-
-
-def check_output(checkpoint: Checkpoint, output: Path, *, overwrite: bool) -> None:
+def check_output(model: SourceModel, output: Path, *, overwrite: bool) -> None:
     """Raises ArgumentError when ``output`` cannot be a new file or may not be replaced."""
     if output.is_dir():
         raise ArgumentError(f"{output} is a folder")
@@ -100,20 +71,22 @@ def check_output(checkpoint: Checkpoint, output: Path, *, overwrite: bool) -> No
         return
     if not output.is_file():
         raise ArgumentError(f"{output} is not a regular file and is not replaced")
-    if any(path.is_file() and path.samefile(output) for path in checkpoint.folder.rglob("*")):
+    if any(path.exists() and path.samefile(output) for path in model.files):
         raise ArgumentError(f"{output} is a file of the checkpoint itself and is not replaced")
     if not overwrite:
         raise ArgumentError(f"{output} exists: give --force to replace it")
 
 
-def checkpoint_name(folder: Path) -> tuple[str, str | None]:
-    """What a checkpoint is called, and the repository ("organization/name") that it was downloaded from, if known.
-
-    The cache of huggingface_hub keeps a repository in models--ORGANIZATION--NAME/snapshots/COMMIT.
-    """
-    folder = folder.resolve()
-    root = folder.parent.parent.name
-    if folder.parent.name == "snapshots" and root.startswith("models--"):
-        parts = root.removeprefix("models--").split("--")
-        return parts[-1], "/".join(parts)
-    return folder.name or "model", None
+def _fingerprint(plan: Plan, files: list[OutputFile], *, allow_nonfinite: bool) -> str:
+    """Of all that the files' bytes follow from, short of reading the weights."""
+    digest = hashlib.sha256(repr(allow_nonfinite).encode())
+    for file in files:
+        digest.update(file.header)
+    for path in sorted({*plan.model.files, *(tensor.source.path for tensor in plan.tensors)}):
+        status = path.stat()
+        digest.update(f"{path.resolve()} {status.st_size} {status.st_mtime_ns}".encode())
+    for tensor in plan.tensors:
+        digest.update(f"{tensor.name} {tensor.source}".encode())
+        if tensor.importance is not None:
+            digest.update(tensor.importance.tobytes())
+    return digest.hexdigest()

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from convert.writer import PlannedTensor
-from convert.writer import Progress as Callback
+from convert.blocks import Progress as Callback
+from convert.plan import PlannedTensor
 
 
 @contextmanager

@@ -1,74 +1,40 @@
-"""A tensor's rows in the type of the file: copied, rounded, or quantized by the native library on several threads."""
+"""Rows of one ggml type to rows of another, by the native library: widened, rounded or quantized."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from commandr_gguf import quantize
+from commandr_gguf.devices import default_n_threads
 from commandr_gguf.errors import CommandRError
-from commandr_gguf.quantize import quantize_rows
-from convert.checkpoint import BLOCK_BYTES, Checkpoint
-from convert.errors import CheckpointError, ConvertError, UnsupportedError
-from convert.shard import SourceTensor
+from convert.errors import ConvertError
+
+__all__ = ["convert_rows", "default_n_threads", "to_floats"]
 
 
-def converted_rows(
-    checkpoint: Checkpoint,
-    tensor: SourceTensor,
+def convert_rows(
+    source_type: str,
+    rows: npt.NDArray[np.uint8],
     ggml_type: str,
+    n_per_row: int,
     *,
-    n_threads: int = 0,
-    block_bytes: int = BLOCK_BYTES,
-) -> Iterator[npt.NDArray[Any]]:
-    """The tensor as ``ggml_type``, in blocks of rows whose bytes are those of the file.
+    importance: npt.NDArray[np.float32] | None = None,
+) -> tuple[npt.NDArray[np.uint8], int]:
+    """Rows [n_rows, row size of source_type] as ``ggml_type``, and how many of their values are NaN or infinite.
 
-    n_threads: 0 = the physical cores that this process may use. block_bytes: of float32 that are in memory at a time,
-    unless one row is larger. Each block is valid until the next one is asked for. Raises CheckpointError for a NaN or
-    an infinity, UnsupportedError for a value too large for F16; both name the tensor.
+    ``importance``: [n_per_row] weights of the columns. What is no number stays so in F32, F16 and BF16 and becomes 0 in
+    blocks. It is done on the calling thread. Raises ConvertError for a value beyond what ``ggml_type`` holds.
     """
-    if tensor.dtype == ggml_type:
-        for raw in checkpoint.raw_rows(tensor, block_bytes):
-            _check_finite(tensor, raw)
-            yield raw
-        return
-    for rows in checkpoint.float_rows(tensor, block_bytes):
-        _check_finite(tensor, rows)
-        if ggml_type == "F32":
-            yield rows
-        elif ggml_type == "F16":
-            yield _to_f16(tensor, rows)
-        elif ggml_type == "BF16":
-            yield _to_bf16(rows)
-        else:
-            try:
-                yield quantize_rows(ggml_type, rows, n_threads=n_threads)
-            except CommandRError as error:
-                raise ConvertError(f"cannot quantize tensor {tensor.name} to {ggml_type}: {error}") from error
+    try:
+        return quantize.convert_rows(source_type, rows, ggml_type, n_per_row, imatrix=importance, n_threads=1)
+    except CommandRError as error:
+        raise ConvertError(f"cannot be converted to {ggml_type}: {error}") from error
 
 
-def _check_finite(tensor: SourceTensor, rows: npt.NDArray[Any]) -> None:
-    # A block of BF16 bits: an exponent of ones is an infinity or a NaN.
-    finite = (rows & 0x7F80) != 0x7F80 if rows.dtype == np.uint16 else np.isfinite(rows)
-    if not finite.all():
-        raise CheckpointError(f"{tensor.path}: tensor {tensor.name} holds a NaN or an infinity")
-
-
-def _to_f16(tensor: SourceTensor, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
-    with np.errstate(over="ignore"):
-        out = rows.astype("<f2")
-    if not np.isfinite(out).all():
-        raise UnsupportedError(
-            f"{tensor.path}: tensor {tensor.name} holds a value beyond 65504, the largest of F16: choose BF16 or F32"
-        )
-    return out
-
-
-def _to_bf16(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """Rounded to nearest, ties to even; ``rows`` are finite and are overwritten."""
-    bits = rows.view(np.uint32)
-    bits += ((bits >> 16) & 1) + np.uint32(0x7FFF)
-    bits >>= 16
-    return bits.astype("<u2")
+def to_floats(ggml_type: str, rows: npt.NDArray[np.uint8], n_per_row: int) -> npt.NDArray[np.float32]:
+    """The float32 rows [n_rows, n_per_row] that rows [n_rows, row size] stand for."""
+    floats: npt.NDArray[Any] = convert_rows(ggml_type, rows, "F32", n_per_row)[0]
+    return floats.view(np.float32)

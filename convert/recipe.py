@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import gguf
 
 from convert.errors import ArgumentError
+from convert.ggml_types import block_size
 
 
 @dataclass(frozen=True)
@@ -79,17 +80,6 @@ def tensor_type(recipe: FileType, shape: ModelShape, name: str, tensor_shape: It
     if n_per_row % block_size(wanted):
         wanted = _FALLBACK.get(wanted, wanted)
     return "F16" if n_per_row % block_size(wanted) else wanted
-
-
-def block_size(ggml_type: str) -> int:
-    """Elements in a block of a ggml type; rows are whole blocks."""
-    return gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[ggml_type]][0]
-
-
-def row_size(ggml_type: str, n_per_row: int) -> int:
-    """Bytes of a row of ``n_per_row`` elements."""
-    n_block, n_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[ggml_type]]
-    return n_per_row // n_block * n_bytes
 
 
 def _wanted(recipe: FileType, shape: ModelShape, name: str, n_per_row: int) -> str:

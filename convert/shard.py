@@ -18,8 +18,9 @@ from typing import Any, TypeGuard
 from safetensors import SafetensorError, safe_open
 
 from convert.errors import CheckpointError, UnsupportedError
+from convert.ggml_types import row_size
 
-ITEM_SIZES = {"BF16": 2, "F16": 2, "F32": 4}
+DTYPES = ("BF16", "F16", "F32")  # called the same in both formats
 
 _MAX_HEADER = 100_000_000  # the limit of the safetensors format
 _LFS_POINTER = b"version https://git-lfs"
@@ -27,7 +28,10 @@ _LFS_POINTER = b"version https://git-lfs"
 
 @dataclass(frozen=True)
 class SourceTensor:
-    """A tensor of a checkpoint: ``shape`` in elements, rows first; ``offset`` in bytes from the file's start."""
+    """A tensor in a file: ``shape`` in elements, rows first; ``offset`` in bytes from the file's start.
+
+    ``dtype`` is the name of a ggml type; those of safetensors that are read are called the same.
+    """
 
     name: str
     path: Path
@@ -41,14 +45,24 @@ class SourceTensor:
         return math.prod(self.shape)
 
     @property
-    def n_bytes(self) -> int:
-        """In the checkpoint."""
-        return self.n_elements * ITEM_SIZES[self.dtype]
+    def n_per_row(self) -> int:
+        """Elements of a row; 1 for a scalar."""
+        return self.shape[-1] if self.shape else 1
 
     @property
     def n_rows(self) -> int:
         """Of the last dimension's length; 1 for a vector."""
         return math.prod(self.shape[:-1])
+
+    @property
+    def row_bytes(self) -> int:
+        """Of a row in the file."""
+        return row_size(self.dtype, self.n_per_row)
+
+    @property
+    def n_bytes(self) -> int:
+        """In the file."""
+        return self.n_rows * self.row_bytes
 
 
 def read_header(path: Path) -> dict[str, SourceTensor]:
@@ -89,8 +103,8 @@ def _tensor(path: Path, name: str, entry: Any, data: int, size: int) -> SourceTe
         raise CheckpointError(f"{path}: the header's entry of tensor {name} is malformed")
     if 0 in shape:
         raise CheckpointError(f"{path}: tensor {name} of shape {shape} has no elements")
-    if dtype not in ITEM_SIZES:
-        raise UnsupportedError(f"{path}: tensor {name} is {dtype}, only {', '.join(ITEM_SIZES)} are supported")
+    if dtype not in DTYPES:
+        raise UnsupportedError(f"{path}: tensor {name} is {dtype}, only {', '.join(DTYPES)} are supported")
     tensor = SourceTensor(name, path, dtype, tuple(shape), data + offsets[0])
     if offsets[1] - offsets[0] != tensor.n_bytes:
         raise CheckpointError(

@@ -17,14 +17,18 @@ ROOT = Path(__file__).parents[1]
 CONVERT = """
     convert
     errors
-    recipe shard window
-    hparams templates
-    checkpoint tensor_names
+    ggml_types quantize sizes templates window
+    hparams recipe shard
+    checkpoint rows tensor_names
     imatrix inventory vocab
-    metadata quantize
+    metadata
+    source
+    hf_model plan
+    layout report
+    journal
     writer
-    pipeline
-    progress report
+    blocks
+    pipeline progress
     cli
     __main__
 """
@@ -90,7 +94,7 @@ MODEL = {
     "verification",
 }
 # The only way from one package into the other.
-ACROSS = {("convert.quantize", "commandr_gguf.quantize"), ("convert.quantize", "commandr_gguf.errors")}
+ACROSS = {("convert.quantize", f"commandr_gguf.{name}") for name in ("devices", "errors", "quantize")}
 
 
 def name_of(path: Path, root: Path) -> str:

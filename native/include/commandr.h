@@ -237,13 +237,13 @@ int32_t      commandr_type_find(const char * name);           /* -1 when there i
 int64_t      commandr_type_block_size(int32_t type);          /* elements; 0: no such type */
 int64_t      commandr_type_row_size(int32_t type, int64_t n); /* bytes of n elements; 0: not whole blocks */
 bool         commandr_type_needs_imatrix(int32_t type);
-/* Rows of floats to blocks of a ggml_type and back, on n_threads threads (0 = default). src, dst: [n_rows][n_per_row];
- * n_per_row: a multiple of the block size below 2^31. imatrix: [n_per_row] weights of the columns, NULL = none. Values
- * reach to 32752 in blocks and 65504 in F16, else ARGUMENT. UNSUPPORTED: a type that ggml reads but cannot write. */
-commandr_status commandr_quantize_rows(int32_t type, const float * src, int64_t n_rows, int64_t n_per_row,
-                                       const float * imatrix, void * dst, int32_t n_threads);
-commandr_status commandr_dequantize_rows(int32_t type, const void * src, int64_t n_rows, int64_t n_per_row, float * dst,
-                                         int32_t n_threads);
+/* Rows of one ggml_type to rows of another, on n_threads threads (0 = default). src, dst: [n_rows][n_per_row];
+ * n_per_row: a multiple of both block sizes below 2^31. imatrix: [n_per_row] weights of the columns, or NULL. Values
+ * reach to 32752 in blocks and 65504 in F16, else ARGUMENT with dst undefined. n_nonfinite: how many NaN and infinities;
+ * F32, F16 and BF16 keep them, blocks get 0. NULL: any is ARGUMENT. UNSUPPORTED: ggml cannot read or write the type. */
+commandr_status commandr_convert_rows(int32_t src_type, const void * src, int32_t dst_type, void * dst, int64_t n_rows,
+                                      int64_t n_per_row, const float * imatrix, int32_t n_threads,
+                                      int64_t * n_nonfinite);
 #ifdef __cplusplus
 }
 #endif

@@ -1,14 +1,17 @@
 #include "error.h"
+#include "simd.h"
 #include "threads.h"
 
+#include <float.h>
 #include <ggml.h>
 #include <math.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 
-/* Elements handed to a thread at a time: a few milliseconds of the slowest encoder. Also far below 2^31, because
- * several encoders of ggml count the elements of one call in an int. */
-enum { CHUNK_ELEMENTS = 1 << 17 };
+/* Elements handed to a thread at a time: as floats they stay in a level-2 cache. Also far below 2^31, because several
+ * encoders of ggml count the elements of one call in an int. */
+enum { CHUNK_ELEMENTS = 1 << 16 };
 
 /* Blocks keep their scales and minima in 16-bit floats, and encoders that fit them overshoot by some percent: half
  * the largest 16-bit float is safe. On infinities and NaN some encoders abort. */
@@ -17,70 +20,104 @@ static const float LARGEST_F16         = 65504.0f;
 /* Above it the encoders' weighted sums overflow to NaN, likewise. */
 static const float LARGEST_IMATRIX_VALUE = 1e20f;
 
-struct rows {
-    enum ggml_type  type;
-    const char *    src;
-    char *          dst;
+struct job {
+    enum ggml_type  src_type;
+    enum ggml_type  dst_type;
+    const uint8_t * src;
+    uint8_t *       dst;
     int64_t         n_per_row;
     int64_t         src_row_size; /* bytes */
     int64_t         dst_row_size;
     const float *   imatrix;
-    ggml_to_float_t to_float; /* NULL for F32 */
-};
-
-/* A search for the first element beyond what the type can hold. */
-struct range_check {
-    const float *   src;
-    int64_t         n_per_row;
-    float           largest;
-    _Atomic int64_t first_bad; /* index of an element; INT64_MAX: none found */
+    float           largest;         /* magnitude that dst_type holds */
+    bool            keeps_nonfinite; /* as they are; else they become 0 */
+    _Atomic int64_t n_nonfinite;
+    _Atomic int64_t first_bad; /* index of the first finite value beyond `largest`; INT64_MAX: none found */
+    _Atomic bool    no_memory;
 };
 
 static int64_t rows_in_chunk(int64_t n_per_row) {
     return n_per_row < CHUNK_ELEMENTS ? CHUNK_ELEMENTS / n_per_row : 1;
 }
 
+COMMANDR_EACH_VECTOR_WIDTH
 static bool all_within(const float * x, int64_t n, float largest) {
-    int64_t n_bad = 0;
+    int32_t n_bad = 0;
     for (int64_t i = 0; i < n; i++) {
-        n_bad += !(fabsf(x[i]) <= largest); /* also true of NaN */
+        n_bad |= !(fabsf(x[i]) <= largest); /* also true of NaN */
     }
     return n_bad == 0;
 }
 
-static void check_rows(void * ctx, int64_t begin, int64_t end) {
-    struct range_check * check = ctx;
-    const int64_t        first = begin * check->n_per_row;
-    const int64_t        last  = end * check->n_per_row;
-    if (all_within(check->src + first, last - first, check->largest)) {
-        return;
-    }
-    int64_t i = first;
-    while (fabsf(check->src[i]) <= check->largest) {
-        i++;
-    }
-    int64_t seen = atomic_load(&check->first_bad);
-    while (i < seen && !atomic_compare_exchange_weak(&check->first_bad, &seen, i)) {
-    }
+static bool is_float(enum ggml_type type) {
+    return type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_BF16;
 }
 
-static void quantize_chunk(void * ctx, int64_t begin, int64_t end) {
-    const struct rows * r = ctx;
-    ggml_quantize_chunk(r->type, (const float *) (const void *) (r->src + begin * r->src_row_size),
-                        r->dst + begin * r->dst_row_size, 0, end - begin, r->n_per_row, r->imatrix);
-}
-
-static void dequantize_chunk(void * ctx, int64_t begin, int64_t end) {
-    const struct rows * r = ctx;
-    for (int64_t i = begin; i < end; i++) {
-        const char * src = r->src + i * r->src_row_size;
-        char *       dst = r->dst + i * r->dst_row_size;
-        if (r->to_float == NULL) {
-            memcpy(dst, src, (size_t) r->dst_row_size);
-        } else {
-            r->to_float(src, (float *) (void *) dst, r->n_per_row);
+/* Counts what is no number and finds what is too large; `first` is the index of x[0]. */
+static void note_bad(struct job * job, const float * x, int64_t n, int64_t first) {
+    int64_t n_nonfinite = 0;
+    int64_t bad         = INT64_MAX;
+    for (int64_t i = 0; i < n; i++) {
+        if (!isfinite(x[i])) {
+            n_nonfinite++;
+        } else if (fabsf(x[i]) > job->largest && bad == INT64_MAX) {
+            bad = first + i;
         }
     }
+    atomic_fetch_add(&job->n_nonfinite, n_nonfinite);
+    int64_t seen = atomic_load(&job->first_bad);
+    while (bad < seen && !atomic_compare_exchange_weak(&job->first_bad, &seen, bad)) {
+    }
+}
+
+static void widen(const struct job * job, const uint8_t * src, float * dst, int64_t n_rows) {
+    const ggml_to_float_t to_float = ggml_get_type_traits(job->src_type)->to_float;
+    for (int64_t i = 0; i < n_rows; i++) {
+        to_float(src + i * job->src_row_size, dst + i * job->n_per_row, job->n_per_row);
+    }
+}
+
+static void encode(const struct job * job, const uint8_t * src, const float * x, uint8_t * dst, int64_t n_rows) {
+    if (job->dst_type == job->src_type) {
+        memcpy(dst, src, (size_t) (n_rows * job->dst_row_size));
+    } else if (job->dst_type == GGML_TYPE_F32) {
+        memcpy(dst, x, (size_t) (n_rows * job->dst_row_size));
+    } else {
+        ggml_quantize_chunk(job->dst_type, x, dst, 0, n_rows, job->n_per_row, job->imatrix);
+    }
+}
+
+/* Rows begin..end-1 as floats in memory that stays in a level-2 cache, looked through, encoded. */
+static void convert_chunk(void * ctx, int64_t begin, int64_t end) {
+    struct job *    job     = ctx;
+    const int64_t   n       = (end - begin) * job->n_per_row;
+    const uint8_t * src     = job->src + begin * job->src_row_size;
+    const float *   x       = (const float *) (const void *) src;
+    float *         scratch = NULL;
+    if (job->src_type != GGML_TYPE_F32 || !job->keeps_nonfinite) {
+        scratch = malloc((size_t) n * sizeof(float));
+        if (!scratch) {
+            atomic_store(&job->no_memory, true);
+            return;
+        }
+    }
+    if (job->src_type != GGML_TYPE_F32) {
+        widen(job, src, scratch, end - begin);
+        x = scratch;
+    }
+    bool fits = true;
+    if (!all_within(x, n, job->largest)) {
+        note_bad(job, x, n, begin * job->n_per_row);
+        fits = atomic_load(&job->first_bad) == INT64_MAX;
+        for (int64_t i = 0; i < n && fits && !job->keeps_nonfinite; i++) {
+            scratch[i] = isfinite(x[i]) ? x[i] : 0.0f;
+        }
+        x = job->keeps_nonfinite ? x : scratch;
+    }
+    if (fits) {
+        encode(job, src, x, job->dst + begin * job->dst_row_size, end - begin);
+    }
+    free(scratch);
 }
 
 /* Whether ggml has an encoder: on a type without one it would abort. */
@@ -100,19 +137,33 @@ static bool can_quantize(int32_t type) {
 /* The largest magnitude that the type holds. */
 static float largest_value(int32_t type) {
     switch (type) {
-        case GGML_TYPE_F32: return 0x1.fffffep+127f;
+        case GGML_TYPE_F32: return FLT_MAX;
         case GGML_TYPE_BF16: return 0x1.fep+127f;
         case GGML_TYPE_F16: return LARGEST_F16;
         default: return LARGEST_BLOCK_VALUE;
     }
 }
 
-static commandr_status check_shape(int32_t type, const void * src, const void * dst, int64_t n_rows,
-                                   int64_t n_per_row) {
-    const char * name = commandr_type_name(type);
-    if (name == NULL) {
-        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "there is no ggml type %d", type);
+static commandr_status check_types(int32_t src_type, int32_t dst_type) {
+    const int32_t types[2] = { src_type, dst_type };
+    for (int i = 0; i < 2; i++) {
+        if (commandr_type_name(types[i]) == NULL) {
+            return commandr_fail(COMMANDR_ERROR_ARGUMENT, "there is no ggml type %d", types[i]);
+        }
     }
+    if (src_type != GGML_TYPE_F32 && ggml_get_type_traits((enum ggml_type) src_type)->to_float == NULL) {
+        return commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "%s cannot be turned into floats",
+                             commandr_type_name(src_type));
+    }
+    if (!can_quantize(dst_type)) {
+        return commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "%s is not a type that floats can be quantized to",
+                             commandr_type_name(dst_type));
+    }
+    return COMMANDR_OK;
+}
+
+static commandr_status check_shape(int32_t src_type, const void * src, int32_t dst_type, const void * dst,
+                                   int64_t n_rows, int64_t n_per_row) {
     if (n_rows < 0) {
         return commandr_fail(COMMANDR_ERROR_ARGUMENT, "n_rows is %lld; it must not be negative", (long long) n_rows);
     }
@@ -121,11 +172,13 @@ static commandr_status check_shape(int32_t type, const void * src, const void * 
         return commandr_fail(COMMANDR_ERROR_ARGUMENT, "n_per_row is %lld; it must be 1 to %d", (long long) n_per_row,
                              INT32_MAX);
     }
-    const int64_t block_size = commandr_type_block_size(type);
-    if (n_per_row % block_size != 0) {
-        return commandr_fail(COMMANDR_ERROR_ARGUMENT,
-                             "rows of %lld elements are not whole blocks of %s, which have %lld", (long long) n_per_row,
-                             name, (long long) block_size);
+    const int32_t types[2] = { src_type, dst_type };
+    for (int i = 0; i < 2; i++) {
+        if (n_per_row % commandr_type_block_size(types[i]) != 0) {
+            return commandr_fail(
+                COMMANDR_ERROR_ARGUMENT, "rows of %lld elements are not whole blocks of %s, which have %lld",
+                (long long) n_per_row, commandr_type_name(types[i]), (long long) commandr_type_block_size(types[i]));
+        }
     }
     if (n_rows > INT64_MAX / 8 / n_per_row) { /* no type takes more than 8 bytes an element */
         return commandr_fail(COMMANDR_ERROR_ARGUMENT, "%lld rows of %lld elements are more than memory can hold",
@@ -154,69 +207,60 @@ static commandr_status check_imatrix(int32_t type, const float * imatrix, int64_
     return COMMANDR_OK;
 }
 
-static commandr_status check_values(int32_t type, const float * src, int64_t n_rows, int64_t n_per_row,
-                                    int32_t n_threads) {
-    struct range_check check = { .src = src, .n_per_row = n_per_row, .largest = largest_value(type) };
-    atomic_init(&check.first_bad, INT64_MAX);
-    commandr_parallel_for(n_threads, n_rows, rows_in_chunk(n_per_row), check_rows, &check);
-    const int64_t i = atomic_load(&check.first_bad);
-    if (i == INT64_MAX) {
-        return COMMANDR_OK;
+/* What the chunks found, once all are done. */
+static commandr_status check_job(const struct job * job, int64_t * n_nonfinite) {
+    if (atomic_load(&job->no_memory)) {
+        return commandr_fail(COMMANDR_ERROR_MEMORY, "out of memory for rows of %lld elements",
+                             (long long) job->n_per_row);
     }
-    return commandr_fail(COMMANDR_ERROR_ARGUMENT, "the value %g at row %lld, column %lld is not one that %s can hold",
-                         (double) src[i], (long long) (i / n_per_row), (long long) (i % n_per_row),
-                         commandr_type_name(type));
-}
-
-commandr_status commandr_quantize_rows(int32_t type, const float * src, int64_t n_rows, int64_t n_per_row,
-                                       const float * imatrix, void * dst, int32_t n_threads) {
-    commandr_status status = check_shape(type, src, dst, n_rows, n_per_row);
-    if (status == COMMANDR_OK && !can_quantize(type)) {
-        status = commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "%s is not a type that floats can be quantized to",
-                               commandr_type_name(type));
+    const int64_t i = atomic_load(&job->first_bad);
+    if (i != INT64_MAX) {
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT,
+                             "the value at row %lld, column %lld is beyond %g, the largest that %s can hold",
+                             (long long) (i / job->n_per_row), (long long) (i % job->n_per_row), (double) job->largest,
+                             commandr_type_name((int32_t) job->dst_type));
     }
-    if (status == COMMANDR_OK) {
-        status = check_imatrix(type, imatrix, n_per_row);
+    const int64_t n = atomic_load(&job->n_nonfinite);
+    if (n > 0 && n_nonfinite == NULL) {
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "%lld values are NaN or infinite", (long long) n);
     }
-    if (status == COMMANDR_OK) {
-        status = check_values(type, src, n_rows, n_per_row, n_threads);
+    if (n_nonfinite) {
+        *n_nonfinite = n;
     }
-    if (status != COMMANDR_OK || n_rows == 0) {
-        return status;
-    }
-    struct rows rows = {
-        .type         = (enum ggml_type) type,
-        .src          = (const char *) src,
-        .dst          = dst,
-        .n_per_row    = n_per_row,
-        .src_row_size = n_per_row * (int64_t) sizeof(float),
-        .dst_row_size = commandr_type_row_size(type, n_per_row),
-        .imatrix      = imatrix,
-    };
-    /* Builds tables of some types under ggml's own lock, once; here so that the threads do not wait for each other. */
-    ggml_quantize_init(rows.type);
-    commandr_parallel_for(n_threads, n_rows, rows_in_chunk(n_per_row), quantize_chunk, &rows);
     return COMMANDR_OK;
 }
 
-commandr_status commandr_dequantize_rows(int32_t type, const void * src, int64_t n_rows, int64_t n_per_row, float * dst,
-                                         int32_t n_threads) {
-    const commandr_status status = check_shape(type, src, dst, n_rows, n_per_row);
+commandr_status commandr_convert_rows(int32_t src_type, const void * src, int32_t dst_type, void * dst, int64_t n_rows,
+                                      int64_t n_per_row, const float * imatrix, int32_t n_threads,
+                                      int64_t * n_nonfinite) {
+    commandr_status status = check_types(src_type, dst_type);
+    if (status == COMMANDR_OK) {
+        status = check_shape(src_type, src, dst_type, dst, n_rows, n_per_row);
+    }
+    if (status == COMMANDR_OK) {
+        status = check_imatrix(dst_type, imatrix, n_per_row);
+    }
     if (status != COMMANDR_OK) {
         return status;
     }
-    struct rows rows = {
-        .type         = (enum ggml_type) type,
+    struct job job = {
+        .src_type     = (enum ggml_type) src_type,
+        .dst_type     = (enum ggml_type) dst_type,
         .src          = src,
-        .dst          = (char *) dst,
+        .dst          = dst,
         .n_per_row    = n_per_row,
-        .src_row_size = commandr_type_row_size(type, n_per_row),
-        .dst_row_size = n_per_row * (int64_t) sizeof(float),
-        .to_float     = ggml_get_type_traits((enum ggml_type) type)->to_float,
+        .src_row_size = commandr_type_row_size(src_type, n_per_row),
+        .dst_row_size = commandr_type_row_size(dst_type, n_per_row),
+        .imatrix      = imatrix,
+        /* A copy holds what it held. */
+        .largest         = src_type == dst_type ? FLT_MAX : largest_value(dst_type),
+        .keeps_nonfinite = is_float((enum ggml_type) dst_type) || src_type == dst_type,
     };
-    if (rows.to_float == NULL && type != GGML_TYPE_F32) {
-        return commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "%s cannot be turned into floats", commandr_type_name(type));
-    }
-    commandr_parallel_for(n_threads, n_rows, rows_in_chunk(n_per_row), dequantize_chunk, &rows);
-    return COMMANDR_OK;
+    atomic_init(&job.n_nonfinite, 0);
+    atomic_init(&job.first_bad, INT64_MAX);
+    atomic_init(&job.no_memory, false);
+    /* Builds tables of some types under ggml's own lock, once; here so that the threads do not wait for each other. */
+    ggml_quantize_init(job.dst_type);
+    commandr_parallel_for(n_threads, n_rows, rows_in_chunk(n_per_row), convert_chunk, &job);
+    return check_job(&job, n_nonfinite);
 }

@@ -23,10 +23,11 @@ import data  # noqa: E402
 import shapes  # noqa: E402
 import tiny_tokenizer  # noqa: E402
 from commandr_gguf.quantize import quantize_rows  # noqa: E402
-from convert.checkpoint import Checkpoint  # noqa: E402
-from convert.pipeline import make_plan  # noqa: E402
+from convert.hf_model import read_hf_model  # noqa: E402
+from convert.layout import lay_out  # noqa: E402
+from convert.plan import PlannedTensor, make_plan  # noqa: E402
 from convert.recipe import file_type  # noqa: E402
-from convert.writer import PlannedTensor, write_gguf  # noqa: E402
+from convert.writer import Writer  # noqa: E402
 
 SIZES: dict[str, dict[str, Any]] = {
     # Command R7B's width with Command-R's layers: 8.0e9 weights, grouped heads, no windows.
@@ -65,14 +66,14 @@ def write_hollow_checkpoint(folder: Path, config: dict[str, Any]) -> None:
 
 
 def random_rows() -> Callable[[PlannedTensor], Iterator[npt.NDArray[Any]]]:
-    """A source of blocks for `write_gguf`: random rows, quantized once for each type and row length."""
+    """A source of blocks of bytes: random rows, quantized once for each type and row length."""
     rng = np.random.default_rng(0)
     made: dict[tuple[str, int], npt.NDArray[Any]] = {}
 
     def rows(tensor: PlannedTensor) -> Iterator[npt.NDArray[Any]]:
         n_per_row = tensor.source.shape[-1]
         if len(tensor.source.shape) == 1:
-            yield (1 + 0.1 * rng.standard_normal(n_per_row)).astype(np.float32)
+            yield (1 + 0.1 * rng.standard_normal(n_per_row)).astype(np.float32).view(np.uint8)
             return
         key = (tensor.ggml_type, n_per_row)
         if key not in made:
@@ -95,9 +96,15 @@ def write_model(path: Path, *, size: str = "8b", recipe: str = "Q4_K_M", n_layer
         config["num_hidden_layers"] = n_layers
     with tempfile.TemporaryDirectory() as folder:
         write_hollow_checkpoint(Path(folder), config)
-        with Checkpoint(folder) as checkpoint:
-            plan = make_plan(checkpoint, file_type(recipe))
-            write_gguf(path, plan.keys, plan.tensors, random_rows())
+        plan = make_plan(read_hf_model(Path(folder)), file_type(recipe))
+        rows = random_rows()
+        with Writer(lay_out(plan, path), "random", resume=False, overwrite=True) as writer:
+            for tensor in plan.tensors:
+                offset = 0
+                for block in rows(tensor):
+                    writer.write(tensor.name, offset, block)
+                    offset += block.nbytes
+            writer.commit()
 
 
 def main() -> None:

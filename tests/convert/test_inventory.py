@@ -16,8 +16,8 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def inventory(folder: Path, shape: str, **options: Any) -> Inventory:
-    with Checkpoint(shapes.write_checkpoint(folder, shape, **options)) as checkpoint:
-        return take_inventory(checkpoint, read_hparams(checkpoint.config))
+    checkpoint = Checkpoint(shapes.write_checkpoint(folder, shape, **options))
+    return take_inventory(checkpoint, read_hparams(checkpoint.config))
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ def test_notes_on_what_is_left_out(tmp_path: Path) -> None:
     }
     found = inventory(tmp_path / "more", "gqa", n_layers=1, replace=replace)
     assert found.notes == [f"left out {HEAD}, which equals {EMBEDDING}", "left out 2 biases, all zero"]
-    with Checkpoint(plain) as checkpoint:
-        expected = take_inventory(checkpoint, read_hparams(checkpoint.config))
+    checkpoint = Checkpoint(plain)
+    expected = take_inventory(checkpoint, read_hparams(checkpoint.config))
     assert [name for name, _ in found.tensors] == [name for name, _ in expected.tensors]
 
 

@@ -13,10 +13,11 @@ import shapes
 import tiny_tokenizer
 from commandr_gguf.model import Model
 from commandr_gguf.session import Session
-from convert.checkpoint import Checkpoint
 from convert.errors import CheckpointError
+from convert.hf_model import checkpoint_name, read_hf_model
 from convert.metadata import Keys
-from convert.pipeline import checkpoint_name, make_plan, write_plan
+from convert.pipeline import write_plan
+from convert.plan import make_plan
 from convert.recipe import file_type
 
 CARD = """\
@@ -34,8 +35,7 @@ tags: [chat]
 
 
 def keys_of(folder: Path, recipe: str = "Q8_0") -> Keys:
-    with Checkpoint(folder) as checkpoint:
-        return make_plan(checkpoint, file_type(recipe)).keys
+    return make_plan(read_hf_model(folder), file_type(recipe)).keys
 
 
 def values_of(folder: Path, recipe: str = "Q8_0") -> dict[str, Any]:
@@ -133,14 +133,13 @@ def test_model_card(tmp_path: Path) -> None:
 def test_odd_model_cards(tmp_path: Path, text: str, message: str | None) -> None:
     folder = shapes.write_checkpoint(tmp_path / "m", "gqa", n_layers=1)
     (folder / "README.md").write_text(text)
-    with Checkpoint(folder) as checkpoint:
-        if message is None:
-            write_plan(checkpoint, make_plan(checkpoint, file_type("Q8_0")), tmp_path / "x.gguf")
-            assert GGUFReader(tmp_path / "x.gguf").fields["general.name"].types == [GGUFValueType.STRING]
-        else:
-            with pytest.raises(CheckpointError, match=message) as caught:
-                make_plan(checkpoint, file_type("Q8_0"))
-            assert "README.md" in str(caught.value)
+    if message is None:
+        write_plan(make_plan(read_hf_model(folder), file_type("Q8_0")), tmp_path / "x.gguf")
+        assert GGUFReader(tmp_path / "x.gguf").fields["general.name"].types == [GGUFValueType.STRING]
+    else:
+        with pytest.raises(CheckpointError, match=message) as caught:
+            read_hf_model(folder)
+        assert "README.md" in str(caught.value)
 
 
 def test_sampling_of_the_generation_config(tmp_path: Path) -> None:
@@ -158,6 +157,7 @@ def test_name_of_a_download(tmp_path: Path) -> None:
     assert checkpoint_name(shapes.write_checkpoint(folder, "gqa", n_layers=1)) == (
         "c4ai-command-r-v01",
         "CohereForAI/c4ai-command-r-v01",
+        "9fe64d67d13873f218cb05083b6fc2faab2d",
     )
     values = values_of(folder)
     assert values["general.name"] == "C4Ai Command R v01"
@@ -168,7 +168,7 @@ def test_name_of_a_download(tmp_path: Path) -> None:
 def test_name_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my-model").mkdir()
     monkeypatch.chdir(tmp_path / "my-model")
-    assert checkpoint_name(Path()) == ("my-model", None)
+    assert checkpoint_name(Path()) == ("my-model", None, None)
 
 
 def test_checkpoint_without_templates(tmp_path: Path) -> None:

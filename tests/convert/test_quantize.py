@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +9,13 @@ import pytest
 
 import shapes
 from commandr_gguf.quantize import dequantize_rows
-from convert.checkpoint import Checkpoint, widen
-from convert.errors import CheckpointError, ConvertError, UnsupportedError
-from convert.quantize import converted_rows
-from convert.recipe import block_size, row_size
+from convert.blocks import Block, convert_block
+from convert.checkpoint import Checkpoint
+from convert.errors import CheckpointError, UnsupportedError
+from convert.ggml_types import block_size, row_size
+from convert.plan import PlannedTensor
+from convert.quantize import to_floats
+from convert.rows import BLOCK_BYTES, FileRows, row_blocks
 from convert.shard import SourceTensor
 
 Floats = npt.NDArray[np.float32]
@@ -28,12 +30,24 @@ class One:
         shapes.write_safetensors(
             folder / "model.safetensors", {"w": (dtype, values.shape, shapes.encode(values, dtype))}
         )
-        self.checkpoint = Checkpoint(folder)
-        self.tensor: SourceTensor = self.checkpoint.tensors["w"]
+        self.tensor: SourceTensor = Checkpoint(folder).tensors["w"]
+        self.rows = FileRows()
 
-    def converted(self, ggml_type: str, **options: Any) -> npt.NDArray[np.uint8]:
-        blocks = [b.tobytes() for b in converted_rows(self.checkpoint, self.tensor, ggml_type, **options)]
-        return np.frombuffer(b"".join(blocks), np.uint8)
+    def floats(self) -> Floats:
+        return self.rows.floats(self.tensor, 0, self.tensor.n_rows)
+
+    def convert(self, ggml_type: str, block_bytes: int = BLOCK_BYTES) -> tuple[npt.NDArray[np.uint8], int]:
+        """All of it, block by block, and the number of values that are no numbers."""
+        planned = PlannedTensor("w", self.tensor, ggml_type)
+        blocks = [
+            convert_block(self.rows, Block(planned, first, n)) for first, n in row_blocks(self.tensor, block_bytes)
+        ]
+        return np.concatenate([data for data, _ in blocks]).reshape(-1), sum(n for _, n in blocks)
+
+    def converted(self, ggml_type: str, block_bytes: int = BLOCK_BYTES) -> npt.NDArray[np.uint8]:
+        data, n_nonfinite = self.convert(ggml_type, block_bytes)
+        assert n_nonfinite == 0
+        return data
 
 
 Make = Callable[[Floats, str], One]
@@ -50,22 +64,21 @@ def make(tmp_path: Path) -> Iterator[Make]:
 
     yield one
     for item in made:
-        item.checkpoint.close()
+        item.rows.close()
 
 
-def test_every_bf16_value_widens_exactly() -> None:
-    bits = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
-    out = np.empty(bits.shape, np.float32)
-    widen(bits, out)
-    assert (out.view(np.uint32) == bits.astype(np.uint32) << 16).all()
+def test_every_bf16_value_widens_exactly(make: Make) -> None:
+    bits = np.arange(2**16, dtype=np.uint32).reshape(256, 256) << 16
+    data, n_nonfinite = make(bits.view(np.float32), "BF16").convert("F32")
+    assert (data.view(np.uint32) == bits.reshape(-1)).all()
+    assert n_nonfinite == 2 * 128
 
 
-def test_f16_widens_exactly() -> None:
+def test_f16_widens_exactly(make: Make) -> None:
     bits = np.arange(2**16, dtype=np.uint16)
     halves = bits[np.isfinite(bits.view(np.float16))].view(np.float16).reshape(-1, 31 * 2)
-    out = np.empty(halves.shape, np.float32)
-    widen(halves, out)
-    assert (out.astype(np.float16) == halves).all()
+    data = make(halves.astype(np.float32), "F16").converted("F32")
+    assert (data.view(np.float32) == halves.reshape(-1).astype(np.float32)).all()
 
 
 @pytest.mark.parametrize("source", ["BF16", "F16", "F32"])
@@ -73,7 +86,7 @@ def test_f16_widens_exactly() -> None:
 def test_float_to_float(make: Make, source: str, target: str) -> None:
     values = shapes.normal(1, "w", (9, 40))
     one = make(values, source)
-    held = next(one.checkpoint.float_rows(one.tensor)).copy()
+    held = one.floats()
     assert one.converted(target).tobytes() == shapes.encode(held, target)
 
 
@@ -87,7 +100,7 @@ def test_rounding_to_bf16_is_to_nearest_even(make: Make) -> None:
 @pytest.mark.parametrize("source", ["BF16", "F16", "F32"])
 def test_quantized_values_are_near(make: Make, source: str, target: str) -> None:
     one = make(shapes.normal(2, "w", (6, 512)), source)
-    values = next(one.checkpoint.float_rows(one.tensor)).copy()
+    values = one.floats()
     blocks = one.converted(target).reshape(6, -1)
     assert blocks.shape[1] == row_size(target, 512)
     error = dequantize_rows(target, blocks, 512) - values
@@ -99,49 +112,51 @@ def test_quantized_values_are_near(make: Make, source: str, target: str) -> None
 
 
 @pytest.mark.parametrize("target", ["F32", "F16", "BF16", "Q8_0", "Q4_K"])
-@pytest.mark.parametrize("n_threads", [1, 2])
-def test_blocks_and_threads_do_not_matter(make: Make, target: str, n_threads: int) -> None:
+def test_blocks_do_not_matter(make: Make, target: str) -> None:
     one = make(shapes.normal(3, "w", (37, 256)), "BF16")
-    whole = one.converted(target, n_threads=n_threads)
-    parts = list(converted_rows(one.checkpoint, one.tensor, target, block_bytes=5 * 256 * 4))
-    assert [len(part) for part in parts] == [5] * 7 + [2]
-    assert (one.converted(target, n_threads=n_threads, block_bytes=5 * 256 * 4) == whole).all()
+    whole = one.converted(target)
+    assert [n for _, n in row_blocks(one.tensor, 5 * 256 * 4)] == [5] * 7 + [2]
+    assert (one.converted(target, block_bytes=5 * 256 * 4) == whole).all()
     assert (one.converted(target, block_bytes=1) == whole).all()
 
 
 @pytest.mark.parametrize("source", ["BF16", "F16", "F32"])
-@pytest.mark.parametrize("target", ["BF16", "F16", "F32", "Q4_K"])
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_values_that_are_no_numbers(make: Make, source: str, target: str, value: float) -> None:
-    values = np.zeros((4, 256), np.float32)
-    values[3, 255] = value
-    one = make(values, source)
-    with pytest.raises(CheckpointError, match=r"tensor w holds a NaN or an infinity"):
-        one.converted(target)
+@pytest.mark.parametrize("target", ["BF16", "F16", "F32", "Q4_K", "Q8_0"])
+def test_values_that_are_no_numbers_are_counted_and_kept_or_zero(make: Make, source: str, target: str) -> None:
+    values = shapes.normal(4, "w", (4, 256))
+    values[0, 3], values[1, 7], values[3, 255] = np.nan, np.inf, -np.inf
+    data, n_nonfinite = make(values, source).convert(target)
+    assert n_nonfinite == 3
+    floats = to_floats(target, data.reshape(4, -1), 256)
+    bad = ~np.isfinite(values)
+    if target in {"F32", "F16", "BF16"}:
+        assert np.array_equal(floats[bad], values[bad], equal_nan=True)
+    else:
+        assert (np.abs(floats[bad]) < 0.2).all()
+    assert np.abs(floats[~bad] - values[~bad]).max() < 0.4
 
 
 def test_value_too_large_for_f16(make: Make) -> None:
-    one = make(np.array([[1.0, 65519.0]], np.float32), "F32")
+    one = make(np.array([[1.0, 65504.0]], np.float32), "F32")
     assert one.converted("F16").view(np.float16).tolist() == [1.0, 65504.0]
     values = np.array([[1.0, -70000.0]], np.float32)
-    with pytest.raises(UnsupportedError, match="tensor w holds a value beyond 65504.*choose BF16 or F32"):
+    with pytest.raises(UnsupportedError, match="tensor w cannot be converted to F16: .*row 0, column 1 .* 65504"):
         make(values, "F32").converted("F16")
 
 
 def test_errors_of_the_native_library_name_the_tensor(make: Make) -> None:
     one = make(np.zeros((2, 100), np.float32), "F32")
-    with pytest.raises(ConvertError, match="cannot quantize tensor w to Q4_K: a row of 100"):
+    with pytest.raises(UnsupportedError, match="tensor w cannot be converted to Q4_K: a row of 100"):
         one.converted("Q4_K")
 
 
 def test_file_that_shrinks_while_it_is_read(make: Make) -> None:
     one = make(np.zeros((64, 256), np.float32), "F32")
-    rows = converted_rows(one.checkpoint, one.tensor, "F32", block_bytes=1024)
-    next(rows)
+    one.rows.read(one.tensor, 0, 1)
     with one.tensor.path.open("r+b") as file:
         file.truncate(one.tensor.offset + 3000)
     with pytest.raises(CheckpointError, match="ends inside tensor w: it became shorter"):
-        list(rows)
+        one.converted("Q8_0")
 
 
 @pytest.mark.parametrize("ggml_type", ["F32", "F16", "BF16", *QUANTIZED])

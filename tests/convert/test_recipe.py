@@ -19,8 +19,9 @@ from gguf import GGUFReader
 import models
 import oracles
 from convert.errors import ArgumentError
+from convert.ggml_types import row_size
 from convert.hparams import HParams
-from convert.recipe import FILE_TYPES, FileType, ModelShape, file_type, row_size, tensor_type
+from convert.recipe import FILE_TYPES, FileType, ModelShape, file_type, tensor_type
 from convert.tensor_names import tensor_names
 
 HERE = Path(__file__).parent

@@ -3,21 +3,22 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 from gguf import GGUFReader
 
 import shapes
-from convert.checkpoint import Checkpoint
+from convert.blocks import convert_block
 from convert.errors import ArgumentError, CheckpointError, OutputError
-from convert.pipeline import make_plan, write_plan
+from convert.hf_model import read_hf_model
+from convert.layout import ALIGNMENT
+from convert.pipeline import Written, write_plan
+from convert.plan import Plan, make_plan
 from convert.recipe import file_type
-from convert.writer import ALIGNMENT, PlannedTensor, write_gguf
+from convert.rows import FileRows
 
 
 @pytest.fixture
@@ -25,9 +26,12 @@ def folder(tmp_path: Path) -> Path:
     return shapes.write_checkpoint(tmp_path / "checkpoint", "gqa", n_layers=1)
 
 
-def convert(folder: Path, output: Path, recipe: str = "Q8_0", **options: Any) -> None:
-    with Checkpoint(folder) as checkpoint:
-        write_plan(checkpoint, make_plan(checkpoint, file_type(recipe)), output, **options)
+def plan_of(folder: Path, recipe: str = "Q8_0") -> Plan:
+    return make_plan(read_hf_model(folder), file_type(recipe))
+
+
+def convert(folder: Path, output: Path, recipe: str = "Q8_0", **options: Any) -> Written:
+    return write_plan(plan_of(folder, recipe), output, **options)
 
 
 @pytest.mark.parametrize("shape", shapes.SHAPES)
@@ -37,15 +41,15 @@ def test_weights_survive(tmp_path: Path, shape: str, dtype: str) -> None:
     convert(folder, tmp_path / "x.gguf", "F32")
     reader = GGUFReader(tmp_path / "x.gguf")
     written = {tensor.name: tensor for tensor in reader.tensors}
-    with Checkpoint(folder) as checkpoint:
-        plan = make_plan(checkpoint, file_type("F32"))
-        assert list(written) == [tensor.name for tensor in plan.tensors]
+    plan = plan_of(folder, "F32")
+    assert list(written) == [tensor.name for tensor in plan.tensors]
+    with FileRows() as rows:
         for tensor in plan.tensors:
-            expected = np.concatenate(list(checkpoint.float_rows(tensor.source))).reshape(tensor.source.shape)
+            expected = rows.floats(tensor.source, 0, tensor.source.n_rows).reshape(tensor.source.shape)
             assert (written[tensor.name].data == expected).all()
             assert written[tensor.name].data_offset % ALIGNMENT == 0
-        for name, value in plan.keys.items():
-            assert reader.fields[name].contents() == pytest.approx(value.value)
+    for name, value in plan.keys.items():
+        assert reader.fields[name].contents() == pytest.approx(value.value)
     assert len(reader.fields) == len(plan.keys) + 3  # the reader adds the header's own three
 
 
@@ -58,8 +62,7 @@ def test_same_input_gives_the_same_file(folder: Path, tmp_path: Path) -> None:
 def test_progress_counts_every_byte(folder: Path, tmp_path: Path) -> None:
     seen: list[tuple[str, int]] = []
     convert(folder, tmp_path / "x.gguf", progress=lambda tensor, n: seen.append((tensor.name, n)))
-    with Checkpoint(folder) as checkpoint:
-        plan = make_plan(checkpoint, file_type("Q8_0"))
+    plan = plan_of(folder)
     assert sum(n for _, n in seen) == plan.n_bytes
     assert {name for name, _ in seen} == {tensor.name for tensor in plan.tensors}
 
@@ -89,51 +92,58 @@ def test_places_that_cannot_be_written(folder: Path, tmp_path: Path, output: str
 
 
 class Failing:
-    """rows() of a writer that stops with an exception after some blocks."""
+    """Does what a function does for some calls, then raises."""
 
-    def __init__(self, error: BaseException, n_blocks: int) -> None:
-        self.error, self.left = error, n_blocks
+    def __init__(self, function: Callable[..., Any], error: BaseException, n_calls: int) -> None:
+        self.function, self.error, self.left = function, error, n_calls
 
-    def __call__(self, tensor: PlannedTensor) -> Iterator[npt.NDArray[Any]]:
+    def __call__(self, *arguments: Any) -> Any:
         if self.left == 0:
             raise self.error
         self.left -= 1
-        yield np.zeros(tensor.n_bytes, np.uint8)
+        return self.function(*arguments)
 
 
-@pytest.mark.parametrize("n_blocks", [0, 1, 5])
+@pytest.mark.parametrize("n_calls", [0, 1, 5])
 @pytest.mark.parametrize("exists", [False, True])
 @pytest.mark.parametrize(
-    ("error", "expected", "message"),
+    ("failing", "error", "expected", "message"),
     [
-        (KeyboardInterrupt(), KeyboardInterrupt, None),
-        (CheckpointError("damaged"), CheckpointError, "damaged"),
-        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), OutputError, "No space left.*nothing was written there"),
-        (MemoryError(), MemoryError, None),
+        ("convert.blocks.convert_block", KeyboardInterrupt(), KeyboardInterrupt, None),
+        ("convert.blocks.convert_block", CheckpointError("damaged"), CheckpointError, "damaged"),
+        ("convert.blocks.convert_block", MemoryError(), MemoryError, None),
+        (
+            "convert.writer.os.pwrite",
+            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+            OutputError,
+            "No space left.*nothing was written there",
+        ),
     ],
 )
 def test_nothing_is_left_behind(
     folder: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failing: str,
     error: BaseException,
     expected: type[BaseException],
     message: str | None,
     exists: bool,
-    n_blocks: int,
+    n_calls: int,
 ) -> None:
     output = tmp_path / "out" / "x.gguf"
     output.parent.mkdir()
     if exists:
         output.write_text("precious")
-    with Checkpoint(folder) as checkpoint:
-        plan = make_plan(checkpoint, file_type("Q8_0"))
-        with pytest.raises(expected, match=message):
-            write_gguf(output, plan.keys, plan.tensors, Failing(error, n_blocks))
+    function = os.pwrite if "pwrite" in failing else convert_block
+    monkeypatch.setattr(failing, Failing(function, error, n_calls))
+    with pytest.raises(expected, match=message):
+        convert(folder, output, overwrite=True)
     assert [path.name for path in output.parent.iterdir()] == (["x.gguf"] if exists else [])
     assert not exists or output.read_text() == "precious"
 
 
-@pytest.mark.parametrize("step", ["fsync", "open"])
+@pytest.mark.parametrize("step", ["file", "folder"])
 def test_failure_at_the_end(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     """A disk that only notices on fsync, and a folder that cannot be synced, which does no harm."""
     output = tmp_path / "x.gguf"
@@ -141,11 +151,12 @@ def test_failure_at_the_end(folder: Path, tmp_path: Path, monkeypatch: pytest.Mo
     def fail(*_: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(f"convert.writer.os.{step}", fail)
-    if step == "open":
+    if step == "folder":
+        monkeypatch.setattr("convert.writer.os.fsync", Failing(os.fsync, OSError(errno.EINVAL, "no folders"), 1))
         convert(folder, output)
         assert output.exists()
         return
+    monkeypatch.setattr("convert.writer.os.fsync", fail)
     with pytest.raises(OutputError, match="Input/output error"):
         convert(folder, output)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
@@ -157,21 +168,7 @@ def test_too_little_space_is_known_before_the_start(
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("convert.writer.shutil.disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(OutputError, match="it takes 0.0 GiB and 0.0 GiB are free there"):
-        write_gguf_that_must_not_start(folder, tmp_path / "x.gguf")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
-
-
-def write_gguf_that_must_not_start(folder: Path, output: Path) -> None:
-    with Checkpoint(folder) as checkpoint:
-        plan = make_plan(checkpoint, file_type("Q8_0"))
-        write_gguf(output, plan.keys, plan.tensors, Failing(AssertionError("started"), 0))
-
-
-def test_rows_that_are_too_short(folder: Path, tmp_path: Path) -> None:
-    with Checkpoint(folder) as checkpoint:
-        plan = make_plan(checkpoint, file_type("Q8_0"))
-        with pytest.raises(OutputError, match="tensor token_embd.weight took 4 bytes where 208896 were planned"):
-            write_gguf(tmp_path / "x.gguf", plan.keys, plan.tensors, lambda _: iter([np.zeros(4, np.uint8)]))
+        convert(folder, tmp_path / "x.gguf")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
 
 

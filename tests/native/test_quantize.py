@@ -1,8 +1,9 @@
-"""commandr_quantize_rows and commandr_dequantize_rows, against ggml's own entry point called directly."""
+"""commandr_convert_rows, against ggml's own entry point called directly."""
 
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
 import threading
 import time
@@ -58,8 +59,9 @@ def quantize(name: str, rows: Floats, imatrix: Floats | None = None, n_threads: 
     row_size = lib.commandr_type_row_size(type_of(name), n_per_row)
     out = np.full(n_rows * row_size + 1, 0xA5, np.uint8)  # one byte more, which must stay
     dst = ffi.from_buffer(out)
-    status = lib.commandr_quantize_rows(
-        type_of(name), pointer(rows), n_rows, n_per_row, pointer(imatrix), dst, n_threads
+    src, f32 = ffi.from_buffer(rows), type_of("F32")
+    status = lib.commandr_convert_rows(
+        f32, src, type_of(name), dst, n_rows, n_per_row, pointer(imatrix), n_threads, ffi.NULL
     )
     assert status == lib.COMMANDR_OK, ffi.string(lib.commandr_last_error())
     assert out[-1] == 0xA5
@@ -68,8 +70,8 @@ def quantize(name: str, rows: Floats, imatrix: Floats | None = None, n_threads: 
 
 def dequantize(name: str, blocks: Bytes, shape: tuple[int, int], n_threads: int = 1) -> Floats:
     out = np.empty(shape, np.float32)
-    src = ffi.from_buffer(blocks)
-    status = lib.commandr_dequantize_rows(type_of(name), src, *shape, pointer(out), n_threads)
+    src, dst, f32 = ffi.from_buffer(blocks), ffi.from_buffer(out), type_of("F32")
+    status = lib.commandr_convert_rows(type_of(name), src, f32, dst, *shape, ffi.NULL, n_threads, ffi.NULL)
     assert status == lib.COMMANDR_OK, ffi.string(lib.commandr_last_error())
     return out
 
@@ -146,25 +148,56 @@ def test_any_scale_comes_back_finite(name: str, scale: float) -> None:
 
 
 def test_no_rows_is_no_work() -> None:
-    q4_0 = type_of("Q4_0")
-    assert lib.commandr_quantize_rows(q4_0, ffi.NULL, 0, 32, ffi.NULL, ffi.NULL, 2) == lib.COMMANDR_OK
-    assert lib.commandr_dequantize_rows(q4_0, ffi.NULL, 0, 32, ffi.NULL, 2) == lib.COMMANDR_OK
+    n_nonfinite = ffi.new("int64_t *", 7)
+    types = type_of("Q8_0"), type_of("Q4_0")
+    status = lib.commandr_convert_rows(types[0], ffi.NULL, types[1], ffi.NULL, 0, 32, ffi.NULL, 2, n_nonfinite)
+    assert (status, n_nonfinite[0]) == (lib.COMMANDR_OK, 0)
+
+
+@pytest.mark.parametrize("source", ["BF16", "F16", "Q8_0", "Q6_K"])
+@pytest.mark.parametrize("target", ["F16", "Q8_0", "Q4_K"])
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_one_type_to_another_is_the_way_over_floats(source: str, target: str, n_threads: int) -> None:
+    shape = (21, 16384)
+    blocks = quantize(source, normal(shape))
+    n_nonfinite = ffi.new("int64_t *")
+    out = np.empty(shape[0] * lib.commandr_type_row_size(type_of(target), shape[1]), np.uint8)
+    places = type_of(source), ffi.from_buffer(blocks), type_of(target), ffi.from_buffer(out)
+    assert lib.commandr_convert_rows(*places, *shape, ffi.NULL, n_threads, n_nonfinite) == lib.COMMANDR_OK
+    expected = blocks if source == target else quantize(target, dequantize(source, blocks, shape))
+    np.testing.assert_array_equal(out, expected)
+
+
+def test_nonfinite_values_are_counted_and_zero_in_blocks() -> None:
+    rows = normal((40, 8192))
+    rows[3, 5], rows[3, 6], rows[39, 8191] = np.nan, np.inf, -np.inf
+    n_nonfinite = ffi.new("int64_t *")
+    for name in ("Q4_K", "F32"):
+        out = np.empty(40 * lib.commandr_type_row_size(type_of(name), 8192), np.uint8)
+        places = type_of("F32"), ffi.from_buffer(rows), type_of(name), ffi.from_buffer(out)
+        assert lib.commandr_convert_rows(*places, 40, 8192, ffi.NULL, 2, n_nonfinite) == lib.COMMANDR_OK
+        assert n_nonfinite[0] == 3
+        zeroed = np.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
+        np.testing.assert_array_equal(
+            out, quantize(name, zeroed) if name == "Q4_K" else rows.view(np.uint8).reshape(-1)
+        )
 
 
 def refused(name: str | int, rows: Floats, imatrix: Floats | None = None, **changed: Any) -> tuple[int, str]:
-    """Returns status and message of a call that must fail and leave its output alone."""
+    """Returns status and message of a call that must fail."""
     out = np.full(rows.nbytes + 64, 0xA5, np.uint8)
     arguments = {
+        "src_type": type_of("F32"),
+        "src": ffi.from_buffer(rows),
         "type": type_of(name) if isinstance(name, str) else name,
-        "src": pointer(rows),
+        "dst": ffi.from_buffer(out),
         "n_rows": rows.shape[0],
         "n_per_row": rows.shape[1],
         "imatrix": pointer(imatrix),
-        "dst": ffi.from_buffer(out),
         "n_threads": 2,
+        "n_nonfinite": ffi.NULL,
     }
-    status = lib.commandr_quantize_rows(*(arguments | changed).values())
-    assert (out == 0xA5).all()
+    status = lib.commandr_convert_rows(*(arguments | changed).values())
     return status, ffi.string(lib.commandr_last_error()).decode()
 
 
@@ -177,11 +210,8 @@ def test_type_without_an_encoder_is_refused_by_name(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["Q8_1", "I32", "F64"])
 def test_type_without_a_decoder_is_refused_by_name(name: str) -> None:
-    blocks, out = np.zeros(4096, np.uint8), normal((1, 256))
-    status = lib.commandr_dequantize_rows(type_of(name), ffi.from_buffer(blocks), 1, 256, pointer(out), 1)
-    assert status == lib.COMMANDR_ERROR_UNSUPPORTED
-    assert name in ffi.string(lib.commandr_last_error()).decode()
-    np.testing.assert_array_equal(out, normal((1, 256)))
+    status, message = refused("F32", normal((1, 4096)), src_type=type_of(name), n_rows=1, n_per_row=256)
+    assert (status, message) == (lib.COMMANDR_ERROR_UNSUPPORTED, f"{name} cannot be turned into floats")
 
 
 @pytest.mark.parametrize(
@@ -189,6 +219,7 @@ def test_type_without_a_decoder_is_refused_by_name(name: str) -> None:
     [
         ({"type": 99}, "there is no ggml type 99"),
         ({"type": 4}, "there is no ggml type 4"),
+        ({"src_type": 99}, "there is no ggml type 99"),
         ({"n_rows": -1}, "n_rows is -1"),
         ({"n_per_row": 0}, "n_per_row is 0"),
         ({"n_per_row": 2**31}, "n_per_row is 2147483648"),
@@ -205,25 +236,22 @@ def test_bad_arguments(changed: dict[str, Any], expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("F32", np.nan),
-        ("F32", np.inf),
-        ("BF16", -np.inf),
-        ("BF16", 3.4e38),
-        ("F16", 65520.0),
-        ("F16", -1e9),
-        ("Q8_0", np.nan),
-        ("Q4_K", 32800.0),
-        ("IQ4_XS", -np.inf),
-    ],
+    ("name", "value"), [("BF16", 3.4e38), ("F16", 65520.0), ("F16", -1e9), ("Q8_0", 32800.0), ("Q4_K", -32800.0)]
 )
-def test_value_that_the_type_cannot_hold_is_named(name: str, value: float) -> None:
+def test_place_of_a_value_that_the_type_cannot_hold_is_named(name: str, value: float) -> None:
     rows = normal((300, 4096))
     rows[217, 3001] = rows[290, 5] = value
     status, message = refused(name, rows)
     assert status == lib.COMMANDR_ERROR_ARGUMENT
-    assert f"at row 217, column 3001 is not one that {name} can hold" in message
+    assert re.fullmatch(rf"the value at row 217, column 3001 is beyond .*, the largest that {name} can hold", message)
+
+
+@pytest.mark.parametrize("name", ["F32", "BF16", "F16", "Q8_0", "IQ4_XS"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nonfinite_values_are_refused_with_their_number(name: str, value: float) -> None:
+    rows = normal((30, 4096))
+    rows[17, 3001] = rows[29, 5] = value
+    assert refused(name, rows) == (lib.COMMANDR_ERROR_ARGUMENT, "2 values are NaN or infinite")
 
 
 def test_largest_values_are_held() -> None:

@@ -47,5 +47,5 @@ def test_wrong_shapes_are_refused() -> None:
         quantize_rows("Q4_K", rows[:, :100])
     with pytest.raises(ArgumentError, match=r"imatrix must have the shape \(256,\)"):
         quantize_rows("Q4_K", rows, imatrix=np.ones(255, np.float32))
-    with pytest.raises(ArgumentError, match="blocks must have the shape"):
+    with pytest.raises(ArgumentError, match="rows must have the shape"):
         dequantize_rows("Q8_0", np.zeros((2, 3), np.uint8), 256)
