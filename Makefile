@@ -14,7 +14,7 @@ INSTALLED   := $(subst -, ,$(patsubst $(VENV)/.ggml-%,%,$(firstword $(wildcard $
 GGML        ?= $(or $(word 1,$(INSTALLED)),source)
 GGML_OPENMP ?= $(or $(word 2,$(INSTALLED)),ON)
 GGML_STAMP  := $(VENV)/.ggml-$(GGML)-$(GGML_OPENMP)
-C_FILES     := $(wildcard native/src/*.[ch] native/src/kernels/*.[ch] native/include/*.h)
+C_FILES     := $(wildcard native/src/*.[ch] native/src/kernels/*.[ch] native/src/encoders/*.[ch] native/include/*.h)
 # An editable installation knows the packages there were when it was made.
 PACKAGES    := $(shell find commandr_gguf convert -name __init__.py)
 EDITABLE    := --no-build-isolation -C build-dir=$(VENV)/build \

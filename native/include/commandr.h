@@ -239,7 +239,7 @@ int64_t      commandr_type_row_size(int32_t type, int64_t n); /* bytes of n elem
 bool         commandr_type_needs_imatrix(int32_t type);
 /* Rows of one ggml_type to rows of another, on n_threads threads (0 = default). src, dst: [n_rows][n_per_row];
  * n_per_row: a multiple of both block sizes below 2^31. imatrix: [n_per_row] weights of the columns, or NULL. Values
- * reach to 32752 in blocks and 65504 in F16, else ARGUMENT with dst undefined. n_nonfinite: how many NaN and infinities;
+ * reach to 32752 in blocks and 65504 in F16, else ARGUMENT with dst undefined. n_nonfinite: NaN and infinities found;
  * F32, F16 and BF16 keep them, blocks get 0. NULL: any is ARGUMENT. UNSUPPORTED: ggml cannot read or write the type. */
 commandr_status commandr_convert_rows(int32_t src_type, const void * src, int32_t dst_type, void * dst, int64_t n_rows,
                                       int64_t n_per_row, const float * imatrix, int32_t n_threads,

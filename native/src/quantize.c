@@ -1,3 +1,4 @@
+#include "encoders/encoders.h"
 #include "error.h"
 #include "simd.h"
 #include "threads.h"
@@ -70,7 +71,28 @@ static void note_bad(struct job * job, const float * x, int64_t n, int64_t first
     }
 }
 
+/* Half to single precision: the exponent's bias is mended by a product, which is exact for subnormal numbers, too. ggml's
+ * own is not vectorized. */
+COMMANDR_EACH_VECTOR_WIDTH
+static void widen_f16(const uint16_t * src, float * dst, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        const uint32_t shifted = (uint32_t) (src[i] & 0x7fff) << 13;
+        float          value;
+        uint32_t       bits;
+        memcpy(&value, &shifted, sizeof(value));
+        value *= 0x1p112f;
+        memcpy(&bits, &value, sizeof(bits));
+        bits = shifted >= 0x7c00u << 13 ? shifted | 0x7f800000u : bits; /* infinities and NaN */
+        bits |= (uint32_t) (src[i] & 0x8000) << 16;
+        memcpy(&dst[i], &bits, sizeof(bits));
+    }
+}
+
 static void widen(const struct job * job, const uint8_t * src, float * dst, int64_t n_rows) {
+    if (job->src_type == GGML_TYPE_F16) {
+        widen_f16((const uint16_t *) (const void *) src, dst, n_rows * job->n_per_row);
+        return;
+    }
     const ggml_to_float_t to_float = ggml_get_type_traits(job->src_type)->to_float;
     for (int64_t i = 0; i < n_rows; i++) {
         to_float(src + i * job->src_row_size, dst + i * job->n_per_row, job->n_per_row);
@@ -80,8 +102,15 @@ static void widen(const struct job * job, const uint8_t * src, float * dst, int6
 static void encode(const struct job * job, const uint8_t * src, const float * x, uint8_t * dst, int64_t n_rows) {
     if (job->dst_type == job->src_type) {
         memcpy(dst, src, (size_t) (n_rows * job->dst_row_size));
-    } else if (job->dst_type == GGML_TYPE_F32) {
+        return;
+    }
+    if (job->dst_type == GGML_TYPE_F32) {
         memcpy(dst, x, (size_t) (n_rows * job->dst_row_size));
+        return;
+    }
+    const commandr_encoder ours = job->imatrix ? NULL : commandr_encoder_find(job->dst_type);
+    if (ours) {
+        ours(x, dst, n_rows * job->n_per_row);
     } else {
         ggml_quantize_chunk(job->dst_type, x, dst, 0, n_rows, job->n_per_row, job->imatrix);
     }

@@ -1,0 +1,33 @@
+/* Q8_0: blocks of 32 values with one scale, the largest magnitude over 127. */
+#include "encoders/encoders.h"
+#include "encoders/lanes.h"
+
+enum { BLOCK = 32 };
+
+/* The nearest whole number, halves away from zero, of magnitudes below 2^22. The largest float below a half is added:
+ * half itself would carry the float below a half to 1. */
+COMMANDR_INLINE i32v nearest_away(f32v x) {
+    const f32v half = (f32v) (((i32v) x & (int32_t) 0x80000000) | (i32v) splat(0x1.fffffep-2f));
+    return __builtin_convertvector(x + half, i32v);
+}
+
+void COMMANDR_JOIN(commandr_encode_q8_0, COMMANDR_LEVEL)(const float * x, void * blocks, int64_t n) {
+    uint8_t * out = blocks;
+    for (int64_t b = 0; b < n; b += BLOCK, out += 2 + BLOCK) {
+        f32v low, high;
+        memcpy(&low, x + b, sizeof(low));
+        memcpy(&high, x + b + LANES, sizeof(high));
+        const f32v a = magnitude(low), c = magnitude(high);
+        const f32v larger  = pick(a > c, a, c);
+        float      largest = 0.0f;
+        for (int l = 0; l < LANES; l++) {
+            largest = larger[l] > largest ? larger[l] : largest;
+        }
+        const float       scale   = largest / 127.0f;
+        const float       inverse = scale != 0.0f ? 1.0f / scale : 0.0f;
+        const ggml_fp16_t half    = ggml_fp32_to_fp16(scale);
+        memcpy(out, &half, sizeof(half));
+        store_bytes(nearest_away(low * inverse), out + 2);
+        store_bytes(nearest_away(high * inverse), out + 2 + LANES);
+    }
+}
