@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from commandr_gguf._native import ffi, lib
 from commandr_gguf.callbacks import Callback
 from commandr_gguf.devices import MemoryUse, devices, memory_uses
@@ -104,6 +107,25 @@ class Model:
         for use in self.memory():
             sizes["gpu" if use.device in gpus else "packed" if use.what == "packed" else "cpu"] += use.size
         return max(sizes, key=lambda name: sizes[name])
+
+    def set_tensor(self, name: str, data: npt.NDArray[np.generic] | bytes) -> None:
+        """Overwrite a weight, wherever it is kept: to measure how the model does with other values of it.
+
+        No session of this model may be evaluating. What sequences hold already was computed with the old values.
+
+        Args:
+            name: in the GGUF file, such as "blk.0.attn_q.weight".
+            data: as many bytes as the tensor has in the file, in its type and layout; `quantize_rows` makes them.
+
+        Raises:
+            UnsupportedError: the model was not loaded with use_mmap=False and repack=False.
+            ArgumentError: there is no such tensor, or its size is another.
+        """
+        if not isinstance(name, str):
+            raise ArgumentError(f"name must be a string, not {name!r}")
+        raw = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else np.ascontiguousarray(data).view(np.uint8)
+        buffer = ffi.from_buffer(raw)
+        check(lib.commandr_model_set_tensor(self.pointer, name.encode("utf-8", "replace"), buffer, raw.nbytes))
 
     def close(self) -> None:
         """Give the weights up. Calling it again does nothing."""

@@ -1,8 +1,8 @@
 /*
  * commandr.h: Cohere Command-R models (GGUF architectures "command-r" and "cohere2") on ggml. Two handles:
  *
- *   commandr_model     weights, hyper-parameters and devices. Immutable once loaded; any number of sessions and threads
- *                      share it. It lives until the caller has freed it and its last session is gone.
+ *   commandr_model     weights, hyper-parameters and devices. Immutable once loaded but for commandr_model_set_tensor;
+ *                      sessions and threads share it. It lives until the caller has freed it and its last session ends.
  *   commandr_session   one KV cache, the sequences in it and the outputs of the last evaluation. One thread at a time;
  *                      only commandr_session_cancel may be called from another.
  *
@@ -88,7 +88,6 @@ typedef struct commandr_hparams {
     float   rope_freq_base, norm_eps, logit_scale;
     bool    has_qk_norm;
 } commandr_hparams;
-
 commandr_status commandr_gguf_open(const char * path, commandr_gguf ** out);
 void            commandr_gguf_free(commandr_gguf * gguf);
 int64_t         commandr_gguf_n_keys(const commandr_gguf * gguf);
@@ -119,12 +118,14 @@ typedef struct commandr_model_params {
     void *                 progress_user_data;
 } commandr_model_params;
 commandr_model_params commandr_model_default_params(void); /* the values in brackets above */
-
 /* Loads a model. Everything ggml would abort on is checked first: the message names the key or tensor. */
 commandr_status          commandr_model_load(const char * path, commandr_model_params params, commandr_model ** out);
 void                     commandr_model_free(commandr_model * model);
 const commandr_hparams * commandr_model_hparams(const commandr_model * model);
 const commandr_gguf *    commandr_model_gguf(const commandr_model * model);
+/* For measurements: overwrites a weight by its GGUF name, wherever it is kept. data: size bytes in the file's type and
+ * layout. Only while no session evaluates, and only in a model loaded without use_mmap and repack, else UNSUPPORTED. */
+commandr_status commandr_model_set_tensor(commandr_model * model, const char * name, const void * data, int64_t size);
 
 /* Bytes by place: index 0.. until ARGUMENT. */
 typedef struct commandr_memory_info {
@@ -219,9 +220,8 @@ typedef struct commandr_sampling_params {
 commandr_sampling_params commandr_sampling_default_params(void); /* the values in brackets above */
 commandr_status commandr_sampler_init(int64_t n_vocab, commandr_sampling_params params, commandr_sampler ** out);
 void            commandr_sampler_free(commandr_sampler * sampler);
-/* Replaces the bias list: add[i] is added to the logit of ids[i]; -INFINITY forbids a token. */
-commandr_status commandr_sampler_set_bias(commandr_sampler * sampler, const int32_t * ids, const float * add,
-                                          int64_t n);
+/* Replaces the bias list: by[i] is added to the logit of ids[i]; -INFINITY forbids a token. */
+commandr_status commandr_sampler_set_bias(commandr_sampler * sampler, const int32_t * ids, const float * by, int64_t n);
 /* Picks a token. logits: [n_vocab], not changed. history: [n_history] tokens, oldest first; NULL when n_history is 0.
  * mask: bit (i % 32) of word i / 32 allows token i, (n_vocab + 31) / 32 words; NULL allows all. ARGUMENT when nothing
  * is allowed or an allowed logit is NaN. */

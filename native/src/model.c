@@ -70,3 +70,10 @@ const commandr_gguf * commandr_model_gguf(const commandr_model * model) {
 commandr_status commandr_model_memory(const commandr_model * model, int64_t index, commandr_memory_info * info) {
     return commandr_weights_memory(model->weights, index, info);
 }
+
+commandr_status commandr_model_set_tensor(commandr_model * model, const char * name, const void * data, int64_t size) {
+    if (!name || !data) {
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "commandr_model_set_tensor: name and data must not be NULL");
+    }
+    return commandr_weights_set(model->weights, name, data, size);
+}

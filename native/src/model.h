@@ -46,6 +46,8 @@ struct commandr_model {
 commandr_status commandr_weights_load(commandr_model * model, const commandr_model_params * params);
 void            commandr_weights_free(commandr_weights * weights);
 commandr_status commandr_weights_memory(const commandr_weights * weights, int64_t index, commandr_memory_info * info);
+/* Overwrites every copy of a tensor; on failure none. */
+commandr_status commandr_weights_set(commandr_weights * weights, const char * name, const void * data, int64_t size);
 
 /* model.c: one more owner. Each is undone by commandr_model_free. */
 void commandr_model_retain(commandr_model * model);

@@ -373,6 +373,39 @@ commandr_status commandr_weights_load(commandr_model * model, const commandr_mod
     return COMMANDR_OK;
 }
 
+/* Whether the bytes of a place's tensors are the file's own, in memory of ours. */
+static bool is_writable(const place * p) {
+    return p->buft && !p->packed && strcmp(p->what, "repacked") != 0;
+}
+
+commandr_status commandr_weights_set(commandr_weights * weights, const char * name, const void * data, int64_t size) {
+    int32_t n_found = 0;
+    for (int32_t i = 0; i < weights->n_places; i++) {
+        const place *              p = &weights->places[i];
+        const struct ggml_tensor * t = ggml_get_tensor(p->ctx, name);
+        if (t && !is_writable(p)) {
+            return commandr_fail(COMMANDR_ERROR_UNSUPPORTED,
+                                 "the tensor %s is %s; it can be overwritten in a model loaded without mmap and repack",
+                                 name, p->what);
+        }
+        if (t && size != (int64_t) ggml_nbytes(t)) {
+            return commandr_fail(COMMANDR_ERROR_ARGUMENT, "the tensor %s has %zu bytes, not %lld", name, ggml_nbytes(t),
+                                 (long long) size);
+        }
+        n_found += t != NULL;
+    }
+    if (n_found == 0) {
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "the model has no tensor %s", name);
+    }
+    for (int32_t i = 0; i < weights->n_places; i++) {
+        struct ggml_tensor * t = ggml_get_tensor(weights->places[i].ctx, name);
+        if (t) {
+            ggml_backend_tensor_set(t, data, 0, (size_t) size);
+        }
+    }
+    return COMMANDR_OK;
+}
+
 commandr_status commandr_weights_memory(const commandr_weights * weights, int64_t index, commandr_memory_info * info) {
     if (index < 0 || index >= weights->n_places || !info) {
         return commandr_fail(COMMANDR_ERROR_ARGUMENT, "there is no memory place number %lld", (long long) index);
