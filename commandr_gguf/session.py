@@ -61,6 +61,8 @@ class Session(SessionHandle):
         type_k: type of the K cache: f32, f16, bf16, q8_0 or q4_0.
         type_v: type of the V cache; quantized ones need flash attention.
         flash_attn: None = where every device in use has it.
+        imatrix: sum up the squared inputs of all weight matrices, see `imatrix_sums`; an evaluation with one that is
+            not finite then fails with BackendError.
         progress: called after each graph and about every 50 ms inside one that runs on the CPU.
     """
 

@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from commandr_gguf._native import ffi, lib
 from commandr_gguf.callbacks import Callback
 from commandr_gguf.devices import MemoryUse, memory_uses
@@ -41,6 +44,7 @@ class SessionHandle:
         type_k: str = "f16",
         type_v: str = "f16",
         flash_attn: bool | None = None,
+        imatrix: bool = False,
         progress: Progress | None = None,
     ) -> None:
         self.model = model
@@ -65,6 +69,7 @@ class SessionHandle:
         params.type_k = cache_type("type_k", type_k)
         params.type_v = cache_type("type_v", type_v)
         params.flash_attn = -1 if flash_attn is None else int(flag("flash_attn", flash_attn))
+        params.imatrix = flag("imatrix", imatrix)
         params.progress = lib.commandr_py_on_eval
         params.progress_user_data = self._handle
         out = ffi.new("commandr_session **")
@@ -138,6 +143,24 @@ class SessionHandle:
         """KV cells in use by no sequence."""
         with self._use() as pointer:
             return int(lib.commandr_session_n_free(pointer))
+
+    def imatrix_sums(self, tensor: str, n: int) -> tuple[npt.NDArray[np.float64], int]:
+        """What a session with `imatrix` has summed up for a weight matrix.
+
+        Args:
+            tensor: the matrix's name in the GGUF file.
+            n: its columns.
+
+        Returns:
+            The squares of the matrix's inputs [n], summed up over all tokens that this session has computed, and how
+            many tokens that were.
+        """
+        sums = np.empty(n, np.float64)
+        n_tokens = ffi.new("int64_t *")
+        buffer = ffi.from_buffer("double[]", sums, require_writable=True)
+        with self._use() as pointer:
+            check(lib.commandr_session_imatrix(pointer, tensor.encode(), buffer, n, n_tokens))
+        return sums, int(n_tokens[0])
 
     def memory(self) -> list[MemoryUse]:
         """Bytes of cache and compute buffers by place."""

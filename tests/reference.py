@@ -53,14 +53,20 @@ _HF_NAMES = {
 }
 
 
+def checkpoint_name(tensor: str) -> str:
+    """The checkpoint's name for a tensor of a GGUF file."""
+    name = tensor
+    for ours, theirs in _HF_NAMES.items():
+        if ours != ".weight" or ".ffn_" in tensor:
+            name = name.replace(ours, theirs)
+    return name
+
+
 def read_gguf(path: Path) -> dict[str, Array]:
     """Every tensor of a GGUF file as the float64 that its blocks stand for, under the checkpoint's name for it."""
     tensors = {}
     for tensor in gguf.GGUFReader(path).tensors:
-        name = tensor.name
-        for ours, theirs in _HF_NAMES.items():
-            if ours != ".weight" or ".ffn_" in tensor.name:
-                name = name.replace(ours, theirs)
+        name = checkpoint_name(tensor.name)
         values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
         tensors[name] = values.astype(np.float64).reshape([int(n) for n in reversed(tensor.shape)])
     return tensors
@@ -87,6 +93,8 @@ class Reference:
         """weights: instead of those in the folder's files, under the same names."""
         self.config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         self.weights: dict[str, Array] = weights or {}
+        self.inputs: dict[str, Array] = {}
+        """What each matrix was multiplied with in the last computation, [n_tokens, n_in], by the matrix's name."""
         if not weights:
             for file in sorted(folder.glob("*.safetensors")):
                 self.weights |= read_safetensors(file)
@@ -98,28 +106,32 @@ class Reference:
         eps = config["layer_norm_eps"]
         for i in range(config["num_hidden_layers"]):
             prefix = f"model.layers.{i}."
-            layer = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
-            h = _layer_norm(x, layer["input_layernorm.weight"], eps)
-            gate = h @ layer["mlp.gate_proj.weight"].T
-            up = h @ layer["mlp.up_proj.weight"].T
-            ffn = (gate / (1 + np.exp(-gate)) * up) @ layer["mlp.down_proj.weight"].T
-            x = x + self._attention(i, layer, h) + ffn
+            h = _layer_norm(x, weights[prefix + "input_layernorm.weight"], eps)
+            gate = self._product(prefix + "mlp.gate_proj.weight", h)
+            up = self._product(prefix + "mlp.up_proj.weight", h)
+            ffn = self._product(prefix + "mlp.down_proj.weight", gate / (1 + np.exp(-gate)) * up)
+            x = x + self._attention(i, prefix + "self_attn.", h) + ffn
         return _layer_norm(x, weights["model.norm.weight"], eps)
 
     def logits(self, tokens: npt.ArrayLike) -> Array:
         """[n_tokens, n_vocab]."""
-        result: Array = self.hidden(tokens) @ self.weights["model.embed_tokens.weight"].T * self.config["logit_scale"]
+        result: Array = self._product("model.embed_tokens.weight", self.hidden(tokens)) * self.config["logit_scale"]
         return result
 
-    def _attention(self, i: int, layer: dict[str, Array], h: Array) -> Array:
+    def _product(self, name: str, x: Array) -> Array:
+        self.inputs[name] = x
+        result: Array = x @ self.weights[name].T
+        return result
+
+    def _attention(self, i: int, prefix: str, h: Array) -> Array:
         config, n = self.config, len(h)
         n_head, n_head_kv = config["num_attention_heads"], config["num_key_value_heads"]
-        q = (h @ layer["self_attn.q_proj.weight"].T).reshape(n, n_head, -1)
-        k = (h @ layer["self_attn.k_proj.weight"].T).reshape(n, n_head_kv, -1)
-        v = (h @ layer["self_attn.v_proj.weight"].T).reshape(n, n_head_kv, -1)
+        q = self._product(prefix + "q_proj.weight", h).reshape(n, n_head, -1)
+        k = self._product(prefix + "k_proj.weight", h).reshape(n, n_head_kv, -1)
+        v = self._product(prefix + "v_proj.weight", h).reshape(n, n_head_kv, -1)
         if config.get("use_qk_norm"):
-            q = _layer_norm(q, layer["self_attn.q_norm.weight"], config["layer_norm_eps"])
-            k = _layer_norm(k, layer["self_attn.k_norm.weight"], config["layer_norm_eps"])
+            q = _layer_norm(q, self.weights[prefix + "q_norm.weight"], config["layer_norm_eps"])
+            k = _layer_norm(k, self.weights[prefix + "k_norm.weight"], config["layer_norm_eps"])
         distance = np.arange(n)[:, None] - np.arange(n)
         seen = distance >= 0
         windowed = config["model_type"] == "cohere2" and (i + 1) % 4 != 0
@@ -135,5 +147,4 @@ class Reference:
         scores = np.exp(scores - scores.max(-1, keepdims=True))
         scores /= scores.sum(-1, keepdims=True)
         mixed = (scores @ v.swapaxes(0, 1)).swapaxes(0, 1).reshape(n, -1)
-        result: Array = mixed @ layer["self_attn.o_proj.weight"].T
-        return result
+        return self._product(prefix + "o_proj.weight", mixed)

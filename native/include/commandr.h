@@ -52,9 +52,8 @@ void commandr_log_set(commandr_log_callback callback, void * user_data);
 /* ---- devices: IGPU works in the host's memory, ACCEL beside the CPU (BLAS) ---- */
 typedef enum { COMMANDR_DEVICE_CPU, COMMANDR_DEVICE_GPU, COMMANDR_DEVICE_IGPU, COMMANDR_DEVICE_ACCEL } commandr_device;
 typedef struct commandr_device_info {
-    const char *    name;        /* as ggml names it: "CPU", "CUDA0" */
-    const char *    description; /* as its maker names it */
-    const char *    features;    /* of its backend, such as "AVX2 AVX512 OPENMP"; "" when it names none */
+    const char *    name, *description; /* as ggml names it ("CPU", "CUDA0"), and its maker */
+    const char *    features;           /* of its backend, such as "AVX2 AVX512 OPENMP"; "" when it names none */
     commandr_device type;
     int64_t         memory_free, memory_total; /* bytes */
 } commandr_device_info;
@@ -129,9 +128,8 @@ commandr_status commandr_model_set_tensor(commandr_model * model, const char * n
 
 /* Bytes by place: index 0.. until ARGUMENT. */
 typedef struct commandr_memory_info {
-    const char * device;
-    const char * what; /* "mapped" (the file), "packed" (by us), "repacked" (by ggml), weights, kv, compute, output */
-    int64_t      size;
+    const char *device, *what; /* mapped (the file), packed (by us), repacked (by ggml), weights, kv, compute, output */
+    int64_t     size;
 } commandr_memory_info;
 commandr_status commandr_model_memory(const commandr_model * model, int64_t index, commandr_memory_info * info);
 
@@ -140,7 +138,6 @@ typedef struct commandr_session commandr_session;
 /* n_done of n_total tokens computed. Called on the thread that called commandr_session_eval, after each ubatch and
  * about every 50 ms inside one that runs on the CPU. Return false to cancel what is left. */
 typedef bool (*commandr_eval_callback)(int64_t n_done, int64_t n_total, void * user_data);
-
 typedef struct commandr_session_params {
     int64_t n_ctx;                   /* KV cells, shared by all sequences; 0 = the model's context length. [0] */
     int32_t n_batch;                 /* most outputs of one evaluation, all items together. [2048] */
@@ -151,6 +148,7 @@ typedef struct commandr_session_params {
     int32_t type_k;                  /* ggml_type of the K cache: F32 F16 BF16 Q8_0 Q4_0. [F16] */
     int32_t type_v;                  /* of the V cache; quantized needs flash attention. [F16] */
     int32_t flash_attn;              /* 1 on, 0 off, -1 where every device in use has it. [-1] */
+    bool    imatrix;                 /* sum up squared inputs; one that is not finite fails with BACKEND. [false] */
     commandr_eval_callback progress; /* [NULL] */
     void *                 progress_user_data;
 } commandr_session_params;
@@ -163,7 +161,6 @@ typedef struct commandr_eval_item {
 #define COMMANDR_OUTPUT_LOGITS 1
 #define COMMANDR_OUTPUT_HIDDEN 2
 commandr_session_params commandr_session_default_params(void); /* the values in brackets above */
-
 /* Allocates the KV cache and the compute buffers of the largest graph. kv_size: bytes that the cache will take. */
 commandr_status commandr_session_init(commandr_model * model, commandr_session_params params, commandr_session ** out);
 commandr_status commandr_session_kv_size(const commandr_hparams * hp, commandr_session_params params, int64_t * size);
@@ -174,8 +171,7 @@ void            commandr_session_free(commandr_session * session);
  * BACKEND and MEMORY each sequence holds a prefix of its item, so the same call again goes on where this stopped. */
 commandr_status commandr_session_eval(commandr_session * session, const commandr_eval_item * items, int32_t n_items,
                                       int32_t outputs);
-
-/* Rows of the last evaluation, valid until the next call that changes the session; NULL when there is none.
+/* Rows of the last evaluation, valid until the session changes; NULL when there is none.
  * i: 0..n_outputs-1 of the item, the last one belonging to its last token; the item's rows are contiguous. */
 const float * commandr_session_logits(const commandr_session * session, int32_t item, int64_t i); /* [n_vocab] */
 const float * commandr_session_hidden(const commandr_session * session, int32_t item, int64_t i); /* [n_embd], normed */
@@ -200,10 +196,14 @@ void commandr_session_cancel(commandr_session * session, bool cancelled);
 commandr_status commandr_session_state_save(const commandr_session * session, int32_t seq_id, const char * path);
 commandr_status commandr_session_state_load(commandr_session * session, int32_t seq_id, const char * path);
 
+/* For a session with imatrix: sums of the squared inputs of a weight matrix, by its GGUF name, for each of its n
+ * columns, over all n_tokens that the session has computed since it began; a graph that failed adds nothing. */
+commandr_status commandr_session_imatrix(const commandr_session * session, const char * tensor, double * sums,
+                                         int64_t n, int64_t * n_tokens);
+
 /* ---- sampling, one thread at a time ---- */
 typedef struct commandr_sampler commandr_sampler;
 #define COMMANDR_DEFAULT_SEED 0xFFFFFFFFFFFFFFFF /* take one from the operating system */
-
 /* Applied in this order: penalties; logit bias; mask; temperature; top_k; typical_p; top_p; min_p. */
 typedef struct commandr_sampling_params {
     float    temperature;       /* 0 = greedy: the first largest logit after penalties, bias and mask. [1] */

@@ -29,7 +29,7 @@ static commandr_status build_graph(commandr_session * s, const commandr_graph_sh
         return commandr_fail(COMMANDR_ERROR_MEMORY, "out of memory for a graph");
     }
     s->graph_shape = *shape;
-    s->graph       = commandr_graph_build(s->graph_ctx, s->model, s->caches, &s->graph_shape, s->flash_attn);
+    s->graph = commandr_graph_build(s->graph_ctx, s->model, s->caches, &s->graph_shape, s->flash_attn, s->imatrix);
     ggml_backend_sched_reset(s->backends.sched);
     return COMMANDR_OK;
 }
@@ -93,7 +93,7 @@ static commandr_status compute(commandr_session * s, int32_t outputs) {
         fill_mask(s, &s->caches[which], s->graph.mask[which]);
     }
     switch (ggml_backend_sched_graph_compute(s->backends.sched, s->graph.cgraph)) {
-        case GGML_STATUS_SUCCESS: return COMMANDR_OK;
+        case GGML_STATUS_SUCCESS: return s->imatrix ? commandr_imatrix_add(s->imatrix, s->n_batch) : COMMANDR_OK;
         case GGML_STATUS_ABORTED: return commandr_fail(COMMANDR_ERROR_CANCELLED, "the evaluation was cancelled");
         case GGML_STATUS_ALLOC_FAILED:
             return commandr_fail(COMMANDR_ERROR_MEMORY, "a backend ran out of memory while computing");

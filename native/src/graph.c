@@ -15,13 +15,14 @@ typedef struct builder {
     const commandr_kv_cache *    caches;
     const commandr_graph_shape * shape;
     bool                         flash_attn;
+    commandr_imatrix *           imatrix; /* NULL when none is collected */
     commandr_graph               graph;
     struct ggml_tensor *         rounded_from; /* the last activations rounded for our products */
     commandr_columns             rounded;
 } builder;
 
 size_t commandr_graph_max_nodes(const commandr_model * model) {
-    return 256 + 56 * (size_t) model->hparams.n_layer;
+    return 256 + (56 + COMMANDR_IMATRIX_LAYER_NODES) * (size_t) model->hparams.n_layer;
 }
 
 /* LayerNorm without bias: (x - mean) / sqrt(variance + eps) * w, over the first dimension. */
@@ -117,16 +118,25 @@ static struct ggml_tensor * wanted(builder * b, struct ggml_tensor * x) {
     return b->graph.rows ? ggml_get_rows(b->ctx, x, b->graph.rows) : x;
 }
 
+/* x is the input of a layer's products (COMMANDR_INPUT_*), or that of the head. */
+static void observe(builder * b, int64_t il, int input, struct ggml_tensor * x) {
+    if (b->imatrix) {
+        commandr_imatrix_observe(b->imatrix, b->ctx, b->graph.cgraph, il, input, x);
+    }
+}
+
 /* One parallel block: attention and FFN read the same normalized vector and both add to x. x: [n_embd, n_tokens].
- * NULL after the last layer when no outputs are wanted: its keys and values are all that is left to compute. */
+ * NULL after the last layer when no outputs are wanted: its keys and values are all that is left to compute. For an
+ * importance matrix all of it is computed, for all tokens. */
 static struct ggml_tensor * block(builder * b, int64_t il, struct ggml_tensor * x) {
     struct ggml_context *    ctx   = b->ctx;
     const commandr_hparams * hp    = b->hp;
     const commandr_layer *   layer = &b->model->layers[il];
     const int                which = layer->has_window ? COMMANDR_CACHE_WINDOW : COMMANDR_CACHE_FULL;
-    const bool               last  = il == hp->n_layer - 1;
+    const bool               cuts  = il == hp->n_layer - 1 && !b->imatrix;
 
     struct ggml_tensor * h = norm(b, x, layer->attn_norm);
+    observe(b, il, COMMANDR_INPUT_NORM, h);
 
     struct ggml_tensor * q = heads(b, layer->attn_q, h, hp->n_head);
     struct ggml_tensor * k = heads(b, layer->attn_k, h, hp->n_head_kv);
@@ -140,11 +150,12 @@ static struct ggml_tensor * block(builder * b, int64_t il, struct ggml_tensor * 
         k = rope(b, k);
     }
     store(b, il, which, k, v);
-    if (last && b->shape->n_outputs == 0) {
+    if (cuts && b->shape->n_outputs == 0) {
         return NULL;
     }
     struct ggml_tensor * a = attend(b, il, which, q);
-    if (last) {
+    observe(b, il, COMMANDR_INPUT_ATTN_OUTPUT, a);
+    if (cuts) {
         a = wanted(b, a);
         h = wanted(b, h);
         x = wanted(b, x);
@@ -153,7 +164,9 @@ static struct ggml_tensor * block(builder * b, int64_t il, struct ggml_tensor * 
 
     struct ggml_tensor * gate = product(b, layer->ffn_gate, h);
     struct ggml_tensor * up   = product(b, layer->ffn_up, h);
-    struct ggml_tensor * f    = product(b, layer->ffn_down, ggml_swiglu_split(ctx, gate, up));
+    struct ggml_tensor * mid  = ggml_swiglu_split(ctx, gate, up);
+    observe(b, il, COMMANDR_INPUT_FFN_DOWN, mid);
+    struct ggml_tensor * f = product(b, layer->ffn_down, mid);
 
     return ggml_add(ctx, ggml_add(ctx, f, x), a);
 }
@@ -188,7 +201,7 @@ static void add_output(builder * b, struct ggml_tensor * t, const char * name) {
 
 commandr_graph commandr_graph_build(struct ggml_context * ctx, const commandr_model * model,
                                     const commandr_kv_cache * caches, const commandr_graph_shape * shape,
-                                    bool flash_attn) {
+                                    bool flash_attn, commandr_imatrix * imatrix) {
     builder b = {
         .ctx        = ctx,
         .model      = model,
@@ -196,6 +209,7 @@ commandr_graph commandr_graph_build(struct ggml_context * ctx, const commandr_mo
         .caches     = caches,
         .shape      = shape,
         .flash_attn = flash_attn,
+        .imatrix    = imatrix,
     };
     b.graph.cgraph = ggml_new_graph_custom(ctx, commandr_graph_max_nodes(model), false);
     add_inputs(&b);
@@ -203,6 +217,10 @@ commandr_graph commandr_graph_build(struct ggml_context * ctx, const commandr_mo
     struct ggml_tensor * x = embed(&b, b.graph.tokens);
     for (int64_t il = 0; il < b.hp->n_layer; il++) {
         x = block(&b, il, x);
+    }
+    if (imatrix) {
+        observe(&b, b.hp->n_layer, 0, norm(&b, x, model->output_norm));
+        x = wanted(&b, x);
     }
     if (shape->n_outputs > 0) {
         x = norm(&b, x, model->output_norm);

@@ -2,6 +2,7 @@
 #ifndef COMMANDR_SRC_GRAPH_H
 #define COMMANDR_SRC_GRAPH_H
 
+#include "imatrix.h"
 #include "kv-cache.h"
 #include "model.h"
 
@@ -31,9 +32,10 @@ typedef struct commandr_graph {
 /* Nodes that the graph of a model needs at most. */
 size_t commandr_graph_max_nodes(const commandr_model * model);
 
-/* Builds the graph in ctx, a context without allocation. caches: [2], full and window. */
+/* Builds the graph in ctx, a context without allocation. caches: [2], full and window. imatrix: receives the sums of
+ * all tokens, NULL: none are made. */
 commandr_graph commandr_graph_build(struct ggml_context * ctx, const commandr_model * model,
                                     const commandr_kv_cache * caches, const commandr_graph_shape * shape,
-                                    bool flash_attn);
+                                    bool flash_attn, commandr_imatrix * imatrix);
 
 #endif

@@ -22,6 +22,7 @@ commandr_session_params commandr_session_default_params(void) {
         .type_k             = GGML_TYPE_F16,
         .type_v             = GGML_TYPE_F16,
         .flash_attn         = -1,
+        .imatrix            = false,
         .progress           = NULL,
         .progress_user_data = NULL,
     };
@@ -191,6 +192,12 @@ static commandr_status allocate(commandr_session * s) {
     if (status != COMMANDR_OK) {
         return status;
     }
+    if (p->imatrix) {
+        s->imatrix = commandr_imatrix_init(model);
+        if (!s->imatrix) {
+            return commandr_fail(COMMANDR_ERROR_MEMORY, "out of memory for an importance matrix");
+        }
+    }
     const size_t n  = (size_t) p->n_ubatch;
     s->graph_memory = malloc(s->graph_memory_size);
     s->batch_tokens = calloc(n, sizeof(*s->batch_tokens));
@@ -240,6 +247,7 @@ void commandr_session_free(commandr_session * s) {
         return;
     }
     commandr_backends_free(&s->backends);
+    commandr_imatrix_free(s->imatrix);
     ggml_free(s->graph_ctx);
     for (int which = 0; which < 2; which++) {
         commandr_kv_cache_free(&s->caches[which]);
@@ -405,4 +413,17 @@ commandr_status commandr_session_memory(const commandr_session * s, int64_t inde
         return COMMANDR_OK;
     }
     return commandr_fail(COMMANDR_ERROR_ARGUMENT, "there is no memory place number %" PRId64, index);
+}
+
+/* ---- importance matrix ---- */
+
+commandr_status commandr_session_imatrix(const commandr_session * s, const char * tensor, double * sums, int64_t n,
+                                         int64_t * n_tokens) {
+    if (!tensor || !sums || !n_tokens) {
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "commandr_session_imatrix: no argument may be NULL");
+    }
+    if (!s->imatrix) {
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "the session was not made to collect an importance matrix");
+    }
+    return commandr_imatrix_get(s->imatrix, tensor, sums, n, n_tokens);
 }

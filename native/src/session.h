@@ -58,6 +58,8 @@ struct commandr_session {
     int32_t              n_items;
     commandr_output_rows items[COMMANDR_MAX_SEQS];
 
+    commandr_imatrix * imatrix; /* NULL when none is to be collected */
+
     atomic_bool cancelled;
     int64_t     n_done; /* of the evaluation in progress */
     int64_t     n_total;
