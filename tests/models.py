@@ -23,10 +23,11 @@ SHAPES = tuple(shapes.SHAPES)
 
 
 @functools.cache
-def _folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="commandr-tests-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+def folder() -> Path:
+    """A folder that lives as long as the test process."""
+    path = Path(tempfile.mkdtemp(prefix="commandr-tests-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
 
 
 def convert(checkpoint: Path, out: Path, file_type: str) -> Path:
@@ -42,13 +43,13 @@ def convert(checkpoint: Path, out: Path, file_type: str) -> Path:
 @functools.cache
 def checkpoint(shape: str) -> Path:
     """The checkpoint folder of a shape, the one that the reference logits belong to."""
-    return shapes.write_checkpoint(_folder() / shape, shape)
+    return shapes.write_checkpoint(folder() / shape, shape)
 
 
 @functools.cache
 def gguf(shape: str, file_type: str = "F32") -> Path:
     """A converted file of a shape."""
-    return convert(checkpoint(shape), _folder() / f"{shape}-{file_type}.gguf", file_type)
+    return convert(checkpoint(shape), folder() / f"{shape}-{file_type}.gguf", file_type)
 
 
 @functools.cache

@@ -37,7 +37,7 @@ RUNTIME = """
     _native._commandr
     _native
     errors
-    callbacks cancelling demo devices gguf_file log printable quantize stops token_buffer usage
+    callbacks cancelling demo devices gguf_file imatrix log printable quantize stops token_buffer usage
     demo.embedded drafting hparams
     drafting.drafter prefix_slots reading.content token_constraint
     prefix_store reading.chunks reading.folders reading.pdf_file reading.text_file
@@ -48,7 +48,7 @@ RUNTIME = """
     drafting.adaptive drafting.chain drafting.lookup memory model sampling
     generation session_handle verification
     session tokenizer
-    constraint drafting.draft_model drafting.replay embedding prefix_cache
+    constraint drafting.draft_model drafting.replay embedding imatrix_collection prefix_cache
     stream
     generate
     chat
@@ -90,7 +90,17 @@ CHAT = {
     *("tag_grammar", "tags", "templates", "tokens", "toolbox", "tools", "visible"),
 }
 MODEL = {
-    *("embedding", "generate", "generation", "model", "sampling", "session", "session_handle", "stream"),
+    *(
+        "embedding",
+        "generate",
+        "generation",
+        "imatrix_collection",
+        "model",
+        "sampling",
+        "session",
+        "session_handle",
+        "stream",
+    ),
     "verification",
 }
 # The only way from one package into the other.

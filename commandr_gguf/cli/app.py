@@ -12,7 +12,7 @@ import typer
 import typer.core
 
 from commandr_gguf._native import ffi, lib
-from commandr_gguf.cli import bench, chat, convert, demo, devices, generate, info
+from commandr_gguf.cli import bench, chat, convert, demo, devices, generate, imatrix, info
 from commandr_gguf.errors import CommandRError
 
 EXIT_OUTPUT = 1
@@ -25,6 +25,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "info": info.info,
     "devices": devices.devices,
     "bench": bench.bench,
+    "imatrix": imatrix.imatrix,
     "demo": demo.demo,
 }
 

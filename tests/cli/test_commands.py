@@ -17,7 +17,7 @@ from commandr_gguf import ArgumentError, CommandR
 from commandr_gguf.cli import main
 from commandr_gguf.cli.format import shorten, size
 
-COMMANDS = ("chat", "generate", "info", "devices", "bench", "convert", "demo")
+COMMANDS = ("chat", "generate", "info", "devices", "bench", "imatrix", "convert", "demo")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,150 @@
+"""The command `commandr imatrix`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from commandr_gguf.cli import options
+from commandr_gguf.cli.loading import set_verbose, warn_without_gpu
+from commandr_gguf.errors import ArgumentError, FileError, FormatError, integer
+from commandr_gguf.imatrix import ImportanceMatrix
+from commandr_gguf.imatrix_collection import DEFAULT_N_CTX, ImatrixCollector, chunks
+from commandr_gguf.model import Model
+from commandr_gguf.tokenizer import Tokenizer
+
+_SAVE_SECONDS = 60.0
+
+
+def imatrix(
+    model: options.ModelPath,
+    text: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="TEXT",
+            help="A file of text in UTF-8; without one, the files of --in-file are added up.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The importance matrix that is written.")
+    ] = Path("imatrix.gguf"),
+    ctx: Annotated[int, typer.Option("--ctx", "-c", help="Tokens per chunk of the text.")] = DEFAULT_N_CTX,
+    n_chunks: Annotated[
+        int | None, typer.Option("--chunks", help="Chunks that are read. Without it all.", show_default=False)
+    ] = None,
+    from_chunk: Annotated[int, typer.Option("--from-chunk", help="Chunks at the start that are passed over.")] = 0,
+    in_files: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--in-file",
+            metavar="FILE",
+            help="An importance matrix to add to, ours or llama.cpp's; may be given several times.",
+        ),
+    ] = None,
+    process_output: Annotated[
+        bool, typer.Option("--process-output", help="Include the head, which is token_embd.weight.")
+    ] = False,
+    parse_special: Annotated[
+        bool,
+        typer.Option("--parse-special", help="Take <|START_OF_TURN_TOKEN|> and the like in TEXT for what they are."),
+    ] = False,
+    n_gpu_layers: options.GpuLayers = 0,
+    n_threads: options.Threads = 0,
+    verbose: options.Verbose = False,
+) -> None:
+    """Measure which columns of the weights matter, for a better quantization: `convert --imatrix FILE` uses it.
+
+    The model, best in BF16 or Q8_0, reads a text in chunks, and the squared inputs of each weight matrix are summed up,
+    as llama.cpp's imatrix tool does; each program reads the other's files. What is done is saved every minute and on
+    Ctrl-C; to go on from there, give it with --in-file and its chunks with --from-chunk.
+
+    For example: `commandr imatrix command-r-bf16.gguf calibration.txt -o command-r.imatrix.gguf`
+    """
+    set_verbose(verbose)
+    integer("ctx", ctx, 2)
+    integer("from_chunk", from_chunk, 0)
+    if n_chunks is not None:
+        integer("chunks", n_chunks, 1)
+    if text is None and not in_files:
+        raise ArgumentError("there is nothing to do: give a text or --in-file")
+    _check_output(output, [model, *([text] if text else [])])
+    before = [ImportanceMatrix.read(path) for path in in_files or []]
+    if text is None:
+        ImportanceMatrix.merge(before).write(output)
+        print(f"{output}: {len(before)} files added up")
+        return
+    content = _read(text)
+    warn_without_gpu(n_gpu_layers)
+    with Model(model, n_gpu_layers=n_gpu_layers, n_threads=n_threads) as opened:
+        rows = chunks(Tokenizer.from_gguf(opened.gguf), content, ctx, parse_special=parse_special)
+        n_all = len(rows)
+        rows = rows[from_chunk:][:n_chunks]
+        if len(rows) == 0:
+            raise ArgumentError(f"--from-chunk {from_chunk} leaves nothing: {text} has {n_all} chunks of {ctx} tokens")
+        with ImatrixCollector(opened, n_ctx=ctx, n_threads=n_threads) as collector:
+
+            def save() -> None:
+                result = collector.result(process_output=process_output, dataset=str(text))
+                ImportanceMatrix.merge([*before, result]).write(output)
+
+            ImportanceMatrix.merge([*before, collector.result()])  # files of another model are refused here
+            _run(collector, rows, save, output)
+    print(f"{output}: {len(rows)} chunks of {ctx} tokens")
+
+
+def _run(collector: ImatrixCollector, rows: npt.NDArray[np.int32], save: Callable[[], None], output: Path) -> None:
+    n_done, n_ctx = 0, rows.shape[1]
+
+    def report(n: int, _: int) -> None:
+        bar.update(task, completed=n_done * n_ctx + n)
+
+    saved = time.monotonic()
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("left"), TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task("", total=rows.size)
+            for row in rows:
+                bar.update(task, description=f"chunk {n_done + 1} of {len(rows)}")
+                collector.add(row, report)
+                n_done += 1
+                if time.monotonic() - saved >= _SAVE_SECONDS:
+                    save()
+                    saved = time.monotonic()
+    except KeyboardInterrupt:
+        if n_done > 0:
+            save()
+            print(f"commandr: stopped; {output} holds {n_done} of {len(rows)} chunks", file=sys.stderr)
+        raise
+    save()
+
+
+def _check_output(output: Path, inputs: Sequence[Path]) -> None:
+    """What would fail after hours is refused at once."""
+    if output.is_dir():
+        raise FileError(f"{output}: is a folder")
+    if not os.access(output.resolve().parent, os.W_OK):
+        raise FileError(f"{output}: its folder does not exist or cannot be written to")
+    for path in inputs:
+        if output.exists() and path.exists() and output.samefile(path):
+            raise ArgumentError(f"--output {output} would replace what is read")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path}: is not UTF-8: byte {error.start}") from None

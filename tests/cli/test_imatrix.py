@@ -1,0 +1,162 @@
+"""`commandr imatrix`: what it writes, adds up, saves when stopped, and refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import models
+import tiny_models
+from commandr_gguf.cli import main
+from commandr_gguf.imatrix import ColumnSums, ImportanceMatrix
+from commandr_gguf.imatrix_collection import ImatrixCollector
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text(tiny_models.TEXT, encoding="utf-8")
+    return path
+
+
+def run(*arguments: object) -> int:
+    return main(["imatrix", str(tiny_models.gguf("gqa")), *map(str, arguments), "--ctx", "64", "--threads", "1"])
+
+
+def n_tokens(path: Path) -> int:
+    return ImportanceMatrix.read(path).entries["blk.0.attn_q.weight"].n_tokens
+
+
+def test_it_writes_what_llama_cpp_writes(text: Path, capsys: Capture) -> None:
+    out = text.with_name("x.gguf")
+    assert run(text, "-o", out) == 0
+    assert capsys.readouterr().out == f"{out}: 6 chunks of 64 tokens\n"
+    ours, theirs = ImportanceMatrix.read(out), tiny_models.llama_cpp_imatrix("gqa")
+    assert ours.entries.keys() == theirs.entries.keys()
+    assert all(np.allclose(ours.entries[k].sums, theirs.entries[k].sums, rtol=1e-5) for k in theirs.entries)
+    assert ours.datasets == (str(text),)
+
+
+def test_parts_of_a_text_add_up_to_the_whole(text: Path) -> None:
+    whole, first, both = (text.with_name(name) for name in ("whole.gguf", "first.gguf", "both.gguf"))
+    assert run(text, "-o", whole, "--process-output") == 0
+    assert run(text, "-o", first, "--process-output", "--chunks", 2) == 0
+    assert run(text, "-o", both, "--process-output", "--from-chunk", 2, "--in-file", first) == 0
+    assert (n_tokens(first), n_tokens(both)) == (2 * 64, 6 * 64)
+    a, b = ImportanceMatrix.read(whole), ImportanceMatrix.read(both)
+    assert "token_embd.weight" in a.entries
+    assert a.entries.keys() == b.entries.keys()
+    assert all(np.allclose(a.entries[k].sums, b.entries[k].sums, rtol=1e-6) for k in a.entries)
+
+
+def test_files_are_added_up_without_a_text(text: Path) -> None:
+    one, two = text.with_name("one.gguf"), text.with_name("two.gguf")
+    assert run(text, "-o", one, "--chunks", 1) == 0
+    assert run("-o", two, "--in-file", one, "--in-file", one) == 0
+    assert n_tokens(two) == 2 * n_tokens(one)
+
+
+def test_a_file_can_be_added_to_in_place(text: Path) -> None:
+    path = text.with_name("x.gguf")
+    assert run(text, "-o", path, "--chunks", 1) == 0
+    assert run(text, "-o", path, "--chunks", 1, "--in-file", path) == 0
+    assert n_tokens(path) == 2 * 64
+
+
+@pytest.mark.parametrize(("n_before", "saved"), [(0, None), (3, 3 * 64)])
+def test_ctrl_c_keeps_the_chunks_that_were_read(
+    n_before: int, saved: int | None, text: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    add = ImatrixCollector.add
+    calls: list[object] = []
+
+    def interrupted(*arguments: object) -> None:
+        calls.append(arguments)
+        if len(calls) > n_before:
+            raise KeyboardInterrupt
+        add(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ImatrixCollector, "add", interrupted)
+    out = text.with_name("x.gguf")
+    assert run(text, "-o", out) == 130
+    message = capsys.readouterr().err
+    if saved is None:
+        assert not out.exists()
+        assert message == ""
+    else:
+        assert n_tokens(out) == saved
+        assert message == f"commandr: stopped; {out} holds 3 of 6 chunks\n"
+
+
+def test_long_runs_save_what_they_have(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in the fourth chunk, with a save due after each."""
+    out = text.with_name("x.gguf")
+    add = ImatrixCollector.add
+
+    def killed(*arguments: object) -> None:
+        if out.exists() and n_tokens(out) == 3 * 64:
+            raise SystemExit(9)
+        add(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("commandr_gguf.cli.imatrix._SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(ImatrixCollector, "add", killed)
+    assert run(text, "-o", out) == 9
+    assert n_tokens(out) == 3 * 64
+
+
+def test_special_tokens_are_text_unless_asked_for(text: Path) -> None:
+    text.write_text("<|START_OF_TURN_TOKEN|>" * 70, encoding="utf-8")
+    out = text.with_name("x.gguf")
+    assert run(text, "-o", out, "--parse-special") == 0
+    assert n_tokens(out) == 64
+    assert run(text, "-o", out) == 0
+    assert n_tokens(out) > 64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "x.gguf"], "nothing to do: give a text or --in-file"),
+        (["short.txt", "-o", "x.gguf"], "the text has 6 tokens, fewer than a chunk of 64"),
+        (["absent.txt", "-o", "x.gguf"], "absent.txt: cannot be read: No such file"),
+        (["latin.txt", "-o", "x.gguf"], "latin.txt: is not UTF-8: byte 3"),
+        (["text.txt", "-o", "."], "is a folder"),
+        (["text.txt", "-o", "absent/x.gguf"], "its folder does not exist"),
+        (["text.txt", "-o", "text.txt"], "--output text.txt would replace what is read"),
+        (["text.txt", "-o", "x.gguf", "--from-chunk", "6"], "--from-chunk 6 leaves nothing: text.txt has 6 chunks"),
+        (["text.txt", "-o", "x.gguf", "--from-chunk", "-1"], "from_chunk must be 0 or more"),
+        (["text.txt", "-o", "x.gguf", "--chunks", "0"], "chunks must be 1 or more"),
+        (["text.txt", "-o", "x.gguf", "--in-file", "text.txt"], "text.txt: is no importance matrix"),
+        (["text.txt", "-o", "x.gguf", "--in-file", "other.gguf"], "blk.0.attn_q.weight has 5 and 64 columns"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_writes_nothing(
+    arguments: list[str], message: str, text: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(text.parent)
+    Path("short.txt").write_text("12345", encoding="utf-8")
+    Path("latin.txt").write_bytes("caf\u00e9".encode("latin-1"))
+    ImportanceMatrix({"blk.0.attn_q.weight": ColumnSums(np.ones(5), 64)}, ("a",)).write("other.gguf")
+    before = sorted(Path().iterdir())
+    assert run(*arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert sorted(Path().iterdir()) == before
+
+
+def test_packed_weights_give_nearly_the_same(text: Path) -> None:
+    """A Q8_0 file, whose products round inputs and weights to 8 bits, stands in for one that does not fit in memory."""
+    paths = []
+    for file_type in ("BF16", "Q8_0"):
+        paths.append(text.with_name(f"{file_type}.gguf"))
+        command = ["imatrix", str(models.gguf("gqa", file_type)), str(text), "-o", str(paths[-1]), "--ctx", "64"]
+        assert main(command) == 0
+    exact, rounded = map(ImportanceMatrix.read, paths)
+    for name, entry in exact.entries.items():
+        assert np.abs(rounded.entries[name].sums / entry.sums - 1).max() < 0.1, name
