@@ -28,7 +28,7 @@ typedef struct input_sums {
     const char *         tensor; /* the first matrix that reads it */
     int64_t              n;      /* columns */
     int64_t              first;  /* its place in the buffers */
-    struct ggml_tensor * node;   /* F32 [1, n], in the graph that was built last */
+    struct ggml_tensor * node;   /* F32 [n], in the graph that was built last */
 } input_sums;
 
 struct commandr_imatrix {
@@ -97,8 +97,9 @@ commandr_imatrix * commandr_imatrix_init(const commandr_model * model) {
 
 void commandr_imatrix_observe(commandr_imatrix * imatrix, struct ggml_context * ctx, struct ggml_cgraph * cgraph,
                               int64_t il, int input, struct ggml_tensor * x) {
-    struct ggml_tensor * columns = ggml_cont(ctx, ggml_transpose(ctx, x)); /* [n_tokens, n_in] */
-    struct ggml_tensor * sums    = ggml_sum_rows(ctx, ggml_sqr(ctx, columns));
+    /* The gradient of a repetition is the sum over what was repeated: here, of one column vector for all tokens. */
+    struct ggml_tensor * one  = ggml_view_1d(ctx, x, x->ne[0], 0);
+    struct ggml_tensor * sums = ggml_repeat_back(ctx, ggml_sqr(ctx, x), one);
     ggml_set_output(sums); /* its memory is nobody else's until it is read */
     ggml_build_forward_expand(cgraph, sums);
     imatrix->inputs[il * COMMANDR_INPUTS_PER_LAYER + input].node = sums;

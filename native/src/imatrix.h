@@ -17,7 +17,7 @@ commandr_imatrix * commandr_imatrix_init(const commandr_model * model);
 void               commandr_imatrix_free(commandr_imatrix * imatrix);
 
 /* Nodes that a graph has more for each layer when it collects. */
-enum { COMMANDR_IMATRIX_LAYER_NODES = 4 * COMMANDR_INPUTS_PER_LAYER };
+enum { COMMANDR_IMATRIX_LAYER_NODES = 3 * COMMANDR_INPUTS_PER_LAYER };
 
 /* Adds the sums of x^2 over the tokens to a graph. x: F32 [n_in, n_tokens], an input of layer il; the head's counts as
  * the first one of layer n_layer. */

@@ -80,7 +80,7 @@ def test_packed_weights_see_the_inputs_unrounded(repack: bool) -> None:
 @pytest.mark.parametrize("n_outputs", [1, 30, 90])
 def test_all_tokens_count_whatever_outputs_are_asked_for(n_outputs: int) -> None:
     path = models.gguf("gqa")
-    assert_close(collected(path, n_outputs=n_outputs), collected(path), 1e-6)
+    assert_close(collected(path, n_outputs=n_outputs), collected(path), 1e-5)
 
 
 def test_outputs_are_the_same_while_sums_are_collected() -> None:
