@@ -1,4 +1,4 @@
-"""The header of a GGUF file: its keys and tensor descriptions, without tensor data."""
+"""The header of a GGUF file or of a split model's files: keys and tensor descriptions, without tensor data."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ _KIND_NAMES = {int: "an integer", float: "a number", bool: "a boolean", str: "a 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor of a GGUF file."""
+    """One tensor of a model."""
 
     name: str
     type: str
     """Name of its ggml_type, such as "Q4_K"."""
     shape: tuple[int, ...]
     """Elements per dimension, the contiguous one first."""
+    path: str
+    """The file that it lies in."""
     offset: int
-    """Bytes from the start of the file."""
+    """Bytes from the start of that file."""
     size: int
     """Bytes."""
 
@@ -35,11 +37,14 @@ class TensorInfo:
 class GGUFFile(Mapping[str, Value]):
     """A mapping from the keys of a GGUF file to their values, in file order; arrays come as lists.
 
-    Values are read when they are asked for: keep what is used twice. Close it, or use it in a `with` statement.
+    Values are read when they are asked for: keep what is used twice. Close it, or use it in a `with` statement. Of a
+    model that llama.cpp's tools have split in files NAME-00001-of-00003.gguf and so on, the first is to be given; the
+    tensors are those of all files.
 
     Raises:
-        FileError: the file cannot be read.
-        FormatError: it is not a GGUF file, or it is damaged.
+        FileError: a file cannot be read.
+        FormatError: it is not a GGUF file, it is damaged, or the files of a split model do not belong together.
+        ArgumentError: it is another file of a split model than the first.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -152,7 +157,7 @@ class GGUFFile(Mapping[str, Value]):
 
     @property
     def tensors(self) -> list[TensorInfo]:
-        """The tensors in file order."""
+        """The tensors in file order, those of a split model's first file first."""
         pointer = self.pointer
         info = ffi.new("commandr_tensor_info *")
         tensors = []
@@ -164,11 +169,17 @@ class GGUFFile(Mapping[str, Value]):
                     name=_text(info.name),
                     type=_text(name) if name else f"type {info.type}",
                     shape=tuple(info.ne[0 : info.n_dims]),
+                    path=os.fsdecode(ffi.string(info.path)),
                     offset=info.offset,
                     size=info.size,
                 )
             )
         return tensors
+
+    @property
+    def files(self) -> list[str]:
+        """The paths of the files that hold the keys and the tensors: one, or those of a split model."""
+        return list(dict.fromkeys([os.fsdecode(self.path), *(tensor.path for tensor in self.tensors)]))
 
     def _find(self, key: str) -> int:
         return int(lib.commandr_gguf_find(self.pointer, key.encode("utf-8", "replace")))

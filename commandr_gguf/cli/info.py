@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -28,7 +29,7 @@ def info(
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Print a file's metadata, its tensors by type and the memory it needs. The weights are not loaded.
+    """Print a model's metadata, its tensors by type and the memory it needs. The weights are not loaded.
 
     For example:
 
@@ -52,6 +53,7 @@ def describe(file: GGUFFile, n_ctx: int | None) -> dict[str, Any]:
         tensors[tensor.type]["bytes"] += tensor.size
     report: dict[str, Any] = {
         "path": file.path,
+        "files": {path: Path(path).stat().st_size for path in file.files},
         "metadata": {key: _value(file, key) for key in file},
         "tensors": dict(sorted(tensors.items(), key=lambda item: -item[1]["bytes"])),
     }
@@ -85,6 +87,8 @@ def _print(report: dict[str, Any]) -> None:
     for name, entry in report["tensors"].items():
         tensors.add_row(name, str(entry["count"]), size(entry["bytes"]))
     console.print(tensors)
+    files = report["files"]
+    console.print(f"{len(files)} {'file' if len(files) == 1 else 'files'} of {size(sum(files.values()))}")
     if memory := report.get("memory"):
         console.print(f"weights {size(memory['weights'])}; KV cache of {memory['n_ctx']} tokens:")
         for name, n_bytes in memory["kv_cache"].items():

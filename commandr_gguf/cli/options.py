@@ -18,7 +18,9 @@ def _cache_type(value: str) -> str:
 
 _MODEL, _SAMPLING = "Model", "Sampling"
 
-ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A GGUF file.", show_default=False)]
+ModelPath = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A GGUF file; of a split model, the first.", show_default=False)
+]
 
 Ctx = Annotated[
     int | None,

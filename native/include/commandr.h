@@ -63,7 +63,7 @@ int32_t         commandr_default_n_threads(void); /* physical cores that this pr
 /* Bytes per second that n_threads together read from memory, best of a few passes over n_bytes. 0 on failure. */
 double commandr_read_bandwidth(int32_t n_threads, int64_t n_bytes);
 
-/* ---- the header of a GGUF file: keys and tensor descriptions, no tensor data. Immutable ---- */
+/* ---- the header of a GGUF file, or of all files of a split model: keys and tensors, no data. Immutable ---- */
 typedef struct commandr_gguf commandr_gguf;
 typedef enum { COMMANDR_KIND_INT, COMMANDR_KIND_FLOAT, COMMANDR_KIND_BOOL, COMMANDR_KIND_STRING } commandr_kind;
 typedef struct commandr_gguf_value {
@@ -74,10 +74,10 @@ typedef struct commandr_gguf_value {
     const char *  s;    /* STRING single values, valid as long as the handle */
 } commandr_gguf_value;
 typedef struct commandr_tensor_info {
-    const char * name;
-    int32_t      type, n_dims;
-    int64_t      ne[4];        /* elements per dimension, the contiguous one first */
-    int64_t      offset, size; /* bytes; offset from the start of the file */
+    const char *name, *path;        /* path: of its file */
+    int32_t     type, n_dims, part; /* part: the number of its file, 0 in a model that is not split */
+    int64_t     ne[4];              /* elements per dimension, the contiguous one first */
+    int64_t     offset, size;       /* bytes; offset from the start of the file */
 } commandr_tensor_info;
 typedef struct commandr_hparams {
     char    architecture[16]; /* "command-r" or "cohere2" */
@@ -87,7 +87,7 @@ typedef struct commandr_hparams {
     float   rope_freq_base, norm_eps, logit_scale;
     bool    has_qk_norm;
 } commandr_hparams;
-commandr_status commandr_gguf_open(const char * path, commandr_gguf ** out);
+commandr_status commandr_gguf_open(const char * path, commandr_gguf ** out); /* path: of a split model, the first */
 void            commandr_gguf_free(commandr_gguf * gguf);
 int64_t         commandr_gguf_n_keys(const commandr_gguf * gguf);
 const char *    commandr_gguf_key(const commandr_gguf * gguf, int64_t index);     /* NULL out of range */
@@ -117,7 +117,7 @@ typedef struct commandr_model_params {
     void *                 progress_user_data;
 } commandr_model_params;
 commandr_model_params commandr_model_default_params(void); /* the values in brackets above */
-/* Loads a model. Everything ggml would abort on is checked first: the message names the key or tensor. */
+/* path: of a split model, the first file. What ggml would abort on is checked first: errors name the key or tensor. */
 commandr_status          commandr_model_load(const char * path, commandr_model_params params, commandr_model ** out);
 void                     commandr_model_free(commandr_model * model);
 const commandr_hparams * commandr_model_hparams(const commandr_model * model);

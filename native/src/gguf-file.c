@@ -1,121 +1,66 @@
 #include "gguf-file.h"
-#include "error.h"
-#include "log.h"
 
-#include <errno.h>
+#include "error.h"
+#include "split.h"
+
 #include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <sys/types.h>
-
-/* Tensors are used in place from the mapped file, and ggml wants them aligned to this. */
-#define MIN_ALIGNMENT 32
 
 static const uint64_t FNV_BASIS = 14695981039346656037u;
 
-static uint64_t fnv1a(uint64_t hash, const void * data, size_t size) {
-    const uint8_t * bytes = data;
-    for (size_t i = 0; i < size; i++) {
-        hash = (hash ^ bytes[i]) * 1099511628211u;
+static void describe(const commandr_part * part, int32_t number, int64_t index, commandr_tensor_info * info) {
+    const int64_t * ne = gguf_get_tensor_ne(part->ctx, index);
+    info->name         = gguf_get_tensor_name(part->ctx, index);
+    info->path         = part->path;
+    info->part         = number;
+    info->type         = (int32_t) gguf_get_tensor_type(part->ctx, index);
+    info->n_dims       = 1;
+    for (int32_t d = 0; d < 4; d++) {
+        info->ne[d] = ne[d];
+        if (ne[d] > 1) {
+            info->n_dims = d + 1;
+        }
     }
-    return hash;
+    info->offset = (int64_t) (gguf_get_data_offset(part->ctx) + gguf_get_tensor_offset(part->ctx, index));
+    info->size   = (int64_t) gguf_get_tensor_size(part->ctx, index);
 }
 
-/* Hashes what tells two models apart without reading gigabytes: the header, the size and the first bytes of some
- * tensors, which are all that differs between fine-tunes of one name. */
-static commandr_status fingerprint(commandr_gguf * gguf) {
-    FILE * file = fopen(gguf->path, "rb");
-    if (!file) {
-        return commandr_fail(COMMANDR_ERROR_IO, "%s: cannot be opened", gguf->path);
+/* The tensors of all parts, and a hash of all parts. */
+static commandr_status read_parts(commandr_gguf * gguf) {
+    for (int32_t p = 0; p < gguf->n_parts; p++) {
+        gguf->n_tensors += gguf_get_n_tensors(gguf->parts[p].ctx);
     }
-    uint64_t hash = fnv1a(FNV_BASIS, &gguf->file_size, sizeof(gguf->file_size));
-    char     buffer[4096];
-    size_t   left = gguf_get_data_offset(gguf->ctx);
-    while (left > 0) {
-        const size_t n = fread(buffer, 1, left < sizeof(buffer) ? left : sizeof(buffer), file);
-        if (n == 0) {
-            break;
+    gguf->tensors = calloc((size_t) gguf->n_tensors + 1, sizeof(*gguf->tensors));
+    if (!gguf->tensors) {
+        return commandr_fail(COMMANDR_ERROR_MEMORY, "%s: out of memory", gguf->path);
+    }
+    commandr_tensor_info * next   = gguf->tensors;
+    commandr_status        status = COMMANDR_OK;
+    gguf->fingerprint             = FNV_BASIS;
+    for (int32_t p = 0; p < gguf->n_parts && status == COMMANDR_OK; p++) {
+        const int64_t n = gguf_get_n_tensors(gguf->parts[p].ctx);
+        for (int64_t i = 0; i < n; i++) {
+            describe(&gguf->parts[p], p, i, next++);
         }
-        hash = fnv1a(hash, buffer, n);
-        left -= n;
+        status = commandr_part_hash(&gguf->parts[p], &gguf->fingerprint);
     }
-    const int64_t n_tensors = gguf_get_n_tensors(gguf->ctx);
-    for (int64_t i = 0; i < n_tensors; i += 1 + n_tensors / 16) {
-        const size_t offset = gguf_get_data_offset(gguf->ctx) + gguf_get_tensor_offset(gguf->ctx, i);
-        const size_t size   = gguf_get_tensor_size(gguf->ctx, i);
-        if (fseeko(file, (off_t) offset, SEEK_SET) == 0) {
-            hash = fnv1a(hash, buffer, fread(buffer, 1, size < 256 ? size : 256, file));
-        }
-    }
-    fclose(file);
-    gguf->fingerprint = hash;
-    return COMMANDR_OK;
-}
-
-static commandr_status check_tensors(const commandr_gguf * gguf) {
-    const size_t alignment = gguf_get_alignment(gguf->ctx);
-    if (alignment % MIN_ALIGNMENT != 0) {
-        return commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "%s: general.alignment is %zu, not a multiple of %d",
-                             gguf->path, alignment, MIN_ALIGNMENT);
-    }
-    const int64_t n_tensors = gguf_get_n_tensors(gguf->ctx);
-    const int64_t base      = (int64_t) gguf_get_data_offset(gguf->ctx);
-    for (int64_t i = 0; i < n_tensors; i++) {
-        const int64_t end =
-            base + (int64_t) (gguf_get_tensor_offset(gguf->ctx, i) + gguf_get_tensor_size(gguf->ctx, i));
-        if (end < base || end > gguf->file_size) {
-            return commandr_fail(COMMANDR_ERROR_FORMAT,
-                                 "%s: the file ends at byte %" PRId64 ", inside tensor %s, which ends at byte %" PRId64
-                                 ": it was cut off",
-                                 gguf->path, gguf->file_size, gguf_get_tensor_name(gguf->ctx, i), end);
-        }
-    }
-    return COMMANDR_OK;
+    return status;
 }
 
 commandr_status commandr_gguf_open(const char * path, commandr_gguf ** out) {
     if (!path || !out) {
         return commandr_fail(COMMANDR_ERROR_ARGUMENT, "commandr_gguf_open: path and out must not be NULL");
     }
-    commandr_log_init();
-    struct stat st;
-    if (stat(path, &st) != 0) {
-        return commandr_fail(COMMANDR_ERROR_IO, "%s: %s", *path ? path : "the empty path", strerror(errno));
-    }
-    if (!S_ISREG(st.st_mode)) {
-        return commandr_fail(COMMANDR_ERROR_IO, "%s: not a file", path);
-    }
-    FILE * file = fopen(path, "rb");
-    if (!file) {
-        return commandr_fail(COMMANDR_ERROR_IO, "%s: cannot be read: %s", path, strerror(errno));
-    }
-    char         magic[4] = { 0 };
-    const size_t n_magic  = fread(magic, 1, sizeof(magic), file);
-    fclose(file);
-    if (n_magic != sizeof(magic) || memcmp(magic, GGUF_MAGIC, sizeof(magic)) != 0) {
-        return commandr_fail(COMMANDR_ERROR_FORMAT, "%s: not a GGUF file (it does not begin with \"GGUF\")", path);
-    }
-
     commandr_gguf * gguf = calloc(1, sizeof(*gguf));
-    if (!gguf || !(gguf->path = strdup(path))) {
-        free(gguf);
+    if (!gguf) {
         return commandr_fail(COMMANDR_ERROR_MEMORY, "%s: out of memory", path);
     }
-    gguf->file_size = (int64_t) st.st_size;
-
-    const struct gguf_init_params params = { .no_alloc = true, .ctx = NULL };
-    commandr_log_clear_error();
-    gguf->ctx              = gguf_init_from_file(path, params);
-    commandr_status status = COMMANDR_OK;
-    if (!gguf->ctx) {
-        status = commandr_fail(COMMANDR_ERROR_FORMAT, "%s: damaged GGUF header: %s", path, commandr_log_first_error());
-    } else {
-        status = check_tensors(gguf);
-    }
+    commandr_status status = commandr_parts_open(path, &gguf->parts, &gguf->n_parts);
     if (status == COMMANDR_OK) {
-        status = fingerprint(gguf);
+        gguf->path = gguf->parts[0].path;
+        gguf->ctx  = gguf->parts[0].ctx;
+        status     = read_parts(gguf);
     }
     if (status != COMMANDR_OK) {
         commandr_gguf_free(gguf);
@@ -127,10 +72,8 @@ commandr_status commandr_gguf_open(const char * path, commandr_gguf ** out) {
 
 void commandr_gguf_free(commandr_gguf * gguf) {
     if (gguf) {
-        if (gguf->ctx) {
-            gguf_free(gguf->ctx);
-        }
-        free(gguf->path);
+        commandr_parts_close(gguf->parts, gguf->n_parts);
+        free(gguf->tensors);
         free(gguf);
     }
 }
@@ -235,29 +178,27 @@ commandr_status commandr_gguf_get_array(const commandr_gguf * gguf, int64_t inde
 }
 
 int64_t commandr_gguf_n_tensors(const commandr_gguf * gguf) {
-    return gguf_get_n_tensors(gguf->ctx);
+    return gguf->n_tensors;
 }
 
 commandr_status commandr_gguf_tensor(const commandr_gguf * gguf, int64_t index, commandr_tensor_info * info) {
-    if (index < 0 || index >= gguf_get_n_tensors(gguf->ctx)) {
+    if (index < 0 || index >= gguf->n_tensors) {
         return commandr_fail(COMMANDR_ERROR_ARGUMENT, "%s: there is no tensor number %" PRId64, gguf->path, index);
     }
     if (!info) {
         return commandr_fail(COMMANDR_ERROR_ARGUMENT, "commandr_gguf_tensor: info must not be NULL");
     }
-    const int64_t * ne = gguf_get_tensor_ne(gguf->ctx, index);
-    info->name         = gguf_get_tensor_name(gguf->ctx, index);
-    info->type         = (int32_t) gguf_get_tensor_type(gguf->ctx, index);
-    info->n_dims       = 1;
-    for (int32_t d = 0; d < 4; d++) {
-        info->ne[d] = ne[d];
-        if (ne[d] > 1) {
-            info->n_dims = d + 1;
+    *info = gguf->tensors[index];
+    return COMMANDR_OK;
+}
+
+const commandr_tensor_info * commandr_gguf_find_tensor(const commandr_gguf * gguf, const char * name) {
+    for (int64_t i = 0; i < gguf->n_tensors; i++) {
+        if (strcmp(gguf->tensors[i].name, name) == 0) {
+            return &gguf->tensors[i];
         }
     }
-    info->offset = (int64_t) (gguf_get_data_offset(gguf->ctx) + gguf_get_tensor_offset(gguf->ctx, index));
-    info->size   = (int64_t) gguf_get_tensor_size(gguf->ctx, index);
-    return COMMANDR_OK;
+    return NULL;
 }
 
 /* ---- typed look-ups ---- */

@@ -190,12 +190,12 @@ static commandr_status read_window_pattern(const commandr_gguf * gguf, commandr_
 /* What no key says: the vocabulary's size and whether there is q/k norm. llama.cpp decides on the latter by the
  * number of layers; the tensors are the better sign. */
 static commandr_status read_tensors(const commandr_gguf * gguf, commandr_hparams * hp) {
-    const int64_t embd = gguf_find_tensor(gguf->ctx, "token_embd.weight");
-    if (embd < 0) {
+    const commandr_tensor_info * embd = commandr_gguf_find_tensor(gguf, "token_embd.weight");
+    if (!embd) {
         return commandr_fail(COMMANDR_ERROR_FORMAT, "%s: the tensor token_embd.weight is missing", gguf->path);
     }
-    hp->n_vocab      = gguf_get_tensor_ne(gguf->ctx, embd)[1];
-    hp->has_qk_norm  = gguf_find_tensor(gguf->ctx, "blk.0.attn_q_norm.weight") >= 0;
+    hp->n_vocab      = embd->ne[1];
+    hp->has_qk_norm  = commandr_gguf_find_tensor(gguf, "blk.0.attn_q_norm.weight") != NULL;
     const char * key = key_of(hp, "vocab_size");
     if (!has(gguf, key)) {
         return COMMANDR_OK;

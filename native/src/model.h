@@ -26,7 +26,7 @@ typedef struct commandr_layer {
     bool                 has_rope;
 } commandr_layer;
 
-typedef struct commandr_weights commandr_weights; /* weights.c: file mapping, buffers, contexts */
+typedef struct commandr_weights commandr_weights; /* places.h: file mappings, buffers, contexts */
 
 struct commandr_model {
     atomic_int           n_refs;
@@ -42,8 +42,9 @@ struct commandr_model {
     commandr_weights *   weights;
 };
 
-/* weights.c: checks the tensors, places and fills them. On failure the model's weights are freed. */
+/* weights.c: checks the tensors, places and fills them. On failure the model is good for commandr_model_free only. */
 commandr_status commandr_weights_load(commandr_model * model, const commandr_model_params * params);
+/* places.c */
 void            commandr_weights_free(commandr_weights * weights);
 commandr_status commandr_weights_memory(const commandr_weights * weights, int64_t index, commandr_memory_info * info);
 /* Overwrites every copy of a tensor; on failure none. */

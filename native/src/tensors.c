@@ -18,30 +18,27 @@ typedef struct layer_spec {
 /* Appends a slot after checking presence, shape and type. */
 static commandr_status add(const commandr_gguf * gguf, commandr_slot * slot, const char * name, int64_t ne0,
                            int64_t ne1, bool is_norm, struct ggml_tensor ** target) {
-    snprintf(slot->name, sizeof(slot->name), "%s", name);
-    slot->index = gguf_find_tensor(gguf->ctx, name);
-    if (slot->index < 0) {
+    const commandr_tensor_info * info = commandr_gguf_find_tensor(gguf, name);
+    if (!info) {
         return commandr_fail(COMMANDR_ERROR_FORMAT, "%s: the tensor %s is missing", gguf->path, name);
     }
-    const int64_t * ne  = gguf_get_tensor_ne(gguf->ctx, slot->index);
-    const int64_t   one = ne1 ? ne1 : 1;
-    if (ne[0] != ne0 || ne[1] != one || ne[2] != 1 || ne[3] != 1) {
+    const int64_t one = ne1 ? ne1 : 1;
+    if (info->ne[0] != ne0 || info->ne[1] != one || info->ne[2] != 1 || info->ne[3] != 1) {
         return commandr_fail(COMMANDR_ERROR_FORMAT,
                              "%s: the tensor %s is [%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64
                              "], and the keys call for [%" PRId64 ", %" PRId64 ", 1, 1]",
-                             gguf->path, name, ne[0], ne[1], ne[2], ne[3], ne0, one);
+                             info->path, name, info->ne[0], info->ne[1], info->ne[2], info->ne[3], ne0, one);
     }
-    const enum ggml_type type = gguf_get_tensor_type(gguf->ctx, slot->index);
+    const enum ggml_type type = (enum ggml_type) info->type;
     if (is_norm && type != GGML_TYPE_F32) {
-        return commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "%s: the tensor %s is %s; norms are F32", gguf->path, name,
+        return commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "%s: the tensor %s is %s; norms are F32", info->path, name,
                              ggml_type_name(type));
     }
     if (type != GGML_TYPE_F32 && !ggml_get_type_traits(type)->to_float) {
         return commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "%s: the tensor %s has the type %s, which is not a weight's",
-                             gguf->path, name, ggml_type_name(type));
+                             info->path, name, ggml_type_name(type));
     }
-    slot->ne[0]     = ne0;
-    slot->ne[1]     = one;
+    slot->info      = info;
     slot->is_matrix = !is_norm;
     slot->target    = target;
     return COMMANDR_OK;
@@ -49,24 +46,23 @@ static commandr_status add(const commandr_gguf * gguf, commandr_slot * slot, con
 
 /* A tensor nobody uses is a model nobody implemented: a bias or an untied head, left out in silence, gives nonsense. */
 static commandr_status check_surplus(const commandr_gguf * gguf, const commandr_slot * slots, int64_t n_slots) {
-    const int64_t n_tensors = gguf_get_n_tensors(gguf->ctx);
-    if (n_tensors == n_slots) {
+    if (gguf->n_tensors == n_slots) {
         return COMMANDR_OK;
     }
-    bool * used = calloc((size_t) n_tensors, sizeof(*used));
+    bool * used = calloc((size_t) gguf->n_tensors, sizeof(*used));
     if (!used) {
         return commandr_fail(COMMANDR_ERROR_MEMORY, "%s: out of memory", gguf->path);
     }
     for (int64_t i = 0; i < n_slots; i++) {
-        used[slots[i].index] = true;
+        used[slots[i].info - gguf->tensors] = true;
     }
     int64_t surplus = 0;
-    while (surplus < n_tensors && used[surplus]) {
+    while (surplus < gguf->n_tensors && used[surplus]) {
         surplus++;
     }
     free(used);
-    return commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "%s: the tensor %s is not part of this architecture", gguf->path,
-                         gguf_get_tensor_name(gguf->ctx, surplus));
+    return commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "%s: the tensor %s is not part of this architecture",
+                         gguf->tensors[surplus].path, gguf->tensors[surplus].name);
 }
 
 commandr_status commandr_tensors_list(commandr_model * model, commandr_slot ** out, int64_t * n_out) {

@@ -5,12 +5,10 @@
 #include "model.h"
 
 typedef struct commandr_slot {
-    char                  name[64];
-    int64_t               index; /* in the file */
-    int64_t               ne[2];
-    bool                  is_matrix; /* the weight of a product: may be quantized and repacked */
-    struct ggml_tensor ** target;    /* where the loader puts the tensor */
-    ggml_backend_dev_t    dev;
+    const commandr_tensor_info * info;      /* of the file's handle */
+    bool                         is_matrix; /* the weight of a product: may be quantized and repacked */
+    struct ggml_tensor **        target;    /* where the loader puts the tensor */
+    ggml_backend_dev_t           dev;
 } commandr_slot;
 
 /* Checks every tensor of the file against what the architecture has. The model's layers must be allocated. *slots is
