@@ -74,10 +74,12 @@ def read_header(path: Path) -> dict[str, SourceTensor]:
             if start == _LFS_POINTER:
                 raise CheckpointError(f"{path} is a Git LFS pointer, not the weights: fetch them with 'git lfs pull'")
             n_header = int.from_bytes(start[:8], "little")
-            if len(start) < 8 or n_header > min(size - 8, _MAX_HEADER):
+            if len(start) < 8 or n_header > size - 8:
                 raise CheckpointError(
                     f"{path} is not a whole safetensors file: its header does not fit in {size} bytes"
                 )
+            if n_header > _MAX_HEADER:
+                raise CheckpointError(f"{path} has a header of {n_header} bytes, and the format allows {_MAX_HEADER}")
             file.seek(8)
             text = file.read(n_header)
     except OSError as error:
