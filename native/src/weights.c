@@ -144,7 +144,9 @@ static void copy_on_host(void * user_data, int64_t begin, int64_t end) {
 /* Devices first, one piece after the other; then the host's, a few tensors at a time on all threads. */
 static commandr_status fill(loader * ld) {
     const int32_t n_threads = ld->params->n_threads > 0 ? ld->params->n_threads : commandr_default_n_threads();
-    qsort(ld->copies, (size_t) ld->n_copies, sizeof(*ld->copies), in_order);
+    if (ld->n_copies > 0) {
+        qsort(ld->copies, (size_t) ld->n_copies, sizeof(*ld->copies), in_order);
+    }
     int64_t i    = 0;
     bool    goes = report(ld, 0);
     for (; i < ld->n_copies && !ld->copies[i].parallel && goes; i++) {
