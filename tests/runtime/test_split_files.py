@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,14 @@ def test_the_logits_are_those_of_the_whole_file(shape: str, tmp_path: Path) -> N
             got = logits(parts[0], use_mmap=use_mmap, repack=repack)
             expected = logits(whole, use_mmap=use_mmap, repack=repack)
             np.testing.assert_array_equal(got, expected, f"use_mmap={use_mmap}, repack={repack}")
+
+
+def test_files_that_the_converter_split(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "convert", str(models.checkpoint("gqa")), "-o", str(tmp_path / "x.gguf")]
+    subprocess.run([*command, "--type", "Q4_K_M", "--split-max-size", "500K", "--quiet"], check=True)
+    first, *others = sorted(tmp_path.iterdir())
+    assert others
+    np.testing.assert_array_equal(logits(first), logits(models.gguf("gqa", "Q4_K_M")))
 
 
 def test_more_parts_than_a_model_has_kinds_of_memory(tmp_path: Path) -> None:
