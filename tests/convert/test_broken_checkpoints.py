@@ -121,10 +121,11 @@ def test_a_damaged_shard(tmp_path: Path, damage: Callable[[Path], None], message
     assert files(tmp_path) == before
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
 def test_a_shard_that_may_not_be_read(tmp_path: Path) -> None:
     folder = write(tmp_path)
     (folder / SECOND).chmod(0)
+    if os.access(folder / SECOND, os.R_OK):
+        pytest.skip("root may read every file")
     done = run("-m", "convert", *arguments(tmp_path))
     sentence = sentence_of(done.returncode, done.stdout, done.stderr)
     assert sentence == f"cannot read {folder / SECOND}: Permission denied"
