@@ -54,8 +54,8 @@ def lay_out(plan: Plan, path: Path, *, max_bytes: int | None = None) -> list[Out
 
 
 def split_path(path: Path, i: int, n: int) -> Path:
-    """The name of file ``i`` (from 0) of ``n``."""
-    return path.with_name(f"{path.stem}-{i + 1:05d}-of-{n:05d}{path.suffix}")
+    """The name of file ``i`` (from 0) of ``n``; readers want it to end in .gguf."""
+    return path.with_name(f"{path.name.removesuffix('.gguf')}-{i + 1:05d}-of-{n:05d}.gguf")
 
 
 def _split(plan: Plan, max_bytes: int) -> list[list[PlannedTensor]]:

@@ -7,6 +7,7 @@
 #include "log.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #define MAX_BUFTS 24 /* the most places that are not in a mapped file */
 
