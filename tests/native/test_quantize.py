@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import platform
 import re
 import sys
 import threading
@@ -41,6 +42,7 @@ RECIPE_TYPES = {
 }
 # Without IQ1_S, IQ1_M, IQ2_XS and IQ2_S, whose tables alone take ggml many seconds.
 OTHER_TYPES = ["IQ2_XXS", "IQ3_XXS", "IQ3_S", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4"]
+OURS = {"Q8_0", "Q4_K", "Q5_K", "Q6_K"}  # have encoders of our own
 NOT_QUANTIZABLE = ["Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64"]
 
 
@@ -112,7 +114,9 @@ def quantize_directly(ggml: ctypes.CDLL, name: str, rows: Floats, imatrix: Float
     + [(name, True) for name in (*RECIPE_TYPES, *OTHER_TYPES)],
 )
 def test_same_bytes_as_ggml_with_any_number_of_threads(ggml: ctypes.CDLL, name: str, with_imatrix: bool) -> None:
-    # Eight rows of 16384 are a piece of work. The other types are slow, but go the same way.
+    if platform.machine() not in {"x86_64", "AMD64"} and name in OURS and not with_imatrix:
+        pytest.skip("compilers may contract a * b + c in ggml's encoders here, which ours never do")
+    # Four rows of 16384 are a piece of work. The other types are slow, but go the same way.
     n_rows, n_per_row = (17, 16384) if name in RECIPE_TYPES else (3, 1024)
     rows = normal((n_rows, n_per_row))
     imatrix = np.random.default_rng(2).uniform(0.01, 9, n_per_row).astype(np.float32) if with_imatrix else None
