@@ -49,6 +49,12 @@ RUNTIME = """
     generation session_handle verification
     session tokenizer
     constraint drafting.draft_model drafting.replay embedding imatrix_collection prefix_cache
+    quality
+    quality.chunks quality.log_probs quality.tensor_rows
+    quality.base_file quality.evaluate quality.kl quality.tensor_error
+    quality.scores
+    quality.sensitivity
+    quality.sensitivity_file
     stream
     generate
     chat

@@ -12,7 +12,19 @@ import typer
 import typer.core
 
 from commandr_gguf._native import ffi, lib
-from commandr_gguf.cli import bench, chat, convert, demo, devices, generate, imatrix, info
+from commandr_gguf.cli import (
+    bench,
+    chat,
+    compare,
+    convert,
+    demo,
+    devices,
+    generate,
+    imatrix,
+    info,
+    perplexity,
+    sensitivity,
+)
 from commandr_gguf.errors import CommandRError
 
 EXIT_OUTPUT = 1
@@ -26,6 +38,9 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "devices": devices.devices,
     "bench": bench.bench,
     "imatrix": imatrix.imatrix,
+    "perplexity": perplexity.perplexity,
+    "compare": compare.compare,
+    "sensitivity": sensitivity.sensitivity,
     "demo": demo.demo,
 }
 

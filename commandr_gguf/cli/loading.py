@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -14,7 +15,10 @@ from commandr_gguf.command_r import CommandR
 from commandr_gguf.devices import devices
 from commandr_gguf.errors import integer
 from commandr_gguf.log import enable_native_log
+from commandr_gguf.model import Model
 from commandr_gguf.sampling import SamplingParams
+
+_T = TypeVar("_T")
 
 
 def check_numbers(max_tokens: int | None, **sampling: Any) -> dict[str, Any]:
@@ -28,7 +32,7 @@ def check_numbers(max_tokens: int | None, **sampling: Any) -> dict[str, Any]:
 def load(path: Path, **options: Any) -> CommandR:
     """`CommandR(path, **options)`; the bar goes away when the model is there."""
     warn_without_gpu(options.get("n_gpu_layers", 0))
-    model = _load(path, options)
+    model = _with_bar(CommandR, path, options)
     trained = model.model.hparams.n_ctx_train
     if model.n_ctx > trained:
         print(
@@ -44,13 +48,18 @@ def warn_without_gpu(n_gpu_layers: int) -> None:
         print("commandr: --gpu-layers has no effect: no GPU is present", file=sys.stderr)
 
 
-def _load(path: Path, options: dict[str, Any]) -> CommandR:
+def load_model(path: Path, **options: Any) -> Model:
+    """`Model(path, **options)`, the weights alone; the bar goes away when they are there."""
+    return _with_bar(Model, path, options)
+
+
+def _with_bar(opener: Callable[..., _T], path: Path, options: dict[str, Any]) -> _T:
     if not sys.stderr.isatty():
-        return CommandR(path, **options)
+        return opener(path, **options)
     columns = (TextColumn("loading {task.description}"), BarColumn(), TaskProgressColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(path.name, total=1.0)
-        return CommandR(path, progress=lambda fraction: bar.update(task, completed=fraction), **options)
+        return opener(path, progress=lambda fraction: bar.update(task, completed=fraction), **options)
 
 
 def set_verbose(verbose: bool) -> None:

@@ -17,7 +17,10 @@ from commandr_gguf import ArgumentError, CommandR
 from commandr_gguf.cli import main
 from commandr_gguf.cli.format import shorten, size
 
-COMMANDS = ("chat", "generate", "info", "devices", "bench", "imatrix", "convert", "demo")
+COMMANDS = (
+    *("chat", "generate", "info", "devices", "bench", "imatrix", "perplexity", "compare", "sensitivity", "convert"),
+    "demo",
+)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,214 @@
+"""The command `commandr compare`."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from enum import Enum
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from commandr_gguf.cli import options
+from commandr_gguf.cli.format import size
+from commandr_gguf.cli.loading import load_model, set_verbose, warn_without_gpu
+from commandr_gguf.cli.progress import progress_bar
+from commandr_gguf.cli.scores import finite, print_scores
+from commandr_gguf.cli.texts import ChunkCtx, NChunks, read_text
+from commandr_gguf.errors import ArgumentError, integer
+from commandr_gguf.gguf_file import GGUFFile, TensorInfo
+from commandr_gguf.hparams import HParams
+from commandr_gguf.quality.base_file import BaseReader, write_base
+from commandr_gguf.quality.chunks import DEFAULT_N_CTX, MIN_N_CTX, Chunks
+from commandr_gguf.quality.evaluate import open_session
+from commandr_gguf.quality.scores import Scores, score
+from commandr_gguf.quality.tensor_error import TensorError, TensorPair, common_elements, compare_tensors
+from commandr_gguf.quality.tensor_rows import TensorRows, n_elements
+from commandr_gguf.tokenizer import Tokenizer
+
+_PLAIN_WIDTH = 200  # lines of a table that goes to a file or a pipe are not cut
+
+
+class Order(str, Enum):
+    """Of the tensors."""
+
+    file = "file"
+    error = "error"
+    size = "size"
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="The GGUF file to compare with.", show_default=False)],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another GGUF file of the same model.", show_default=False)],
+    text: Annotated[
+        Path | None,
+        typer.Option("--text", metavar="TEXT", help="Also evaluate both on this text file.", show_default=False),
+    ] = None,
+    n_ctx: ChunkCtx = DEFAULT_N_CTX,
+    n_chunks: NChunks = None,
+    sort: Annotated[Order, typer.Option("--sort", help="As in the file, or the largest error or size first.")] = (
+        Order.file
+    ),
+    as_json: options.AsJson = False,
+    n_gpu_layers: options.GpuLayers = 0,
+    n_threads: options.Threads = 0,
+    verbose: options.Verbose = False,
+) -> None:
+    """Compare two files of one model: types, sizes and errors of the tensors, and on a text their predictions.
+
+    The error of a tensor is the root mean square of B - A by that of A. On a text, A is evaluated first, and its
+    log-probabilities are kept in the folder for temporary files ($TMPDIR) until B is compared with them: two bytes for
+    each scored token and entry of the vocabulary, which is less than a second model in memory.
+
+    For example:
+
+    `commandr compare command-r-BF16.gguf command-r-Q4_K_M.gguf --sort error`
+
+    `commandr compare command-r-Q8_0.gguf command-r-Q4_K_M.gguf --text wiki.txt --chunks 20`
+    """
+    set_verbose(verbose)
+    integer("--threads", n_threads, 0)
+    with GGUFFile(a) as file_a, GGUFFile(b) as file_b:
+        chunks = None
+        if text is not None:
+            integer("--ctx", n_ctx, MIN_N_CTX)
+            chunks = read_text(text).chunks(_common_tokenizer(file_a, file_b), n_ctx, n_chunks)
+        pairs = _compare_tensors(file_a, file_b, n_threads)
+    report: dict[str, Any] = {"a": os.fspath(a), "b": os.fspath(b), **_describe(_sorted(pairs, sort))}
+    if chunks is not None:
+        warn_without_gpu(n_gpu_layers)
+        scores = _score_both(a, b, chunks, n_gpu_layers, n_threads)
+        report["text"] = {"n_ctx": chunks.n_ctx, "n_chunks": len(chunks), **scores.summary()}
+    if as_json:
+        print(json.dumps(finite(report)))
+    else:
+        _print(report)
+
+
+def _common_tokenizer(a: GGUFFile, b: GGUFFile) -> Tokenizer:
+    """Raises ArgumentError when the files do not have the same tokens."""
+    key = "tokenizer.ggml.tokens"
+    if HParams.from_gguf(a).n_vocab != HParams.from_gguf(b).n_vocab or a.get(key) != b.get(key):
+        raise ArgumentError(f"{a.path} and {b.path} have different vocabularies, so that --text cannot compare them")
+    return Tokenizer.from_gguf(a)
+
+
+def _compare_tensors(file_a: GGUFFile, file_b: GGUFFile, n_threads: int) -> list[TensorPair]:
+    rows_a, rows_b = TensorRows(file_a), TensorRows(file_b)
+    done = 0
+    with progress_bar("comparing tensors", common_elements(rows_a, rows_b)) as update:
+
+        def advance(n: int) -> None:
+            nonlocal done
+            done += n
+            update(done, "")
+
+        return compare_tensors(rows_a, rows_b, n_threads=n_threads, progress=advance)
+
+
+def _score_both(a: Path, b: Path, chunks: Chunks, n_gpu_layers: int, n_threads: int) -> Scores:
+    """B's scores with A as the base."""
+    with TemporaryDirectory(prefix="commandr-") as folder, progress_bar("evaluating", 2 * len(chunks)) as update:
+        base_path = Path(folder) / "base"
+        with (
+            load_model(a, n_gpu_layers=n_gpu_layers, n_threads=n_threads) as model,
+            open_session(model, chunks, n_threads=n_threads) as session,
+            write_base(base_path, chunks, model.hparams.n_vocab) as save,
+        ):
+            score(session, chunks, save=save, progress=lambda done, value: update(done, f"{a.name} {value:.4f}"))
+        with (
+            BaseReader(base_path) as base,
+            load_model(b, n_gpu_layers=n_gpu_layers, n_threads=n_threads) as model,
+            open_session(model, chunks, n_threads=n_threads) as session,
+        ):
+            return score(
+                session,
+                chunks,
+                base=base,
+                progress=lambda done, value: update(len(chunks) + done, f"{b.name} {value:.4f}"),
+            )
+
+
+def _sorted(pairs: list[TensorPair], order: Order) -> list[TensorPair]:
+    """In the order wanted; what has no error comes last, and what is not finite first."""
+
+    def error(pair: TensorPair) -> float:
+        if pair.error is None:
+            return -1.0
+        return math.inf if math.isnan(pair.error.relative) else pair.error.relative
+
+    def n_bytes(pair: TensorPair) -> int:
+        return max(tensor.size for tensor in (pair.a, pair.b) if tensor is not None)
+
+    if order is Order.error:
+        return sorted(pairs, key=error, reverse=True)
+    return sorted(pairs, key=n_bytes, reverse=True) if order is Order.size else pairs
+
+
+def _describe(pairs: list[TensorPair]) -> dict[str, Any]:
+    """What `--json` prints of the tensors. Sizes are bytes; errors are null where there is nothing to compare."""
+    tensors = [
+        {"name": pair.name, "a": _describe_tensor(pair.a), "b": _describe_tensor(pair.b)} | _describe_error(pair.error)
+        for pair in pairs
+    ]
+    total = sum((pair.error for pair in pairs if pair.error is not None), TensorError())
+    totals = {key: _total([getattr(pair, key) for pair in pairs]) for key in ("a", "b")}
+    return {"tensors": tensors, "total": totals | _describe_error(total)}
+
+
+def _describe_tensor(tensor: TensorInfo | None) -> dict[str, Any] | None:
+    if tensor is None:
+        return None
+    return {"type": tensor.type, "shape": list(tensor.shape), "bytes": tensor.size}
+
+
+def _describe_error(error: TensorError | None) -> dict[str, float | None]:
+    if error is None:
+        return {"relative_rms_error": None, "largest_error": None, "cosine": None}
+    return {"relative_rms_error": error.relative_rms, "largest_error": error.largest, "cosine": error.cosine}
+
+
+def _total(tensors: list[TensorInfo | None]) -> dict[str, float]:
+    present = [tensor for tensor in tensors if tensor is not None]
+    n_bytes = sum(tensor.size for tensor in present)
+    elements = sum(map(n_elements, present))
+    return {"bytes": n_bytes, "elements": elements, "bits_per_weight": 8 * n_bytes / max(elements, 1)}
+
+
+def _print(report: dict[str, Any]) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_PLAIN_WIDTH, color_system=None)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("tensor", no_wrap=True)
+    table.add_column("shape")
+    for column in ("A", "B", "size of A", "size of B", "error", "largest"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for entry in report["tensors"]:
+        a, b = entry["a"], entry["b"]
+        shapes = dict.fromkeys(" x ".join(map(str, tensor["shape"])) for tensor in (a, b) if tensor)
+        types = (tensor["type"] if tensor else "absent" for tensor in (a, b))
+        sizes = (size(tensor["bytes"]) if tensor else "" for tensor in (a, b))
+        table.add_row(entry["name"], " / ".join(shapes), *types, *sizes, *_errors(entry))
+    console.print(table)
+    total = report["total"]
+    print()
+    for name in ("a", "b"):
+        figures = total[name]
+        print(f"{name.upper()}  {size(figures['bytes']):>10}  {figures['bits_per_weight']:.2f} bits per weight")
+    error, largest = _errors(total)
+    print(f"error {error}, largest {largest}, cosine {total['cosine']:.6f}")
+    if "text" in report:
+        print()
+        print_scores(report["text"])
+
+
+def _errors(entry: dict[str, Any]) -> tuple[str, str]:
+    if entry["relative_rms_error"] is None:
+        return "", ""
+    return f"{entry['relative_rms_error']:.3%}", f"{entry['largest_error']:.3g}"
