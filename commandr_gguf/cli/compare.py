@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from contextlib import ExitStack
 from enum import Enum
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,15 +24,18 @@ from commandr_gguf.cli.texts import ChunkCtx, NChunks, read_text
 from commandr_gguf.errors import ArgumentError, integer
 from commandr_gguf.gguf_file import GGUFFile, TensorInfo
 from commandr_gguf.hparams import HParams
+from commandr_gguf.model import Model
 from commandr_gguf.quality.base_file import BaseReader, write_base
 from commandr_gguf.quality.chunks import DEFAULT_N_CTX, MIN_N_CTX, Chunks
 from commandr_gguf.quality.evaluate import open_session
-from commandr_gguf.quality.scores import Scores, score
+from commandr_gguf.quality.scores import Progress, Scores, score
 from commandr_gguf.quality.tensor_error import TensorError, TensorPair, common_elements, compare_tensors
 from commandr_gguf.quality.tensor_rows import TensorRows, n_elements
+from commandr_gguf.session import Session
 from commandr_gguf.tokenizer import Tokenizer
 
 _PLAIN_WIDTH = 200  # lines of a table that goes to a file or a pipe are not cut
+_WIDTH_WITH_SHAPES = 100
 
 
 class Order(str, Enum):
@@ -113,25 +117,26 @@ def _compare_tensors(file_a: GGUFFile, file_b: GGUFFile, n_threads: int) -> list
 
 def _score_both(a: Path, b: Path, chunks: Chunks, n_gpu_layers: int, n_threads: int) -> Scores:
     """B's scores with A as the base."""
-    with TemporaryDirectory(prefix="commandr-") as folder, progress_bar("evaluating", 2 * len(chunks)) as update:
-        base_path = Path(folder) / "base"
-        with (
-            load_model(a, n_gpu_layers=n_gpu_layers, n_threads=n_threads) as model,
-            open_session(model, chunks, n_threads=n_threads) as session,
-            write_base(base_path, chunks, model.hparams.n_vocab) as save,
-        ):
-            score(session, chunks, save=save, progress=lambda done, value: update(done, f"{a.name} {value:.4f}"))
-        with (
-            BaseReader(base_path) as base,
-            load_model(b, n_gpu_layers=n_gpu_layers, n_threads=n_threads) as model,
-            open_session(model, chunks, n_threads=n_threads) as session,
-        ):
-            return score(
-                session,
-                chunks,
-                base=base,
-                progress=lambda done, value: update(len(chunks) + done, f"{b.name} {value:.4f}"),
-            )
+    with TemporaryDirectory(prefix="commandr-") as folder:
+        path = Path(folder) / "base"
+        with ExitStack() as opened:
+            model, session, progress = _open(opened, a, chunks, n_gpu_layers, n_threads)
+            save = opened.enter_context(write_base(path, chunks, model.hparams.n_vocab))
+            score(session, chunks, save=save, progress=progress)
+        with ExitStack() as opened:
+            _, session, progress = _open(opened, b, chunks, n_gpu_layers, n_threads)
+            base = opened.enter_context(BaseReader(path))
+            return score(session, chunks, base=base, progress=progress)
+
+
+def _open(
+    opened: ExitStack, path: Path, chunks: Chunks, n_gpu_layers: int, n_threads: int
+) -> tuple[Model, Session, Progress]:
+    """A model, a session, and a bar, all of which end with `opened`."""
+    model = opened.enter_context(load_model(path, n_gpu_layers=n_gpu_layers, n_threads=n_threads))
+    session = opened.enter_context(open_session(model, chunks, n_threads=n_threads))
+    update = opened.enter_context(progress_bar(path.name, len(chunks)))
+    return model, session, lambda done, value: update(done, f"perplexity {value:.4f}")
 
 
 def _sorted(pairs: list[TensorPair], order: Order) -> list[TensorPair]:
@@ -185,16 +190,18 @@ def _print(report: dict[str, Any]) -> None:
     if not console.is_terminal:
         console = Console(width=_PLAIN_WIDTH, color_system=None)
     table = Table(box=None, pad_edge=False)
-    table.add_column("tensor", no_wrap=True)
-    table.add_column("shape")
+    with_shapes = console.width >= _WIDTH_WITH_SHAPES
+    for column in ("tensor", *(["shape"] if with_shapes else [])):
+        table.add_column(column, no_wrap=True)
     for column in ("A", "B", "size of A", "size of B", "error", "largest"):
         table.add_column(column, justify="right", no_wrap=True)
     for entry in report["tensors"]:
         a, b = entry["a"], entry["b"]
-        shapes = dict.fromkeys(" x ".join(map(str, tensor["shape"])) for tensor in (a, b) if tensor)
+        shapes = dict.fromkeys("x".join(map(str, tensor["shape"])) for tensor in (a, b) if tensor)
         types = (tensor["type"] if tensor else "absent" for tensor in (a, b))
         sizes = (size(tensor["bytes"]) if tensor else "" for tensor in (a, b))
-        table.add_row(entry["name"], " / ".join(shapes), *types, *sizes, *_errors(entry))
+        names = (entry["name"], " / ".join(shapes)) if with_shapes else (entry["name"],)
+        table.add_row(*names, *types, *sizes, *_errors(entry))
     console.print(table)
     total = report["total"]
     print()

@@ -162,11 +162,11 @@ def test_chat_answers_each_line_of_a_pipe(
 def test_weights_stay_mapped_when_asked_to(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
-    def refuse(_path: Path, options: dict[str, Any]) -> None:
+    def refuse(_path: Path, **options: Any) -> None:
         asked.append(options["repack"])
         raise ArgumentError("enough is known")
 
-    monkeypatch.setattr("commandr_gguf.cli.loading._load", refuse)
+    monkeypatch.setattr("commandr_gguf.cli.loading.CommandR", refuse)
     for command in ["generate", path, "a", "--no-repack"], ["generate", path, "a"], ["chat", path, "--no-repack"]:
         assert main(command) == 2
     assert asked == [False, True, False]
