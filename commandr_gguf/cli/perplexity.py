@@ -14,7 +14,7 @@ from commandr_gguf.cli import options
 from commandr_gguf.cli.loading import load_model, set_verbose, warn_without_gpu
 from commandr_gguf.cli.progress import progress_bar
 from commandr_gguf.cli.scores import finite, print_scores
-from commandr_gguf.cli.texts import NChunks, read_text
+from commandr_gguf.cli.texts import NChunks, check_output, read_text
 from commandr_gguf.errors import ArgumentError, integer
 from commandr_gguf.gguf_file import GGUFFile
 from commandr_gguf.hparams import HParams
@@ -85,8 +85,8 @@ def perplexity(
         integer("--chunks", n_chunks, 1)
     if n_ctx is not None:
         integer("--ctx", n_ctx, MIN_N_CTX)
-    if kl_base is not None and save_kl_base is not None and os.path.realpath(kl_base) == os.path.realpath(save_kl_base):
-        raise ArgumentError(f"{kl_base}: --kl-base and --save-kl-base are the same file")
+    if save_kl_base is not None:
+        check_output("--save-kl-base", save_kl_base, model, text, kl_base)
     warn_without_gpu(n_gpu_layers)
     with ExitStack() as opened:
         base = opened.enter_context(BaseReader(kl_base)) if kl_base is not None else None

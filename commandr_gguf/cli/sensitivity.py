@@ -12,7 +12,7 @@ from commandr_gguf.cli import options
 from commandr_gguf.cli.format import size
 from commandr_gguf.cli.loading import load_model, set_verbose, warn_without_gpu
 from commandr_gguf.cli.progress import progress_bar
-from commandr_gguf.cli.texts import ChunkCtx, TextPath, read_text
+from commandr_gguf.cli.texts import ChunkCtx, TextPath, check_output, read_text
 from commandr_gguf.errors import integer
 from commandr_gguf.gguf_file import GGUFFile
 from commandr_gguf.hparams import HParams
@@ -49,6 +49,7 @@ def sensitivity(
     set_verbose(verbose)
     integer("--chunks", n_chunks, 1)
     integer("--ctx", n_ctx, MIN_N_CTX)
+    check_output("--output", output, model, text)
     ggml_type = type_name(type_find(ggml_type))
     source = read_text(text)
     with GGUFFile(model) as file:

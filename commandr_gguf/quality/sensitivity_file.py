@@ -23,6 +23,7 @@ from commandr_gguf.errors import ArgumentError, FileError, FormatError
 from commandr_gguf.quality.sensitivity import Sensitivity
 
 _FORMAT = {"format": "commandr-sensitivity", "version": 1}
+_LARGEST = 1 << 26  # some other file, such as a model, is not read to its end
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ def read_sensitivities(path: Path, subject: Subject) -> dict[str, Sensitivity]:
         ArgumentError: it holds those of another subject.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = json.loads(file.read(_LARGEST))
     except FileNotFoundError:
         return {}
     except OSError as error:

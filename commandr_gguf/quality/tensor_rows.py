@@ -1,4 +1,4 @@
-"""Weights of a GGUF file as floats, a block of rows at a time, from the mapped file."""
+"""Weights of a GGUF file as floats, a block of rows at a time, from the mapped file or files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def row_blocks(tensor: TensorInfo) -> Iterator[slice]:
 
 
 class TensorRows:
-    """The tensors of an open GGUF file. Its methods may be called by several threads at once.
+    """The tensors of an open GGUF file, or of all files of a split model.
+
+    Its methods may be called by several threads at once.
 
     Raises:
         FileError: the file cannot be mapped.
@@ -44,15 +46,11 @@ class TensorRows:
     def __init__(self, file: GGUFFile) -> None:
         self.tensors = {tensor.name: tensor for tensor in file.tensors}
         """By name, in file order."""
-        self.path = file.path
-        try:
-            self._bytes = np.memmap(file.path, np.uint8, "r")
-        except (OSError, ValueError) as error:
-            raise FileError(f"{file.path}: the file cannot be mapped: {error}") from error
+        self._bytes = {path: _map(path) for path in file.files}
 
     def raw(self, tensor: TensorInfo) -> npt.NDArray[np.uint8]:
         """[n_rows, row_bytes] as in the file, and not a copy."""
-        data = self._bytes[tensor.offset : tensor.offset + tensor.size]
+        data = self._bytes[tensor.path][tensor.offset : tensor.offset + tensor.size]
         return data.reshape(n_rows(tensor), tensor.size // n_rows(tensor))
 
     def floats(self, tensor: TensorInfo, rows: slice) -> npt.NDArray[np.float32]:
@@ -64,4 +62,11 @@ class TensorRows:
         try:
             return dequantize_rows(tensor.type, self.raw(tensor)[rows], tensor.shape[0], n_threads=1)
         except UnsupportedError as error:
-            raise UnsupportedError(f"{self.path}: {tensor.name} holds no weights: {error}") from error
+            raise UnsupportedError(f"{tensor.path}: {tensor.name} holds no weights: {error}") from error
+
+
+def _map(path: str) -> npt.NDArray[np.uint8]:
+    try:
+        return np.memmap(path, np.uint8, "r")
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path}: the file cannot be mapped: {error}") from error

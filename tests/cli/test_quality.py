@@ -91,7 +91,19 @@ def test_a_base_can_be_compared_with_and_another_written_in_one_run(
     run(capsys, "perplexity", small, "--kl-base", a, "--save-kl-base", b)
     found = run(capsys, "perplexity", small, "--kl-base", b)
     assert abs(found["kl_mean"]) < 1e-4
-    assert refuse(capsys, "perplexity", small, "--kl-base", a, "--save-kl-base", a).endswith("are the same file\n")
+
+
+def test_nothing_that_is_read_is_replaced(
+    full: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(full)
+    base = str(models.GOLDEN / "kl-base.bin")
+    for output in (full, text, base, str(link)):
+        sentence = f"--save-kl-base {output} would replace what is read"
+        assert sentence in refuse(capsys, "perplexity", full, text, "--kl-base", base, "--save-kl-base", output)
+    for output in (full, text, str(link)):
+        assert f"--output {output} would replace what is read" in refuse(capsys, *measure(full, text, Path(output)))
 
 
 def test_what_cannot_be_measured_is_one_sentence(
@@ -283,7 +295,7 @@ def test_sensitivity_refuses_what_it_cannot_measure(
         (measure(full, text, out, "--type", "IQ1_S"), "IQ1_S needs an importance matrix"),
         (measure(full, text, out, "--type", "Q9_K"), "no ggml type named 'Q9_K'"),
         (measure(full, text, tmp_path / "absent" / "x.json"), "absent/x.json: the sensitivities cannot be written"),
-        (measure(full, text, Path(text)), "text.txt: this is no file of sensitivities"),
+        (measure(full, text, models.GOLDEN / "kl-base.bin"), "kl-base.bin: this is no file of sensitivities"),
     ):
         assert sentence in refuse(capsys, *arguments)
     assert not out.exists()

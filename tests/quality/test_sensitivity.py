@@ -20,6 +20,7 @@ from commandr_gguf.quality.log_probs import log_sum_exp
 from commandr_gguf.quality.sensitivity import Probe, Sensitivity, measure, plan_probes
 from commandr_gguf.quality.sensitivity_file import Subject, read_sensitivities, write_sensitivities
 from commandr_gguf.quantize import dequantize_rows, quantize_rows
+from split_files import split
 
 LOADING: dict[str, Any] = {"use_mmap": False, "repack": False, "n_threads": 1}
 NAMES = ("token_embd.weight", "blk.2.ffn_down.weight")
@@ -70,8 +71,11 @@ def test_a_probe_measures_the_divergence_of_the_model_with_that_tensor_rounded(f
             assert 0.001 < expected < 0.02
 
 
-def test_the_model_is_as_it_was_afterwards() -> None:
+@pytest.mark.parametrize("parts", [1, 3])
+def test_the_model_is_as_it_was_afterwards(parts: int, tmp_path: Path) -> None:
     path = models.gguf("gqa", "BF16")
+    if parts > 1:
+        path = split(path, tmp_path, 12)[0]
     chunks = chunks_of(path)
     with Model(path, **LOADING) as model:
         before = log_probs(model, chunks)
@@ -92,7 +96,7 @@ def test_progress_counts_the_chunks_of_every_evaluation() -> None:
 
 
 def tensor(name: str, shape: tuple[int, ...], ggml_type: str = "BF16") -> TensorInfo:
-    return TensorInfo(name, ggml_type, shape, 0, 2 * math.prod(shape))
+    return TensorInfo(name, ggml_type, shape, "model.gguf", 0, 2 * math.prod(shape))
 
 
 def test_every_matrix_is_measured_and_no_norm() -> None:

@@ -17,6 +17,7 @@ from commandr_gguf.quality import tensor_rows
 from commandr_gguf.quality.tensor_error import TensorError, TensorPair, common_elements, compare_tensors
 from commandr_gguf.quality.tensor_rows import TensorRows
 from commandr_gguf.quantize import dequantize_rows
+from split_files import split
 
 Array = npt.NDArray[np.generic]
 
@@ -88,6 +89,13 @@ def test_a_quantized_file_is_compared_tensor_by_tensor(block: int, monkeypatch: 
             expected = np.linalg.norm((exact - approximate).astype(float)) / np.linalg.norm(exact.astype(float))
             assert error.relative_rms == pytest.approx(expected, rel=1e-6)
             assert error.largest == np.abs(exact - approximate).max()
+
+
+def test_a_split_model_is_compared_as_a_whole(tmp_path: Path) -> None:
+    whole = models.gguf("gqa")
+    found = compare(whole, split(whole, tmp_path, 9)[0])
+    assert len(found) == 34
+    assert all(pair.error is not None and pair.error.relative_rms == 0 for pair in found.values())
 
 
 def test_what_only_one_file_has_and_other_shapes_are_told(tmp_path: Path) -> None:
