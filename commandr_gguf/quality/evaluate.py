@@ -1,4 +1,7 @@
-"""The logits of chunks, in groups of rows: a whole chunk's are 256 MB where the vocabulary has 256,000 tokens."""
+"""The logits of chunks, in groups of rows: a whole chunk's are 256 MB where the vocabulary has 256,000 tokens.
+
+There, scoring takes half a gigabyte beside the model: a group in the graph, in the session, as a copy and as codes.
+"""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def measure(
                 del data
                 scores = score(session, chunks, base=base, progress=advance)
                 model.set_tensor(probe.tensor.name, rows.raw(probe.tensor))
-                yield probe.tensor.name, Sensitivity(probe.type, error.relative, scores.small_kl)
+                yield probe.tensor.name, Sensitivity(probe.type, error.relative, max(scores.small_kl, 0.0))
 
 
 def _round(rows: TensorRows, probe: Probe, n_threads: int) -> tuple[npt.NDArray[np.uint8], TensorError]:
