@@ -19,6 +19,7 @@ from convert.pipeline import Written, write_plan
 from convert.plan import Plan, make_plan
 from convert.recipe import file_type
 from convert.rows import FileRows
+from convert.shard import SourceTensor
 
 
 @pytest.fixture
@@ -176,3 +177,47 @@ def test_permissions_are_those_of_any_new_file(folder: Path, tmp_path: Path) -> 
     (tmp_path / "plain").touch()
     convert(folder, tmp_path / "x.gguf")
     assert (tmp_path / "x.gguf").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("n_shards", [1, 3])
+def test_shards_are_read_from_front_to_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_shards: int) -> None:
+    folder = shapes.write_checkpoint(tmp_path / "c", "gqa", n_layers=3, n_shards=n_shards)
+    read: list[tuple[str, int]] = []
+    rows_of = FileRows.read
+
+    def record(self: FileRows, tensor: SourceTensor, first: int, n: int) -> Any:
+        read.append((tensor.path.name, tensor.offset + first * tensor.row_bytes))
+        return rows_of(self, tensor, first, n)
+
+    monkeypatch.setattr(FileRows, "read", record)
+    monkeypatch.setattr("convert.blocks._MAX_BLOCK", 2**16)
+    convert(folder, tmp_path / "x.gguf", n_threads=1)
+    assert len(read) > 60
+    # Two threads take blocks in this order, and may change places by one.
+    out_of_order = [abs(i - read.index(place)) for i, place in enumerate(sorted(read))]
+    assert max(out_of_order) <= 2
+
+
+def test_files_of_a_split_hold_what_fits_and_all_of_it(folder: Path, tmp_path: Path) -> None:
+    written = convert(folder, tmp_path / "x.gguf", split_max_bytes=400_000).paths
+    assert [path.name for path in written] == [f"x-{i + 1:05d}-of-{len(written):05d}.gguf" for i in range(len(written))]
+    assert len(written) > 2
+    convert(folder, tmp_path / "whole.gguf")
+    whole = {tensor.name: tensor for tensor in GGUFReader(tmp_path / "whole.gguf").tensors}
+    found: list[str] = []
+    for i, path in enumerate(written):
+        reader = GGUFReader(path)
+        assert path.stat().st_size <= 400_000 or len(reader.tensors) == 1
+        keys = {name: reader.fields[f"split.{name}"].contents() for name in ("no", "count", "tensors.count")}
+        assert keys == {"no": i, "count": len(written), "tensors.count": len(whole)}
+        assert ("general.architecture" in reader.fields) == (i == 0)
+        for tensor in reader.tensors:
+            assert (tensor.data == whole[tensor.name].data).all()
+            found.append(tensor.name)
+    assert found == list(whole)
+
+
+def test_what_fits_in_one_file_is_not_split(folder: Path, tmp_path: Path) -> None:
+    assert convert(folder, tmp_path / "x.gguf", split_max_bytes=2**30).paths == [tmp_path / "x.gguf"]
+    convert(folder, tmp_path / "y.gguf")
+    assert (tmp_path / "x.gguf").read_bytes() == (tmp_path / "y.gguf").read_bytes()
