@@ -62,7 +62,7 @@ def write_sparse(
             end = 0
         shards[-1][name.hf] = {"dtype": "BF16", "shape": list(name.shape), "data_offsets": [end, end + size]}
         end += size
-    places = {}
+    places: dict[str, Path] = {}
     for i, header in enumerate(shards):
         path = folder / (
             "model.safetensors" if len(shards) == 1 else f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
