@@ -1,7 +1,7 @@
 """What can go wrong in a conversion, each with one sentence that names the file, key, tensor or argument.
 
 ConvertError
-├── ArgumentError       an argument is outside its range
+├── ArgumentError       an argument is outside its range, or a file that it names is not what it should be
 ├── CheckpointError     the checkpoint is incomplete or damaged
 ├── UnsupportedError    a sound checkpoint that is not a Command-R model as this converter knows it
 └── OutputError         the GGUF file cannot be written
@@ -13,7 +13,7 @@ class ConvertError(Exception):
 
 
 class ArgumentError(ConvertError):
-    """An argument is outside its range."""
+    """An argument is outside its range, or a file that it names is not what it should be."""
 
 
 class CheckpointError(ConvertError):

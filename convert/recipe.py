@@ -1,19 +1,22 @@
 """A file type such as Q4_K_M to the ggml type of each tensor; pure.
 
 The choices are those of llama.cpp's quantizer for these architectures, so that sizes and quality compare one to one:
-the embedding is also the head and gets the head's type, the value projections and the second feed-forward matrix of
-some layers get more bits, norms stay F32, and rows that are not a multiple of a type's block get a coarser block.
+the embedding is also the head and gets the head's type, some weights get another type than the others (mixes.py), norms
+stay F32, and rows that are not a multiple of a type's block get a type with smaller blocks.
+
+Left out: MXFP4_MOE, which is Q8_0 for a model without experts, and Q1_0 and Q2_0, for models trained with such weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import gguf
 
 from convert.errors import ArgumentError
 from convert.ggml_types import block_size
+from convert.mixes import Place, mixed_type
 
 
 @dataclass(frozen=True)
@@ -41,21 +44,63 @@ FILE_TYPES = {
         ("BF16", gguf.LlamaFileType.MOSTLY_BF16, "BF16"),
         ("Q8_0", gguf.LlamaFileType.MOSTLY_Q8_0, "Q8_0"),
         ("Q6_K", gguf.LlamaFileType.MOSTLY_Q6_K, "Q6_K"),
+        ("Q5_1", gguf.LlamaFileType.MOSTLY_Q5_1, "Q5_1"),
         ("Q5_K_M", gguf.LlamaFileType.MOSTLY_Q5_K_M, "Q5_K"),
         ("Q5_K_S", gguf.LlamaFileType.MOSTLY_Q5_K_S, "Q5_K"),
+        ("Q5_0", gguf.LlamaFileType.MOSTLY_Q5_0, "Q5_0"),
+        ("Q4_1", gguf.LlamaFileType.MOSTLY_Q4_1, "Q4_1"),
         ("Q4_K_M", gguf.LlamaFileType.MOSTLY_Q4_K_M, "Q4_K"),
         ("Q4_K_S", gguf.LlamaFileType.MOSTLY_Q4_K_S, "Q4_K"),
         ("Q4_0", gguf.LlamaFileType.MOSTLY_Q4_0, "Q4_0"),
+        ("IQ4_NL", gguf.LlamaFileType.MOSTLY_IQ4_NL, "IQ4_NL"),
         ("IQ4_XS", gguf.LlamaFileType.MOSTLY_IQ4_XS, "IQ4_XS"),
+        ("Q3_K_L", gguf.LlamaFileType.MOSTLY_Q3_K_L, "Q3_K"),
         ("Q3_K_M", gguf.LlamaFileType.MOSTLY_Q3_K_M, "Q3_K"),
+        ("Q3_K_S", gguf.LlamaFileType.MOSTLY_Q3_K_S, "Q3_K"),
+        ("IQ3_M", gguf.LlamaFileType.MOSTLY_IQ3_M, "IQ3_S"),
+        ("IQ3_S", gguf.LlamaFileType.MOSTLY_IQ3_S, "IQ3_S"),
+        ("IQ3_XS", gguf.LlamaFileType.MOSTLY_IQ3_XS, "IQ3_S"),
+        ("IQ3_XXS", gguf.LlamaFileType.MOSTLY_IQ3_XXS, "IQ3_XXS"),
         ("Q2_K", gguf.LlamaFileType.MOSTLY_Q2_K, "Q2_K"),
+        ("Q2_K_S", gguf.LlamaFileType.MOSTLY_Q2_K_S, "Q2_K"),
+        ("IQ2_M", gguf.LlamaFileType.MOSTLY_IQ2_M, "IQ2_S"),
+        ("IQ2_S", gguf.LlamaFileType.MOSTLY_IQ2_S, "IQ2_XS"),
+        ("IQ2_XS", gguf.LlamaFileType.MOSTLY_IQ2_XS, "IQ2_XS"),
+        ("IQ2_XXS", gguf.LlamaFileType.MOSTLY_IQ2_XXS, "IQ2_XXS"),
+        ("TQ2_0", gguf.LlamaFileType.MOSTLY_TQ2_0, "TQ2_0"),
+        ("IQ1_M", gguf.LlamaFileType.MOSTLY_IQ1_M, "IQ1_M"),
+        ("TQ1_0", gguf.LlamaFileType.MOSTLY_TQ1_0, "TQ1_0"),
+        ("IQ1_S", gguf.LlamaFileType.MOSTLY_IQ1_S, "IQ1_S"),
     )
 }
 
+GGML_TYPES = tuple(dict.fromkeys(recipe.base for recipe in FILE_TYPES.values()))  # those that tensors may have
+
+HOW_TO_MAKE_IMATRIX = "make one with 'commandr imatrix MODEL.gguf TEXT -o X.imatrix.gguf' and give it with --imatrix"
+
 _ALIASES = {"Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "Q3_K": "Q3_K_M"}
 
-# For rows that are not whole blocks of 256: the nearest type with blocks of 32.
-_FALLBACK = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "IQ4_XS": "IQ4_NL"}
+# The type that llama.cpp takes for rows that are not whole blocks of 256; those of these types are of 32.
+_FALLBACK = {
+    "Q6_K": "Q8_0",
+    "Q5_K": "Q5_1",
+    "Q4_K": "Q5_0",
+    "IQ4_XS": "IQ4_NL",
+    "Q3_K": "Q4_0",
+    "IQ3_S": "IQ4_NL",
+    "IQ3_XXS": "IQ4_NL",
+    "Q2_K": "Q4_0",
+    "IQ2_S": "IQ4_NL",
+    "IQ2_XS": "IQ4_NL",
+    "IQ2_XXS": "IQ4_NL",
+    "TQ2_0": "Q4_0",
+    "IQ1_M": "IQ4_NL",
+    "TQ1_0": "Q4_0",
+    "IQ1_S": "IQ4_NL",
+}
+
+# Of these the head is Q5_K; with IQ3_XS and above it is Q6_K, as with the other types.
+_SMALL_HEAD = ("IQ3_XXS", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S")
 
 _UNQUANTIZED = ("F32", "F16", "BF16")
 
@@ -69,62 +114,50 @@ def file_type(name: str) -> FileType:
     return found
 
 
-def tensor_type(recipe: FileType, shape: ModelShape, name: str, tensor_shape: Iterable[int]) -> str:
-    """The ggml type of the tensor called ``name`` in the GGUF file. ``tensor_shape``: elements, rows first."""
-    *rows, n_per_row = tensor_shape
-    if not rows or name.endswith("_norm.weight"):
+def tensor_type(
+    recipe: FileType, shape: ModelShape, name: str, tensor_shape: Sequence[int], *, has_imatrix: bool = False
+) -> str:
+    """The ggml type of the tensor called ``name`` in the GGUF file.
+
+    tensor_shape: elements, rows first. has_imatrix: whether the rounding is weighted by an importance matrix, which
+    some choices depend on.
+    """
+    if is_norm(name, tensor_shape):
         return "F32"
     if recipe.base in _UNQUANTIZED:
         return recipe.base
-    wanted = _wanted(recipe, shape, name, n_per_row)
+    n_per_row = tensor_shape[-1]
+    if name == "token_embd.weight":
+        wanted = _head_type(recipe, n_per_row)
+    else:
+        _, layer, kind, _ = name.split(".")
+        place = Place(int(layer), shape.n_layer, shape.n_gqa, has_imatrix)
+        wanted = mixed_type(recipe.name, kind, place) or recipe.base
     if n_per_row % block_size(wanted):
         wanted = _FALLBACK.get(wanted, wanted)
     return "F16" if n_per_row % block_size(wanted) else wanted
 
 
-def _wanted(recipe: FileType, shape: ModelShape, name: str, n_per_row: int) -> str:
-    """The type of a weight when its rows are whole blocks."""
-    base = recipe.base
-    if name == "token_embd.weight":
-        return "Q8_0" if base == "Q8_0" or n_per_row % block_size(base) else "Q6_K"
-    _, number, kind, _ = name.split(".")
-    layer = int(number)
-    if kind == "attn_v":
-        return _attn_v(recipe.name, base, shape, layer)
-    if kind == "ffn_down":
-        return _ffn_down(recipe.name, base, shape.n_layer, layer)
-    if kind == "attn_output":
-        return {"Q2_K": "Q3_K", "Q3_K_M": "Q4_K"}.get(recipe.name, base)
-    return base
+def is_norm(name: str, tensor_shape: Sequence[int]) -> bool:
+    """Whether a tensor is a norm's, which are kept in F32."""
+    return len(tensor_shape) < 2 or name.endswith("_norm.weight")
 
 
-def _attn_v(recipe: str, base: str, shape: ModelShape, layer: int) -> str:
-    if recipe == "Q2_K":
-        return "Q4_K" if shape.n_gqa >= 4 else "Q3_K"
-    if recipe == "Q3_K_M":
-        return "Q5_K" if layer < 2 else "Q4_K"
-    if recipe == "IQ4_XS" and shape.n_gqa >= 4:
-        return "Q5_K"
-    if recipe == "Q4_K_S" and layer < 4:
-        return "Q5_K"
-    if recipe in ("Q4_K_M", "Q5_K_M") and _gets_more_bits(layer, shape.n_layer):
-        return "Q6_K"
-    return base
+def needs_imatrix(ggml_type: str, recipe: str = "") -> bool:
+    """Whether rounding to a ggml type is of use only when an importance matrix weighs the errors.
+
+    Q2_K is such a type in ``recipe`` Q2_K_S, which lacks the tensors in larger types that make up for it in Q2_K.
+    """
+    return ggml_type.startswith(("IQ1", "IQ2", "IQ3")) or (recipe == "Q2_K_S" and ggml_type == "Q2_K")
 
 
-def _ffn_down(recipe: str, base: str, n_layer: int, layer: int) -> str:
-    if recipe == "Q2_K":
-        return "Q3_K"
-    if recipe == "Q3_K_M":
-        return "Q5_K" if layer < n_layer // 16 else "Q4_K"
-    if recipe in ("IQ4_XS", "Q4_K_S") and layer < n_layer // 8:
-        return "Q5_K"
-    if recipe in ("Q4_K_M", "Q5_K_M") and _gets_more_bits(layer, n_layer):
-        return "Q6_K"
-    return base
+def check_imatrix(recipe: FileType, *, has_imatrix: bool) -> None:
+    """Raises ArgumentError for a file type that needs an importance matrix when there is none."""
+    if not has_imatrix and needs_imatrix(recipe.base, recipe.name):
+        raise ArgumentError(f"type {recipe.name} needs an importance matrix: {HOW_TO_MAKE_IMATRIX}")
 
 
-def _gets_more_bits(layer: int, n_layer: int) -> bool:
-    """The first and the last eighth of the layers and every third one between."""
-    eighth = n_layer // 8
-    return layer < eighth or layer >= 7 * n_layer // 8 or (layer - eighth) % 3 == 2
+def _head_type(recipe: FileType, n_per_row: int) -> str:
+    if recipe.base == "Q8_0" or n_per_row % block_size(recipe.base):
+        return "Q8_0"
+    return "Q5_K" if recipe.name in _SMALL_HEAD else "Q6_K"

@@ -1,9 +1,10 @@
 """llama.cpp's quantizer, run by the oracles' interpreter: llama_cpp_quantizer.py REQUEST.json
 
-REQUEST is {"models": [MODEL, ...], "file_types": [number, ...]}; MODEL is {"architecture", "n_embd", "n_ff", "n_layer",
-"n_head", "n_head_kv", "tensors": {name: shape, rows first}}, whose weights are zero, or {"file": an existing GGUF file,
-"out": where its quantized form goes, with {} for the number of the file type}. Prints JSON: for each model a list with,
-for each file type, {tensor name: ggml type}.
+REQUEST is {"models": [MODEL, ...], "file_types": [number, ...], "imatrix": IMATRIX}. MODEL is {"architecture",
+"n_embd", "n_ff", "n_layer", "n_head", "n_head_kv", "tensors": {name: shape, rows first}}, whose weights are zero, or
+{"file": an existing GGUF file, "out": where its quantized form goes, with {} for the number of the file type}. IMATRIX
+is absent or null, "ones" for an importance matrix of ones for every tensor, or {tensor name: weights of its columns}.
+Prints JSON: for each model a list with, for each file type, {tensor name: ggml type}.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ import ctypes
 import json
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import gguf
 import llama_cpp
 import numpy as np
+import numpy.typing as npt
+
+Weights = Mapping[str, npt.NDArray[np.float32]]
 
 
 def write_model(path: Path, model: dict[str, Any]) -> None:
@@ -40,10 +45,23 @@ def write_model(path: Path, model: dict[str, Any]) -> None:
     writer.close()
 
 
-def quantized_types(source: Path, target: Path, file_type: int) -> dict[str, str]:
+def importance(source: Path, imatrix: Any) -> Weights:
+    if imatrix == "ones":
+        tensors = gguf.GGUFReader(source).tensors
+        return {tensor.name: np.ones(int(tensor.shape[0]), np.float32) for tensor in tensors}
+    return {name: np.asarray(weights, np.float32) for name, weights in (imatrix or {}).items()}
+
+
+def quantized_types(source: Path, target: Path, file_type: int, weights: Weights) -> dict[str, str]:
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = file_type
     params.nthread = 2
+    if weights:
+        entries = (llama_cpp.llama_model_imatrix_data * (len(weights) + 1))()  # the last one stays empty: the end
+        for entry, (name, values) in zip(entries, weights.items(), strict=False):
+            entry.name, entry.size = name.encode(), values.size
+            entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        params.imatrix = entries
     status = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
     if status != 0:
         raise SystemExit(f"llama_model_quantize failed for file type {file_type}")
@@ -61,7 +79,9 @@ def main() -> None:
             target = model.get("out", str(Path(folder, "target.gguf")))
             if "file" not in model:
                 write_model(source, model)
-            answer.append([quantized_types(source, Path(target.format(n)), n) for n in request["file_types"]])
+            weights = importance(source, request.get("imatrix"))
+            types = [quantized_types(source, Path(target.format(n)), n, weights) for n in request["file_types"]]
+            answer.append(types)
     json.dump(answer, sys.stdout)
 
 

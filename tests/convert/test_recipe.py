@@ -21,12 +21,19 @@ import oracles
 from convert.errors import ArgumentError
 from convert.ggml_types import row_size
 from convert.hparams import HParams
-from convert.recipe import FILE_TYPES, FileType, ModelShape, file_type, tensor_type
+from convert.recipe import FILE_TYPES, FileType, ModelShape, check_imatrix, file_type, tensor_type
 from convert.tensor_names import tensor_names
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "recipes.json"
 LLAMA_CPP = "llama-cpp-python 0.3.36"
+
+NEED_IMATRIX = (
+    *("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS", "IQ3_S", "IQ3_M"),
+    "Q2_K_S",
+)
+WITHOUT_IMATRIX = [recipe for recipe in FILE_TYPES.values() if recipe.name not in NEED_IMATRIX]
+WITH_IMATRIX = list(FILE_TYPES.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +68,12 @@ class Case:
         )
         return {name.gguf: name.shape for name in tensor_names(hparams, qk_norm=self.qk_norm)}
 
-    def types(self, recipe: FileType) -> dict[str, str]:
+    def types(self, recipe: FileType, *, has_imatrix: bool) -> dict[str, str]:
         shape = ModelShape(self.n_layer, self.n_head // self.n_head_kv)
-        return {name: tensor_type(recipe, shape, name, dims) for name, dims in self.tensors().items()}
+        return {
+            name: tensor_type(recipe, shape, name, dims, has_imatrix=has_imatrix)
+            for name, dims in self.tensors().items()
+        }
 
     def request(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"tensors": self.tensors()}
@@ -88,11 +98,14 @@ ALL = [
 ]
 
 
-def by_llama_cpp(cases: Iterable[Case], folder: Path) -> list[list[dict[str, str]]]:
-    """For each case, for each of FILE_TYPES: the types of the tensors."""
+def by_llama_cpp(
+    cases: Iterable[Case], recipes: Iterable[FileType], folder: Path, *, has_imatrix: bool
+) -> list[list[dict[str, str]]]:
+    """For each case, for each of the file types: the types of the tensors."""
     request = {
         "models": [case.request() for case in cases],
-        "file_types": [recipe.number for recipe in FILE_TYPES.values()],
+        "file_types": [recipe.number for recipe in recipes],
+        "imatrix": "ones" if has_imatrix else None,
     }
     path = folder / "request.json"
     path.write_text(json.dumps(request))
@@ -101,39 +114,65 @@ def by_llama_cpp(cases: Iterable[Case], folder: Path) -> list[list[dict[str, str
 
 
 def summary(types: Mapping[str, str]) -> dict[str, str]:
-    """Kind of tensor -> its types over the layers, runs shortened: {"attn_v": "5 Q6_K, 2 Q4_K, ..."}."""
-    kinds: dict[str, list[str]] = {}
+    """Types over the layers, runs shortened -> the kinds of tensors that have them: {"2 Q6_K, 5 Q4_K": "attn_v"}."""
+    orders: dict[str, list[str]] = {}
     for name, kind in types.items():
-        kinds.setdefault(name.split(".")[-2], []).append(kind)
-    runs = {kind: [(len(list(run)), t) for t, run in itertools.groupby(order)] for kind, order in kinds.items()}
-    return {kind: ", ".join(f"{n} {t}" for n, t in order) for kind, order in sorted(runs.items())}
+        orders.setdefault(name.split(".")[-2], []).append(kind)
+    kinds: dict[str, list[str]] = {}
+    for kind, order in sorted(orders.items()):
+        runs = ", ".join(f"{len(list(run))} {t}" for t, run in itertools.groupby(order))
+        kinds.setdefault(runs, []).append(kind)
+    return {runs: " ".join(of_runs) for runs, of_runs in kinds.items()}
 
 
 def in_layer_order(types: Mapping[str, str], case: Case) -> dict[str, str]:
     return {name: types[name] for name in case.tensors()}
 
 
-@pytest.mark.parametrize("recipe", FILE_TYPES.values(), ids=list(FILE_TYPES))
-@pytest.mark.parametrize("model", PUBLISHED)
-def test_golden(model: str, recipe: FileType) -> None:
+def check_golden(model: str, recipe: FileType, *, has_imatrix: bool) -> None:
     golden = json.loads(GOLDEN.read_text())
     assert golden["written by"] == LLAMA_CPP
-    assert summary(PUBLISHED[model].types(recipe)) == golden[model][recipe.name]
+    expected = golden["with imatrix" if has_imatrix else "without imatrix"][model][recipe.name]
+    assert summary(PUBLISHED[model].types(recipe, has_imatrix=has_imatrix)) == expected
+
+
+@pytest.mark.parametrize("recipe", WITHOUT_IMATRIX, ids=[recipe.name for recipe in WITHOUT_IMATRIX])
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_golden(model: str, recipe: FileType) -> None:
+    check_golden(model, recipe, has_imatrix=False)
+
+
+@pytest.mark.parametrize("recipe", WITH_IMATRIX, ids=[recipe.name for recipe in WITH_IMATRIX])
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_golden_with_imatrix(model: str, recipe: FileType) -> None:
+    check_golden(model, recipe, has_imatrix=True)
 
 
 @pytest.mark.oracle
 @pytest.mark.timeout(900)
-def test_llama_cpp_chooses_the_same(tmp_path: Path) -> None:
-    for case, answers in zip(ALL, by_llama_cpp(ALL, tmp_path), strict=True):
-        for recipe, answer in zip(FILE_TYPES.values(), answers, strict=True):
-            assert case.types(recipe) == in_layer_order(answer, case), (case, recipe.name)
+@pytest.mark.parametrize("has_imatrix", [False, True], ids=["without imatrix", "with imatrix"])
+def test_llama_cpp_chooses_the_same(has_imatrix: bool, tmp_path: Path) -> None:
+    recipes = WITH_IMATRIX if has_imatrix else WITHOUT_IMATRIX
+    for case, answers in zip(ALL, by_llama_cpp(ALL, recipes, tmp_path, has_imatrix=has_imatrix), strict=True):
+        for recipe, answer in zip(recipes, answers, strict=True):
+            assert case.types(recipe, has_imatrix=has_imatrix) == in_layer_order(answer, case), (case, recipe.name)
+
+
+@pytest.mark.parametrize("recipe", FILE_TYPES.values(), ids=list(FILE_TYPES))
+def test_types_of_few_bits_need_an_imatrix(recipe: FileType) -> None:
+    check_imatrix(recipe, has_imatrix=True)
+    if recipe.name not in NEED_IMATRIX:
+        check_imatrix(recipe, has_imatrix=False)
+        return
+    with pytest.raises(ArgumentError, match=f"type {recipe.name} needs an importance matrix: make one with 'commandr"):
+        check_imatrix(recipe, has_imatrix=False)
 
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("shape", models.SHAPES)
 def test_llama_cpp_writes_the_same_bytes(shape: str, tmp_path: Path) -> None:
     """Its quantizer on our BF16 file against our own file of that type."""
-    recipes = list(FILE_TYPES.values())
+    recipes = WITHOUT_IMATRIX
     model = {"file": str(models.gguf(shape, "BF16")), "out": str(tmp_path / "{}.gguf")}
     path = tmp_path / "request.json"
     path.write_text(json.dumps({"models": [model], "file_types": [recipe.number for recipe in recipes]}))
@@ -169,13 +208,16 @@ def test_sizes_beyond_32_bits() -> None:
 def write_golden() -> None:
     import tempfile
 
-    with tempfile.TemporaryDirectory() as folder:
-        answers = by_llama_cpp(PUBLISHED.values(), Path(folder))
     golden: dict[str, Any] = {"written by": LLAMA_CPP}
-    for (model, case), of_model in zip(PUBLISHED.items(), answers, strict=True):
-        golden[model] = {
-            recipe.name: summary(in_layer_order(types, case))
-            for recipe, types in zip(FILE_TYPES.values(), of_model, strict=True)
+    for title, recipes in (("without imatrix", WITHOUT_IMATRIX), ("with imatrix", WITH_IMATRIX)):
+        with tempfile.TemporaryDirectory() as folder:
+            answers = by_llama_cpp(PUBLISHED.values(), recipes, Path(folder), has_imatrix=title == "with imatrix")
+        golden[title] = {
+            model: {
+                recipe.name: summary(in_layer_order(types, case))
+                for recipe, types in zip(recipes, of_model, strict=True)
+            }
+            for (model, case), of_model in zip(PUBLISHED.items(), answers, strict=True)
         }
     GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")
 
