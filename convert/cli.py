@@ -11,20 +11,26 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from convert.choice import Target, plan_for_target, shapes_of
 from convert.errors import ArgumentError, ConvertError, OutputError
 from convert.hf_model import read_hf_model
+from convert.imatrix import read_imatrix
+from convert.overrides import override_types, read_recipe_file
 from convert.pipeline import Written, check_output, write_plan
 from convert.plan import Plan, make_plan
-from convert.progress import show_progress
-from convert.recipe import FILE_TYPES, file_type
+from convert.progress import show_progress, show_steps
+from convert.recipe import FILE_TYPES, FileType, file_type, is_norm
 from convert.report import describe_tensors, describe_totals
+from convert.sensitivity import read_sensitivity
 from convert.sizes import parse_size
+from convert.source import SourceModel
 
 _EXAMPLES = """\
 examples:
   python -m convert ./c4ai-command-r-08-2024                      # writes c4ai-command-r-08-2024-Q4_K_M.gguf here
   python -m convert ./c4ai-command-r7b-12-2024 --type Q8_0 -o r7b.gguf
   python -m convert ./c4ai-command-r-plus --type IQ4_XS --dry-run # what would be written, tensor by tensor
+  python -m convert ./c4ai-command-r-08-2024 --target-size 20GB   # the types that lose least in a file of that size
 
 exit status: 0 done; 1 the file could not be written; 2 the checkpoint or an argument is at fault; 130 or 143 stopped by
 a signal. The file appears under its name only when it is whole.
@@ -68,18 +74,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    recipe = file_type(arguments.type)
+    target = _target(arguments)
+    recipe = file_type(arguments.type or "Q4_K_M")
     model = read_hf_model(arguments.checkpoint, context_length=arguments.context_length)
-    plan = make_plan(model, recipe)
-    output = _output(arguments, f"{model.name}-{recipe.name}.gguf")
+    plan = _plan(arguments, model, recipe, target)
+    output = _output(arguments, f"{model.name}-{plan.file_type.name}.gguf")
     if arguments.dry_run:
         sys.stdout.writelines(f"{line}\n" for line in (*describe_tensors(plan), describe_totals(plan)))
         sys.stdout.flush()
-        _say(model.notes, quiet=arguments.quiet)
+        _say([*model.notes, *plan.notes], quiet=arguments.quiet)
         return
     if arguments.split_max_size is None:
         check_output(model, output, overwrite=arguments.force)
-    _say([*model.notes, describe_totals(plan)], quiet=arguments.quiet)
+    _say([*model.notes, *plan.notes, describe_totals(plan)], quiet=arguments.quiet)
     with show_progress(plan.n_bytes, quiet=arguments.quiet) as progress:
         written = write_plan(
             plan,
@@ -92,6 +99,38 @@ def _run(arguments: argparse.Namespace) -> None:
             progress=progress,
         )
     _say(_describe(plan, written), quiet=arguments.quiet)
+
+
+def _target(arguments: argparse.Namespace) -> Target | None:
+    if arguments.target_size is None and arguments.target_bpw is None:
+        if arguments.sensitivity is not None:
+            raise ArgumentError("--sensitivity is of use with --target-size or --target-bpw")
+        return None
+    if arguments.target_size is not None and arguments.target_bpw is not None:
+        raise ArgumentError("give --target-size or --target-bpw, not both")
+    if arguments.type is not None:
+        raise ArgumentError("a target chooses the types itself: give no --type with it")
+    return Target(arguments.target_size, arguments.target_bpw)
+
+
+def _plan(arguments: argparse.Namespace, model: SourceModel, recipe: FileType, target: Target | None) -> Plan:
+    imatrix = None if arguments.imatrix is None else read_imatrix(arguments.imatrix)
+    own = {} if arguments.recipe is None else override_types(read_recipe_file(arguments.recipe), shapes_of(model))
+    if target is None:
+        return make_plan(model, recipe, types=own, imatrix=imatrix)
+    sensitivity = None if arguments.sensitivity is None else read_sensitivity(arguments.sensitivity)
+    n_weights = sum(not is_norm(name, shape) and name not in own for name, shape in shapes_of(model).items())
+    with show_steps("measuring what rounding loses", n_weights, quiet=arguments.quiet) as progress:
+        return plan_for_target(
+            model,
+            target,
+            fixed=own,
+            imatrix=imatrix,
+            sensitivity=sensitivity,
+            split_max_bytes=arguments.split_max_size,
+            n_threads=arguments.threads,
+            progress=progress,
+        )
 
 
 def _output(arguments: argparse.Namespace, name: str) -> Path:
@@ -136,7 +175,12 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("checkpoint", type=Path, help="folder with config.json, tokenizer.json and *.safetensors")
     add("-o", "--output", help="file to write, or a folder for it; default: NAME-TYPE.gguf right here")
-    add("-t", "--type", default="Q4_K_M", metavar="TYPE", help=f"{', '.join(FILE_TYPES)}; default: Q4_K_M")
+    add("-t", "--type", metavar="TYPE", help=f"{', '.join(FILE_TYPES)}; default: Q4_K_M")
+    add("--imatrix", type=Path, metavar="FILE", help="importance matrix: weighs the errors of rounding")
+    add("--recipe", type=Path, metavar="FILE", help="lines of REGEX=TYPE for tensors; others are as --type has them")
+    add("--target-size", type=_size, metavar="SIZE", help="choose the types that lose least in a file such as 20GB")
+    add("--target-bpw", type=float, metavar="BITS", help="the same for so many bits per weight")
+    add("--sensitivity", type=Path, metavar="FILE", help="of commandr sensitivity, for a target: how tensors count")
     add("--threads", type=_thread_count, default=0, metavar="N", help="for quantizing; default: all physical cores")
     add("--context-length", type=int, metavar="N", help="positions the model was trained for, if the config is wrong")
     add("--split-max-size", type=_size, metavar="SIZE", help="several files of at most this size, such as 5GB")

@@ -132,7 +132,7 @@ def _mean_squares(path: Path, name: str, tensors: Mapping[str, TensorInfo]) -> W
     _check(path, name, sums)
     _check(path, name, counts)
     count = np.float32(math.floor(float(counts[0]) + 0.5))  # a whole number, as llama.cpp reads it
-    return np.ones_like(sums) if count == 0 else sums / count
+    return _not_all_zero(path, name, np.ones_like(sums) if count == 0 else sums / count)
 
 
 def _values(path: Path, name: str, tensor: TensorInfo | None) -> Weights:
@@ -144,6 +144,12 @@ def _values(path: Path, name: str, tensor: TensorInfo | None) -> Weights:
 def _check(path: Path, name: str, values: Weights) -> None:
     if not np.isfinite(values).all() or (values < 0).any():
         raise ArgumentError(f"{path}: the entry of {name} holds a value that is negative, infinite or no number")
+
+
+def _not_all_zero(path: Path, name: str, weights: Weights) -> Weights:
+    if not weights.any():  # all of the tensor would be rounded to 0
+        raise ArgumentError(f"{path}: the entry of {name} is 0 in every column")
+    return weights
 
 
 def _read_legacy(path: Path, file: BinaryIO) -> tuple[dict[str, Weights], tuple[str, ...], int]:
@@ -172,7 +178,7 @@ def _legacy_entries(path: Path, file: BinaryIO, size: int) -> Iterator[tuple[str
             raise struct.error
         values = np.frombuffer(file.read(4 * n_values), "<f4")
         _check(path, name, values)
-        yield name, values / np.float32(n_calls) if n_calls > 0 else values
+        yield name, _not_all_zero(path, name, values / np.float32(n_calls) if n_calls > 0 else values)
 
 
 def _int32(file: BinaryIO) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from convert.ggml_types import row_size
+from convert.imatrix import ImportanceMatrix, column_weights
 from convert.metadata import Keys, Value
-from convert.recipe import FileType, ModelShape, tensor_type
+from convert.recipe import FileType, ModelShape, check_imatrix, tensor_type
 from convert.shard import SourceTensor
 from convert.source import Delta, SourceModel
 
@@ -42,12 +44,13 @@ class PlannedTensor:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a file will hold, and the model it is made from."""
+    """What a file will hold, and the model it is made from. ``notes``: what one should know of the choice of types."""
 
     model: SourceModel
     file_type: FileType
     keys: Keys
     tensors: list[PlannedTensor]
+    notes: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def n_bytes(self) -> int:
@@ -60,20 +63,36 @@ class Plan:
         return 8 * self.n_bytes / self.model.n_params
 
 
-def make_plan(model: SourceModel, file_type: FileType, *, types: Mapping[str, str] | None = None) -> Plan:
-    """Choose the type of each tensor: that of ``types``, or else the file type's."""
+def make_plan(
+    model: SourceModel,
+    file_type: FileType,
+    *,
+    types: Mapping[str, str] | None = None,
+    imatrix: ImportanceMatrix | None = None,
+) -> Plan:
+    """Choose the type of each tensor: that of ``types``, or else the file type's.
+
+    ``imatrix`` weighs the rounding of the tensors that it has an entry for. Raises ArgumentError when a type needs one.
+    """
     chosen = types or {}
+    if any(tensor.name not in chosen for tensor in model.tensors):
+        check_imatrix(file_type, has_imatrix=imatrix is not None)
     shape = ModelShape(model.n_layer, model.n_head // model.n_head_kv)
-    tensors = [
+    plain = [
         PlannedTensor(
             tensor.name,
             tensor.source,
-            chosen.get(tensor.name) or tensor_type(file_type, shape, tensor.name, tensor.source.shape),
+            chosen.get(tensor.name)
+            or tensor_type(file_type, shape, tensor.name, tensor.source.shape, has_imatrix=imatrix is not None),
             delta=tensor.delta,
         )
         for tensor in model.tensors
     ]
-    return Plan(model, file_type, _with_file_keys(model.keys, file_type), tensors)
+    weights, notes = column_weights(
+        imatrix, ((t.name, t.ggml_type, t.source.n_per_row) for t in plain), recipe=file_type.name
+    )
+    tensors = [dataclasses.replace(tensor, importance=weights.get(tensor.name)) for tensor in plain]
+    return Plan(model, file_type, _with_file_keys(model.keys, file_type), tensors, notes)
 
 
 def _with_file_keys(keys: Keys, file_type: FileType) -> Keys:

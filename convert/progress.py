@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from convert.blocks import Progress as Callback
 from convert.plan import PlannedTensor
@@ -38,6 +47,25 @@ def show_progress(n_bytes: int, *, quiet: bool) -> Iterator[Callback | None]:
             yield update
     else:
         yield _Lines(n_bytes)
+
+
+@contextmanager
+def show_steps(title: str, n: int, *, quiet: bool) -> Iterator[Callable[[str], None] | None]:
+    """A callback for each of ``n`` steps that are done, told its name; None when ``quiet``.
+
+    Where there is no terminal, the title appears with the first step.
+    """
+    console = Console(stderr=True)
+    if quiet:
+        yield None
+    elif console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(title, total=n)
+            yield lambda _: bar.advance(task)
+    else:
+        titles = iter([f"{title}\n"])
+        yield lambda _: sys.stderr.writelines(itertools.islice(titles, 1))
 
 
 class _Lines:

@@ -9,7 +9,8 @@ Left out: MXFP4_MOE, which is Q8_0 for a model without experts, and Q1_0 and Q2_
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import gguf
@@ -112,6 +113,14 @@ def file_type(name: str) -> FileType:
     if found is None:
         raise ArgumentError(f"unknown type {name!r}: choose one of {', '.join(FILE_TYPES)}")
     return found
+
+
+def guessed_file_type(types: Iterable[str]) -> FileType:
+    """What llama.cpp takes a file for that does not say: by the type that most tensors have, norms not counted."""
+    most = Counter(t for t in types if t != "F32").most_common(1)
+    base = most[0][0] if most else "F32"
+    name = _ALIASES.get(base, base)
+    return FILE_TYPES[name]
 
 
 def tensor_type(

@@ -17,15 +17,15 @@ ROOT = Path(__file__).parents[1]
 CONVERT = """
     convert
     errors
-    ggml_types quantize sizes templates window
-    hparams recipe shard
-    checkpoint rows tensor_names
-    imatrix inventory vocab
+    allocation ggml_types mixes quantize sizes templates window
+    hparams recipe rounding shard
+    checkpoint imatrix overrides rows sensitivity tensor_names
+    inventory target vocab
     metadata
     source
     hf_model plan
     layout report
-    journal
+    choice journal
     writer
     blocks
     pipeline progress
@@ -110,7 +110,10 @@ MODEL = {
     "verification",
 }
 # The only way from one package into the other.
-ACROSS = {("convert.quantize", f"commandr_gguf.{name}") for name in ("devices", "errors", "quantize")}
+ACROSS = {
+    *(("convert.quantize", f"commandr_gguf.{name}") for name in ("devices", "errors", "quantize")),
+    *(("convert.imatrix", f"commandr_gguf.{name}") for name in ("errors", "gguf_file")),
+}
 
 
 def name_of(path: Path, root: Path) -> str:

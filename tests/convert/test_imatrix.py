@@ -97,6 +97,7 @@ def test_the_head_may_stand_under_its_own_name(tmp_path: Path) -> None:
         (entry(Q, [1, -1], 3), f"the entry of {Q} holds a value that is negative, infinite or no number"),
         (entry(Q, [1, np.nan], 3), f"the entry of {Q} holds a value"),
         (entry(Q, [1, np.inf], 3), f"the entry of {Q} holds a value"),
+        (entry(Q, [0, 0], 3), f"the entry of {Q} is 0 in every column"),
         (entry(Q, [1, 2], -3), f"the entry of {Q} holds a value"),
         (entry(Q, [1, 2], np.nan), f"the entry of {Q} holds a value"),
         ({f"{Q}.in_sum2": [1, 2], f"{Q}.counts": [1, 1]}, f"the entry of {Q} counts 2 experts"),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from gguf import GGUFReader
 
@@ -20,8 +21,23 @@ import models
 import oracles
 from convert.errors import ArgumentError
 from convert.ggml_types import row_size
+from convert.hf_model import read_hf_model
 from convert.hparams import HParams
-from convert.recipe import FILE_TYPES, FileType, ModelShape, check_imatrix, file_type, tensor_type
+from convert.imatrix import ImportanceMatrix
+from convert.pipeline import write_plan
+from convert.plan import make_plan
+from convert.recipe import (
+    FILE_TYPES,
+    GGML_TYPES,
+    FileType,
+    ModelShape,
+    check_imatrix,
+    file_type,
+    guessed_file_type,
+    is_norm,
+    tensor_type,
+)
+from convert.source import SourceModel
 from convert.tensor_names import tensor_names
 
 HERE = Path(__file__).parent
@@ -169,22 +185,46 @@ def test_types_of_few_bits_need_an_imatrix(recipe: FileType) -> None:
 
 
 @pytest.mark.oracle
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("has_imatrix", [False, True], ids=["without imatrix", "with imatrix"])
 @pytest.mark.parametrize("shape", models.SHAPES)
-def test_llama_cpp_writes_the_same_bytes(shape: str, tmp_path: Path) -> None:
+def test_llama_cpp_writes_the_same_bytes(shape: str, has_imatrix: bool, tmp_path: Path) -> None:
     """Its quantizer on our BF16 file against our own file of that type."""
-    recipes = WITHOUT_IMATRIX
+    recipes = WITH_IMATRIX if has_imatrix else WITHOUT_IMATRIX
+    source = read_hf_model(models.checkpoint(shape))
+    weights = random_weights(source) if has_imatrix else {}
     model = {"file": str(models.gguf(shape, "BF16")), "out": str(tmp_path / "{}.gguf")}
+    request = {
+        "models": [model],
+        "file_types": [recipe.number for recipe in recipes],
+        "imatrix": {name: values.tolist() for name, values in weights.items()},
+    }
     path = tmp_path / "request.json"
-    path.write_text(json.dumps({"models": [model], "file_types": [recipe.number for recipe in recipes]}))
+    path.write_text(json.dumps(request))
     oracles.run(HERE / "llama_cpp_quantizer.py", path)
+    imatrix = ImportanceMatrix(path, weights, (), 1, "") if has_imatrix else None
     for recipe in recipes:
-        ours, theirs = GGUFReader(models.gguf(shape, recipe.name)), GGUFReader(tmp_path / f"{recipe.number}.gguf")
+        write_plan(make_plan(source, recipe, imatrix=imatrix), tmp_path / "ours.gguf", overwrite=True)
+        ours, theirs = GGUFReader(tmp_path / "ours.gguf"), GGUFReader(tmp_path / f"{recipe.number}.gguf")
         expected = {tensor.name: tensor for tensor in theirs.tensors}
         assert {tensor.name for tensor in ours.tensors} == expected.keys()
         for tensor in ours.tensors:
             other = expected[tensor.name]
             assert (tensor.tensor_type, tensor.shape.tolist()) == (other.tensor_type, other.shape.tolist())
-            assert np.array_equal(tensor.data.view(np.uint8), other.data.view(np.uint8)), (recipe.name, tensor.name)
+            different = np.mean(tensor.data.view(np.uint8) != other.data.view(np.uint8))
+            # ggml 0.25.3, which llama.cpp has, sums in another order than 0.20.2 when it searches IQ1_M's scales.
+            bound = 5e-3 if tensor.tensor_type.name == "IQ1_M" else 0.0
+            assert different <= bound, (recipe.name, tensor.name)
+
+
+def random_weights(model: SourceModel) -> dict[str, npt.NDArray[np.float32]]:
+    """Of columns, as an importance matrix has them, for all weights but the embedding."""
+    random = np.random.default_rng(0)
+    return {
+        tensor.name: (random.standard_normal(tensor.source.n_per_row, np.float32) ** 2)
+        for tensor in model.tensors
+        if tensor.name.startswith("blk.") and not is_norm(tensor.name, tensor.source.shape)
+    }
 
 
 @pytest.mark.parametrize(
@@ -199,6 +239,24 @@ def test_names(name: str, expected: str) -> None:
 def test_unknown_names(name: str) -> None:
     with pytest.raises(ArgumentError, match="choose one of F32, F16"):
         file_type(name)
+
+
+@pytest.mark.parametrize(
+    ("types", "expected"),
+    [
+        (["F32"] * 9 + ["Q4_K", "Q4_K", "Q6_K"], "Q4_K_M"),
+        (["F32", "Q3_K"], "Q3_K_M"),
+        (["IQ2_S"], "IQ2_S"),
+        (["F32", "Q8_0", "F16", "F16"], "F16"),
+        (["F32"], "F32"),
+    ],
+)
+def test_a_mix_is_numbered_by_the_type_of_most_weights(types: list[str], expected: str) -> None:
+    assert guessed_file_type(types).name == expected
+
+
+def test_every_type_of_a_mix_has_a_number() -> None:
+    assert all(guessed_file_type([ggml_type]).number >= 0 for ggml_type in GGML_TYPES)
 
 
 def test_sizes_beyond_32_bits() -> None:
