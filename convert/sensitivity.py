@@ -66,8 +66,8 @@ def _probe(path: Path, name: str, entry: Any) -> Probe:
     fields = entry if isinstance(entry, dict) else {}
     ggml_type = fields.get("type")
     error, kl = (_number(fields.get(key)) for key in ("relative_error", "kl"))
-    if ggml_type not in GGML_TYPES or not error > 0 or not kl >= -_NOISE:
-        raise ArgumentError(f"{path}: the entry of {name} needs a type, a relative_error above 0 and a kl of 0 or more")
+    if ggml_type not in GGML_TYPES or not error >= 0 or not kl >= -_NOISE:
+        raise ArgumentError(f"{path}: the entry of {name} needs a type, a relative_error and a kl of 0 or more")
     return Probe(ggml_type, error, max(kl, 0.0))
 
 

@@ -54,7 +54,7 @@ def test_a_divergence_of_next_to_nothing_below_zero_is_zero(tmp_path: Path) -> N
                 None,
                 {},
                 {"type": "Q4_K_M", "relative_error": 0.1, "kl": 1},
-                {"type": "Q4_K", "relative_error": 0, "kl": 1},
+                {"type": "Q4_K", "relative_error": -0.1, "kl": 1},
                 {"type": "Q4_K", "relative_error": True, "kl": 1},
                 {"type": "Q4_K", "relative_error": 0.1, "kl": -1},
                 {"type": "Q4_K", "relative_error": 0.1, "kl": float("nan")},
