@@ -165,8 +165,8 @@ def _entry(path: str, name: str, sums: npt.NDArray[np.generic], counts: npt.NDAr
 
 
 def _checked(path: str, name: str, sums: Sums, count: float) -> ColumnSums:
-    if not np.isfinite(sums).all() or sums.min() < 0 or not 0 < count < 2**63:
-        raise FormatError(f"{path}: {name} has sums or a count that cannot be: negative, infinite or zero tokens")
+    if not np.isfinite(sums).all() or sums.min() < 0 or not 0 <= count < 2**63:
+        raise FormatError(f"{path}: {name} has sums or a count that are negative, infinite or no number")
     return ColumnSums(sums, round(count))
 
 
@@ -184,7 +184,7 @@ def _read_old(path: str, data: bytes) -> ImportanceMatrix:
         for _ in range(n_entries):
             name, at = _old_string(data, at)
             n_calls, n_values = struct.unpack_from("<ii", data, at)
-            values = np.frombuffer(data, "<f4", n_values, at + 8).astype(np.float64)
+            values = np.frombuffer(data, "<f4", max(1, n_values), at + 8).astype(np.float64)
             entries[name] = _checked(path, name, values * _DEFAULT_CHUNK_SIZE, float(n_calls * _DEFAULT_CHUNK_SIZE))
             at += 8 + 4 * n_values
         if at < len(data):

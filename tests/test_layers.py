@@ -112,7 +112,7 @@ MODEL = {
 # The only way from one package into the other.
 ACROSS = {
     *(("convert.quantize", f"commandr_gguf.{name}") for name in ("devices", "errors", "quantize")),
-    *(("convert.imatrix", f"commandr_gguf.{name}") for name in ("errors", "gguf_file")),
+    *(("convert.imatrix", f"commandr_gguf.{name}") for name in ("errors", "imatrix")),
 }
 
 

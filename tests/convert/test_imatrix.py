@@ -55,11 +55,11 @@ def legacy(entries: Mapping[str, tuple[int, Sequence[float]]], *, end: bytes = b
 
 
 def test_weights_are_mean_squares_as_llama_cpp_computes_them(tmp_path: Path) -> None:
-    path = write_gguf(tmp_path / "x.gguf", entry(Q, [1, 10, 0.1, 0], 3) | entry(V, [2, 4], 1024.4))
+    path = write_gguf(tmp_path / "x.gguf", entry(Q, [1, 10, 0.1, 0], 3) | entry(V, [2, 4], 1536.4))
     imatrix = read_imatrix(path)
     expected = floats([1, 10, 0.1, 0]) / np.float32(3)
     np.testing.assert_array_equal(imatrix.columns(Q, 4), expected, strict=True)
-    np.testing.assert_array_equal(imatrix.columns(V, 2), floats([2, 4]) / np.float32(1024))
+    np.testing.assert_array_equal(imatrix.columns(V, 2), floats([2, 4]) / np.float32(1536))
     assert imatrix.columns("blk.0.ffn_up.weight", 4) is None
     assert (imatrix.datasets, imatrix.n_chunks) == (("wiki.txt", "code.txt"), 3)
     assert imatrix.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -72,10 +72,10 @@ def test_columns_never_counted_weigh_one_each(tmp_path: Path) -> None:
 
 def test_the_old_binary_format(tmp_path: Path) -> None:
     path = tmp_path / "x.dat"
-    path.write_bytes(legacy({Q: (4, [8, 2]), V: (0, [3, 5])}, end=struct.pack("<ii", 7, 8) + b"wiki.txt"))
+    path.write_bytes(legacy({Q: (4, [8, 2]), V: (7, [3, 5])}, end=struct.pack("<ii", 7, 8) + b"wiki.txt"))
     imatrix = read_imatrix(path)
     np.testing.assert_array_equal(imatrix.columns(Q, 2), floats([2, 0.5]))
-    np.testing.assert_array_equal(imatrix.columns(V, 2), floats([3, 5]))
+    np.testing.assert_array_equal(imatrix.columns(V, 2), floats([3, 5]) / np.float32(7))
     assert (imatrix.datasets, imatrix.n_chunks) == (("wiki.txt",), 7)
     path.write_bytes(legacy({Q: (4, [8, 2])}))
     assert read_imatrix(path).datasets == ()
@@ -91,16 +91,16 @@ def test_the_head_may_stand_under_its_own_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({}, "holds no entries"),
-        ({f"{Q}.in_sum2": [1, 2]}, f"the entry of {Q} is not whole"),
-        ({f"{Q}.counts": [1]}, f"the entry of {Q} is not whole"),
-        (entry(Q, [1, -1], 3), f"the entry of {Q} holds a value that is negative, infinite or no number"),
-        (entry(Q, [1, np.nan], 3), f"the entry of {Q} holds a value"),
-        (entry(Q, [1, np.inf], 3), f"the entry of {Q} holds a value"),
+        ({}, "the GGUF file is no importance matrix"),
+        ({f"{Q}.in_sum2": [1, 2]}, f"{Q}.counts is missing"),
+        ({f"{Q}.counts": [1]}, "the GGUF file is no importance matrix"),
+        (entry(Q, [1, -1], 3), f"{Q} has sums or a count that are negative, infinite or no number"),
+        (entry(Q, [1, np.nan], 3), f"{Q} has sums or a count"),
+        (entry(Q, [1, np.inf], 3), f"{Q} has sums or a count"),
         (entry(Q, [0, 0], 3), f"the entry of {Q} is 0 in every column"),
-        (entry(Q, [1, 2], -3), f"the entry of {Q} holds a value"),
-        (entry(Q, [1, 2], np.nan), f"the entry of {Q} holds a value"),
-        ({f"{Q}.in_sum2": [1, 2], f"{Q}.counts": [1, 1]}, f"the entry of {Q} counts 2 experts"),
+        (entry(Q, [1, 2], -3), f"{Q} has sums or a count"),
+        (entry(Q, [1, 2], np.nan), f"{Q} has sums or a count"),
+        ({f"{Q}.in_sum2": [1, 2], f"{Q}.counts": [1, 1]}, f"{Q} has 2 counts"),
     ],
 )
 def test_an_entry_at_fault_is_named(tensors: Mapping[str, npt.ArrayLike], message: str, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_an_entry_at_fault_is_named(tensors: Mapping[str, npt.ArrayLike], messag
 
 def test_entries_of_another_type_are_refused(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "x.gguf", entry(Q, [1, 2], 3), dtype=np.float16)
-    with pytest.raises(ArgumentError, match="needs sums and counts, both F32"):
+    with pytest.raises(ArgumentError, match="are not in F32"):
         read_imatrix(path)
 
 
@@ -120,9 +120,9 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("An importance matrix it is not.")
     for path in (model, text):
-        with pytest.raises(ArgumentError, match=f"{path.name} is not an importance matrix"):
+        with pytest.raises(ArgumentError, match=f"{path.name}: .* no importance matrix"):
             read_imatrix(path)
-    with pytest.raises(ArgumentError, match="cannot read .*absent: No such file"):
+    with pytest.raises(ArgumentError, match="absent: cannot be read: No such file"):
         read_imatrix(tmp_path / "absent")
 
 
@@ -151,7 +151,7 @@ def test_lengths_in_an_old_file_are_not_believed(tmp_path: Path) -> None:
         struct.pack("<ii1sii", 1, 1, b"a", 1, -1),
     ):
         path.write_bytes(data)
-        with pytest.raises(ArgumentError, match="is not an importance matrix, or it ends too early"):
+        with pytest.raises(ArgumentError, match="is no importance matrix, or is damaged"):
             read_imatrix(path)
 
 
