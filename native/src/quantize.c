@@ -108,9 +108,9 @@ static void encode(const struct job * job, const uint8_t * src, const float * x,
         memcpy(dst, x, (size_t) (n_rows * job->dst_row_size));
         return;
     }
-    const commandr_encoder ours = job->imatrix ? NULL : commandr_encoder_find(job->dst_type);
+    const commandr_encoder ours = commandr_encoder_find(job->dst_type);
     if (ours) {
-        ours(x, dst, n_rows * job->n_per_row);
+        ours(x, job->imatrix, dst, n_rows, job->n_per_row);
     } else {
         ggml_quantize_chunk(job->dst_type, x, dst, 0, n_rows, job->n_per_row, job->imatrix);
     }

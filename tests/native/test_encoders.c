@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { N = 3 * 256 * 40 }; /* an odd number of super-blocks in each row of 3 */
+enum { N = 3 * 256 * 39 }; /* 39 rows of 3 super-blocks: of both an odd number */
 
 typedef struct encoder {
     enum ggml_type   type;
@@ -87,27 +87,33 @@ int main(void) {
         n /= 2;
     }
 #endif
-    float *   x        = malloc(N * sizeof(float));
-    uint8_t * ours     = malloc(N * sizeof(float));
-    uint8_t * expected = malloc(N * sizeof(float));
-    int       failed   = 0;
+    float *   x          = malloc(N * sizeof(float));
+    uint8_t * ours       = malloc(N * sizeof(float));
+    uint8_t * expected   = malloc(N * sizeof(float));
+    float *   importance = malloc(N / 39 * sizeof(float));
+    for (int i = 0; i < N / 39; i++) {
+        importance[i] = i % 50 == 7 ? 0.0f : expf(2.0f * normal());
+    }
+    int failed = 0;
     for (int kind = 0; kind < (int) (sizeof(KINDS) / sizeof(*KINDS)); kind++) {
         fill(x, kind);
         for (int e = 0; e < n; e++) {
             const size_t size = ggml_row_size(encoders[e].type, N);
             memset(ours, 0xA5, N * sizeof(float));
-            ggml_quantize_chunk(encoders[e].type, x, expected, 0, 1, N, NULL);
-            const size_t row = size / 40;
-            for (int r = 0; r < 40; r++) {
-                encoders[e].encode(x + r * (N / 40), ours + (size_t) r * row, N / 40);
-            }
-            if (memcmp(ours, expected, size) != 0 || ours[size] != 0xA5) {
-                printf("%s differs for rows that are %s\n", encoders[e].name, KINDS[kind]);
-                failed = 1;
+            for (int weighted = 0; weighted < 2; weighted++) {
+                const float * weights = weighted ? importance : NULL;
+                ggml_quantize_chunk(encoders[e].type, x, expected, 0, 39, N / 39, weights);
+                encoders[e].encode(x, weights, ours, 39, N / 39);
+                if (memcmp(ours, expected, size) != 0 || ours[size] != 0xA5) {
+                    printf("%s differs for rows that are %s%s\n", encoders[e].name, KINDS[kind],
+                           weighted ? ", with an importance matrix" : "");
+                    failed = 1;
+                }
             }
         }
     }
     free(x);
+    free(importance);
     free(ours);
     free(expected);
     return failed;

@@ -114,7 +114,7 @@ def quantize_directly(ggml: ctypes.CDLL, name: str, rows: Floats, imatrix: Float
     + [(name, True) for name in (*RECIPE_TYPES, *OTHER_TYPES)],
 )
 def test_same_bytes_as_ggml_with_any_number_of_threads(ggml: ctypes.CDLL, name: str, with_imatrix: bool) -> None:
-    if platform.machine() not in {"x86_64", "AMD64"} and name in OURS and not with_imatrix:
+    if platform.machine() not in {"x86_64", "AMD64"} and name in OURS:
         pytest.skip("compilers may contract a * b + c in ggml's encoders here, which ours never do")
     # Four rows of 16384 are a piece of work. The other types are slow, but go the same way.
     n_rows, n_per_row = (17, 16384) if name in RECIPE_TYPES else (3, 1024)

@@ -10,8 +10,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Encodes n floats, a whole number of the type's blocks, without an importance matrix. All are finite. */
-typedef void (*commandr_encoder)(const float * x, void * blocks, int64_t n);
+/* Encodes rows of floats, [n_rows][n_per_row], a whole number of the type's blocks each. importance: [n_per_row] weights
+ * of the columns, NULL = none. All are finite. */
+typedef void (*commandr_encoder)(const float * x, const float * importance, void * blocks, int64_t n_rows,
+                                 int64_t n_per_row);
 
 /* The encoder for a type on this processor; NULL where ggml's is used. */
 commandr_encoder commandr_encoder_find(enum ggml_type type);
@@ -21,10 +23,14 @@ commandr_encoder commandr_encoder_find(enum ggml_type type);
 #define COMMANDR_JOIN_2(a, b) a##_##b
 #define COMMANDR_JOIN(a, b)   COMMANDR_JOIN_2(a, b)
 #define COMMANDR_DECLARE_ENCODERS(level)                                                                               \
-    void COMMANDR_JOIN(commandr_encode_q8_0, level)(const float * x, void * blocks, int64_t n);                        \
-    void COMMANDR_JOIN(commandr_encode_q4_k, level)(const float * x, void * blocks, int64_t n);                        \
-    void COMMANDR_JOIN(commandr_encode_q5_k, level)(const float * x, void * blocks, int64_t n);                        \
-    void COMMANDR_JOIN(commandr_encode_q6_k, level)(const float * x, void * blocks, int64_t n);
+    void COMMANDR_JOIN(commandr_encode_q8_0, level)(const float * x, const float * importance, void * blocks,          \
+                                                    int64_t n_rows, int64_t n_per_row);                                \
+    void COMMANDR_JOIN(commandr_encode_q4_k, level)(const float * x, const float * importance, void * blocks,          \
+                                                    int64_t n_rows, int64_t n_per_row);                                \
+    void COMMANDR_JOIN(commandr_encode_q5_k, level)(const float * x, const float * importance, void * blocks,          \
+                                                    int64_t n_rows, int64_t n_per_row);                                \
+    void COMMANDR_JOIN(commandr_encode_q6_k, level)(const float * x, const float * importance, void * blocks,          \
+                                                    int64_t n_rows, int64_t n_per_row);
 #ifdef __x86_64__
 COMMANDR_DECLARE_ENCODERS(v3)
 COMMANDR_DECLARE_ENCODERS(v4)

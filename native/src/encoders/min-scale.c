@@ -9,33 +9,65 @@ enum {
     TOGETHER    = LANES / N_SUBS,          /* super-blocks */
 };
 
+/* Below it scales or minimums count as zero. */
+static const float TINY = 1e-15f;
+
 /* What is tried for a type: the largest level, and the numbers of levels that a first scale is made from. */
 typedef struct search {
     int   max_level;
     float first_step; /* added to max_level */
-    int   n_steps;    /* of 0.1 each, both ends included */
+    float step;
+    int   n_steps; /* both ends included */
 } search;
 
-/* Scale and minimum of LANES sub-blocks: weighted least squares for the levels that each trial rounds to, the weights
- * being the root mean square plus the value's magnitude. */
-COMMANDR_INLINE void fit(const f32v * x, search how, f32v * scale_out, f32v * min_out) {
-    const float max_level = (float) how.max_level;
-    f32v        weights[SUB_BLOCK];
-    f32v        levels[SUB_BLOCK];
-    f32v        squares = splat(0.0f);
+/* Weights of the values of LANES sub-blocks without an importance matrix: root mean square plus magnitude */
+COMMANDR_INLINE void plain_weights(const f32v * x, f32v * weights) {
+    f32v squares = splat(0.0f);
     for (int i = 0; i < SUB_BLOCK; i++) {
         squares += x[i] * x[i];
     }
     const f32v rms = square_root(squares / 32.0f);
-    f32v       min = x[0];
-    f32v       max = x[0];
-    weights[0]     = rms + magnitude(x[0]);
-    f32v sum_w     = weights[0];
-    f32v sum_x     = sum_w * x[0];
-    for (int i = 1; i < SUB_BLOCK; i++) {
-        min        = pick(x[i] < min, x[i], min);
-        max        = pick(x[i] > max, x[i], max);
+    for (int i = 0; i < SUB_BLOCK; i++) {
         weights[i] = rms + magnitude(x[i]);
+    }
+}
+
+/* With one: the column's weight times the root of twice the super-block's mean square plus the value's square.
+ * values, columns: [TOGETHER] super-blocks and their columns' weights */
+COMMANDR_INLINE void given_weights(const float * values, const float * const * columns, const f32v * x,
+                                   f32v * weights) {
+    f32v mean;
+    for (int s = 0; s < TOGETHER; s++) {
+        float sum = 0.0f;
+        for (int i = 0; i < SUPER_BLOCK; i++) {
+            sum += values[s * SUPER_BLOCK + i] * values[s * SUPER_BLOCK + i];
+        }
+        for (int l = 0; l < N_SUBS; l++) {
+            mean[s * N_SUBS + l] = 2.0f * sum / (float) SUPER_BLOCK;
+        }
+    }
+    for (int i = 0; i < SUB_BLOCK; i++) {
+        f32v column;
+        for (int l = 0; l < LANES; l++) {
+            column[l] = columns[l / N_SUBS][l % N_SUBS * SUB_BLOCK + i];
+        }
+        weights[i] = column * square_root(mean + x[i] * x[i]);
+    }
+}
+
+/* Scale, minimum and sum of weights of LANES sub-blocks: weighted least squares for the levels that each trial rounds
+ * to. */
+COMMANDR_INLINE void fit(const f32v * x, const f32v * weights, search how, f32v * scale_out, f32v * min_out,
+                         f32v * weight_out) {
+    const float max_level = (float) how.max_level;
+    f32v        levels[SUB_BLOCK];
+    f32v        min   = x[0];
+    f32v        max   = x[0];
+    f32v        sum_w = weights[0];
+    f32v        sum_x = sum_w * x[0];
+    for (int i = 1; i < SUB_BLOCK; i++) {
+        min = pick(x[i] < min, x[i], min);
+        max = pick(x[i] > max, x[i], max);
         sum_w += weights[i];
         sum_x += weights[i] * x[i];
     }
@@ -51,7 +83,7 @@ COMMANDR_INLINE void fit(const f32v * x, search how, f32v * scale_out, f32v * mi
         best_error += weights[i] * (error * error);
     }
     for (int step = 0; step <= how.n_steps; step++) {
-        inverse    = (how.first_step + 0.1f * (float) step + max_level) / (max - min);
+        inverse    = (how.first_step + how.step * (float) step + max_level) / (max - min);
         f32v sum_l = splat(0.0f), sum_l2 = splat(0.0f), sum_xl = splat(0.0f);
         for (int i = 0; i < SUB_BLOCK; i++) {
             const f32v level    = to_float(clamp(nearest(inverse * (x[i] - min)), 0, how.max_level));
@@ -77,8 +109,9 @@ COMMANDR_INLINE void fit(const f32v * x, search how, f32v * scale_out, f32v * mi
         scale             = pick(better, try_scale, scale);
         min               = pick(better, try_min, min);
     }
-    *scale_out = pick(flat, splat(0.0f), scale);
-    *min_out   = -min;
+    *scale_out  = pick(flat, splat(0.0f), scale);
+    *min_out    = -min;
+    *weight_out = sum_w;
 }
 
 /* Six bits of each scale and minimum, as the format packs them into 12 bytes. */
@@ -90,28 +123,103 @@ static void pack_scales(const uint8_t * scales, const uint8_t * mins, uint8_t * 
     }
 }
 
-/* The first 16 bytes of a block, d, dmin and scales, from the sub-blocks' scales and minimums, and what a level is worth
- * then. False when a sub-block's scale became 0: its levels are left as the search had them, which we do not keep. */
-static bool finish_scales(const float * scales, const float * mins, uint8_t * out, float * steps, float * offsets) {
-    float max_scale = 0.0f, max_min = 0.0f;
+/* The scales' or minimums' own scale, and their levels in six bits, without an importance matrix */
+static float round_plain(const float * x, uint8_t * levels) {
+    float max = 0.0f;
     for (int j = 0; j < N_SUBS; j++) {
-        max_scale = scales[j] > max_scale ? scales[j] : max_scale;
-        max_min   = mins[j] > max_min ? mins[j] : max_min;
+        max = x[j] > max ? x[j] : max;
     }
-    const float       inverse_scale = max_scale > 0.0f ? 63.0f / max_scale : 0.0f;
-    const float       inverse_min   = max_min > 0.0f ? 63.0f / max_min : 0.0f;
-    const ggml_fp16_t halves[2]     = { ggml_fp32_to_fp16(max_scale / 63.0f), ggml_fp32_to_fp16(max_min / 63.0f) };
-    const float       d = ggml_fp16_to_fp32(halves[0]), dmin = ggml_fp16_to_fp32(halves[1]);
+    const float inverse = max > 0.0f ? 63.0f / max : 0.0f;
+    for (int j = 0; j < N_SUBS; j++) {
+        const uint8_t level = (uint8_t) nearest_of(inverse * x[j]); /* negative ones wrap to 63, as in ggml */
+        levels[j]           = level < 63 ? level : 63;
+    }
+    return max / 63.0f;
+}
+
+static int32_t capped(float x) {
+    const int32_t level = nearest_of(x);
+    return level < 63 ? level : 63;
+}
+
+/* The same with one: of nine scales the one that leaves the least weighted error, then levels moved one by one while
+ * that brings the scaled levels nearer. */
+static float round_weighted(const float * x, const float * weights, uint8_t * levels) {
+    float max = 0.0f;
+    for (int j = 0; j < N_SUBS; j++) {
+        max = max > x[j] ? max : x[j];
+    }
+    if (max < TINY) {
+        memset(levels, 0, N_SUBS);
+        return 0.0f;
+    }
+    float inverse = 63.0f / max, least = 0.0f;
+    for (int trial = 0; trial < 9; trial++) {
+        const int   step        = trial == 0 ? 0 : trial <= 4 ? trial - 5 : trial - 4; /* 0, -4..-1, 1..4 */
+        const float try_inverse = trial == 0 ? inverse : (0.1f * (float) step + 63.0f) / max;
+        const float scale       = 1.0f / try_inverse;
+        float       error       = 0.0f;
+        for (int j = 0; j < N_SUBS; j++) {
+            const int32_t level = trial == 0 ? (uint8_t) nearest_of(try_inverse * x[j]) : capped(try_inverse * x[j]);
+            const float   off   = x[j] - scale * (float) level;
+            error += weights[j] * off * off;
+        }
+        if (trial == 0 || error < least) {
+            least   = error;
+            inverse = try_inverse;
+        }
+    }
+    float sum_xl = 0.0f, sum_l2 = 0.0f;
+    for (int j = 0; j < N_SUBS; j++) {
+        const int32_t level = capped(inverse * x[j]);
+        levels[j]           = (uint8_t) level;
+        sum_xl += weights[j] * x[j] * (float) level;
+        sum_l2 += weights[j] * (float) level * (float) level;
+    }
+    bool changed = true;
+    for (int round = 0; round < 5 && changed; round++) {
+        changed = false;
+        for (int j = 0; j < N_SUBS; j++) {
+            float xl = sum_xl - weights[j] * x[j] * (float) levels[j];
+            float l2 = sum_l2 - weights[j] * (float) levels[j] * (float) levels[j];
+            if (!(xl > 0.0f && l2 > 0.0f)) {
+                continue;
+            }
+            const int32_t level = capped(x[j] * l2 / xl);
+            if (level == levels[j]) {
+                continue;
+            }
+            xl += weights[j] * x[j] * (float) level;
+            l2 += weights[j] * (float) level * (float) level;
+            if (xl * xl * sum_l2 > sum_xl * sum_xl * l2) {
+                levels[j] = (uint8_t) level;
+                sum_xl    = xl;
+                sum_l2    = l2;
+                changed   = true;
+            }
+        }
+    }
+    return sum_l2 > 0.0f ? sum_xl / sum_l2 : 0.0f;
+}
+
+/* The first 16 bytes of a block, d, dmin and scales, from the sub-blocks' scales and minimums, and what a level is worth
+ * then. weights: [N_SUBS] sums of the sub-blocks' weights, NULL without an importance matrix. False when a sub-block's
+ * scale became 0: its levels are left as the search had them, which we do not keep. */
+static bool finish_scales(const float * scales, const float * mins, const float * weights, uint8_t * out, float * steps,
+                          float * offsets) {
     uint8_t           s[N_SUBS], m[N_SUBS];
+    const float       scale     = weights ? round_weighted(scales, weights, s) : round_plain(scales, s);
+    const float       min       = weights ? round_weighted(mins, weights, m) : round_plain(mins, m);
+    const ggml_fp16_t halves[2] = { ggml_fp32_to_fp16(scale), ggml_fp32_to_fp16(min) };
+    const float       d = ggml_fp16_to_fp32(halves[0]), dmin = ggml_fp16_to_fp32(halves[1]);
     bool              all = true;
     for (int j = 0; j < N_SUBS; j++) {
-        const uint8_t scale = (uint8_t) nearest_of(inverse_scale * scales[j]); /* negative ones wrap to 63, as there */
-        const uint8_t min   = (uint8_t) nearest_of(inverse_min * mins[j]);
-        s[j]                = scale < 63 ? scale : 63;
-        m[j]                = min < 63 ? min : 63;
-        steps[j]            = d * (float) s[j];
-        offsets[j]          = dmin * (float) m[j];
-        all                 = all && steps[j] != 0.0f;
+        if (s[j] > 63 || m[j] > 63) {
+            return false; /* a level below 0 has wrapped */
+        }
+        steps[j]   = d * (float) s[j];
+        offsets[j] = dmin * (float) m[j];
+        all        = all && steps[j] != 0.0f;
     }
     memcpy(out, halves, sizeof(halves));
     pack_scales(s, m, out + sizeof(halves));
@@ -148,44 +256,66 @@ COMMANDR_INLINE void pack_levels(const uint8_t * levels, bool has_fifth_bit, uin
     }
 }
 
-COMMANDR_INLINE void encode(enum ggml_type type, search how, const float * x, uint8_t * out, int64_t n) {
-    const size_t  size     = ggml_type_size(type);
-    const int64_t n_blocks = n / SUPER_BLOCK;
+/* LANES sub-blocks: TOGETHER super-blocks of which n_now are wanted. columns: the weights of each one's columns, NULL
+ * without an importance matrix */
+COMMANDR_INLINE void encode_some(enum ggml_type type, search how, const float * values, const float * const * columns,
+                                 int64_t n_now, uint8_t * out) {
+    f32v x[SUB_BLOCK], weights[SUB_BLOCK], scales, mins, sums;
+    gather(values, SUB_BLOCK, x);
+    if (columns) {
+        given_weights(values, columns, x, weights);
+    } else {
+        plain_weights(x, weights);
+    }
+    fit(x, weights, how, &scales, &mins, &sums);
+    float scale[LANES], min[LANES], weight[LANES];
+    memcpy(scale, &scales, sizeof(scale));
+    memcpy(min, &mins, sizeof(min));
+    memcpy(weight, &sums, sizeof(weight));
+    for (int64_t i = 0; i < n_now; i++) {
+        float         steps[N_SUBS], offsets[N_SUBS];
+        uint8_t       levels[SUPER_BLOCK];
+        uint8_t *     block = out + (size_t) i * ggml_type_size(type);
+        const float * of    = values + i * SUPER_BLOCK;
+        if (finish_scales(scale + i * N_SUBS, min + i * N_SUBS, columns ? weight + i * N_SUBS : NULL, block, steps,
+                          offsets)) {
+            round_levels(of, steps, offsets, how.max_level, levels);
+            pack_levels(levels, type == GGML_TYPE_Q5_K, block + 16);
+        } else {
+            ggml_quantize_chunk(type, of, block, 0, 1, SUPER_BLOCK, columns ? columns[i] : NULL);
+        }
+    }
+}
+
+COMMANDR_INLINE void encode(enum ggml_type type, search how, const float * x, const float * importance, uint8_t * out,
+                            int64_t n_rows, int64_t n_per_row) {
+    const int64_t n_blocks = n_rows * n_per_row / SUPER_BLOCK;
     for (int64_t b = 0; b < n_blocks; b += TOGETHER) {
         const int64_t n_now = n_blocks - b < TOGETHER ? n_blocks - b : TOGETHER;
         float         copy[TOGETHER * SUPER_BLOCK];
         const float * values = x + b * SUPER_BLOCK;
-        if (n_now < TOGETHER) {
+        const float * columns[TOGETHER];
+        for (int64_t i = 0; i < TOGETHER && importance; i++) {
+            columns[i] = importance + (b + (i < n_now ? i : 0)) * SUPER_BLOCK % n_per_row;
+        }
+        if (n_now < TOGETHER) { /* the last one stands in for those that are not there */
             for (int64_t i = 0; i < TOGETHER; i++) {
                 memcpy(copy + i * SUPER_BLOCK, values, SUPER_BLOCK * sizeof(float));
             }
             values = copy;
         }
-        f32v columns[SUB_BLOCK], scales, mins;
-        gather(values, SUB_BLOCK, columns);
-        fit(columns, how, &scales, &mins);
-        float scale[LANES], min[LANES];
-        memcpy(scale, &scales, sizeof(scale));
-        memcpy(min, &mins, sizeof(min));
-        for (int64_t i = 0; i < n_now; i++) {
-            float         steps[N_SUBS], offsets[N_SUBS];
-            uint8_t       levels[SUPER_BLOCK];
-            uint8_t *     block = out + (size_t) (b + i) * size;
-            const float * of    = values + i * SUPER_BLOCK;
-            if (finish_scales(scale + i * N_SUBS, min + i * N_SUBS, block, steps, offsets)) {
-                round_levels(of, steps, offsets, how.max_level, levels);
-                pack_levels(levels, type == GGML_TYPE_Q5_K, block + 16);
-            } else {
-                ggml_quantize_chunk(type, of, block, 0, 1, SUPER_BLOCK, NULL);
-            }
-        }
+        encode_some(type, how, values, importance ? columns : NULL, n_now, out + (size_t) b * ggml_type_size(type));
     }
 }
 
-void COMMANDR_JOIN(commandr_encode_q4_k, COMMANDR_LEVEL)(const float * x, void * blocks, int64_t n) {
-    encode(GGML_TYPE_Q4_K, (search) { 15, -1.0f, 20 }, x, blocks, n);
+void COMMANDR_JOIN(commandr_encode_q4_k, COMMANDR_LEVEL)(const float * x, const float * importance, void * blocks,
+                                                         int64_t n_rows, int64_t n_per_row) {
+    const search how = importance ? (search) { 15, -0.9f, 0.05f, 36 } : (search) { 15, -1.0f, 0.1f, 20 };
+    encode(GGML_TYPE_Q4_K, how, x, importance, blocks, n_rows, n_per_row);
 }
 
-void COMMANDR_JOIN(commandr_encode_q5_k, COMMANDR_LEVEL)(const float * x, void * blocks, int64_t n) {
-    encode(GGML_TYPE_Q5_K, (search) { 31, -0.5f, 15 }, x, blocks, n);
+void COMMANDR_JOIN(commandr_encode_q5_k, COMMANDR_LEVEL)(const float * x, const float * importance, void * blocks,
+                                                         int64_t n_rows, int64_t n_per_row) {
+    const search how = importance ? (search) { 31, -0.9f, 0.05f, 36 } : (search) { 31, -0.5f, 0.1f, 15 };
+    encode(GGML_TYPE_Q5_K, how, x, importance, blocks, n_rows, n_per_row);
 }

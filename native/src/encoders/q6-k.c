@@ -7,9 +7,8 @@ enum { SUPER_BLOCK = 256, SUB_BLOCK = 16, MAX_LEVEL = 32, BLOCK_SIZE = 210 };
 /* Below it a block counts as zero. */
 static const float TINY = 1e-15f;
 
-/* Scales of LANES sub-blocks: the one of 19 trials whose levels leave the least squares' error, weighted by the values'
- * squares. */
-COMMANDR_INLINE f32v fit(const f32v * x) {
+/* Scales of LANES sub-blocks: the one of 19 trials whose levels leave the least weighted squares' error. */
+COMMANDR_INLINE f32v fit(const f32v * x, const f32v * weights) {
     f32v largest = splat(0.0f), size = splat(0.0f);
     for (int i = 0; i < SUB_BLOCK; i++) {
         const f32v a       = magnitude(x[i]);
@@ -24,10 +23,9 @@ COMMANDR_INLINE f32v fit(const f32v * x) {
         const f32v inverse = trial == 0 ? -32.0f / largest : -(32.0f + 0.1f * (float) step) / largest;
         f32v       sum_xl = splat(0.0f), sum_l2 = splat(0.0f);
         for (int i = 0; i < SUB_BLOCK; i++) {
-            const f32v level  = to_float(clamp(nearest(inverse * x[i]), -MAX_LEVEL, MAX_LEVEL - 1));
-            const f32v weight = x[i] * x[i];
-            sum_xl += weight * x[i] * level;
-            sum_l2 += weight * level * level;
+            const f32v level = to_float(clamp(nearest(inverse * x[i]), -MAX_LEVEL, MAX_LEVEL - 1));
+            sum_xl += weights[i] * x[i] * level;
+            sum_l2 += weights[i] * level * level;
         }
         const i32v any       = sum_l2 != 0.0f;
         const f32v try_scale = pick(any, sum_xl / sum_l2, splat(0.0f));
@@ -80,17 +78,27 @@ COMMANDR_INLINE void pack_levels(const uint8_t * levels, uint8_t * out) {
     }
 }
 
-void COMMANDR_JOIN(commandr_encode_q6_k, COMMANDR_LEVEL)(const float * x, void * blocks, int64_t n) {
-    uint8_t * block = blocks;
+void COMMANDR_JOIN(commandr_encode_q6_k, COMMANDR_LEVEL)(const float * x, const float * importance, void * blocks,
+                                                         int64_t n_rows, int64_t n_per_row) {
+    const int64_t n     = n_rows * n_per_row;
+    uint8_t *     block = blocks;
     for (int64_t b = 0; b < n; b += SUPER_BLOCK, block += BLOCK_SIZE) {
-        f32v columns[SUB_BLOCK];
+        const float * weights_of = importance ? importance + b % n_per_row : NULL;
+        f32v          columns[SUB_BLOCK], weights[SUB_BLOCK]; /* the values' squares, if none are given */
         gather(x + b, SUB_BLOCK, columns);
-        const f32v  fitted = fit(columns);
+        if (importance) {
+            gather(weights_of, SUB_BLOCK, weights);
+        } else {
+            for (int i = 0; i < SUB_BLOCK; i++) {
+                weights[i] = columns[i] * columns[i];
+            }
+        }
+        const f32v  fitted = fit(columns, weights);
         float       scales[LANES], steps[LANES];
         ggml_fp16_t d;
         memcpy(scales, &fitted, sizeof(scales));
         if (!finish_scales(scales, (int8_t *) block + 192, &d, steps)) {
-            ggml_quantize_chunk(GGML_TYPE_Q6_K, x + b, block, 0, 1, SUPER_BLOCK, NULL);
+            ggml_quantize_chunk(GGML_TYPE_Q6_K, x + b, block, 0, 1, SUPER_BLOCK, weights_of);
             continue;
         }
         uint8_t levels[SUPER_BLOCK];

@@ -11,8 +11,11 @@ COMMANDR_INLINE i32v nearest_away(f32v x) {
     return __builtin_convertvector(x + half, i32v);
 }
 
-void COMMANDR_JOIN(commandr_encode_q8_0, COMMANDR_LEVEL)(const float * x, void * blocks, int64_t n) {
-    uint8_t * out = blocks;
+void COMMANDR_JOIN(commandr_encode_q8_0, COMMANDR_LEVEL)(const float * x, const float * importance, void * blocks,
+                                                         int64_t n_rows, int64_t n_per_row) {
+    (void) importance; /* it changes nothing here, as in ggml */
+    const int64_t n   = n_rows * n_per_row;
+    uint8_t *     out = blocks;
     for (int64_t b = 0; b < n; b += BLOCK, out += 2 + BLOCK) {
         f32v low, high;
         memcpy(&low, x + b, sizeof(low));
