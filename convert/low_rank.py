@@ -1,0 +1,57 @@
+"""A change of low rank to a weight matrix, kept as two thin factors and multiplied out a block of rows at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from convert.shard import SourceTensor
+
+_RAW = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """scale * B A, on top of the change ``below`` where several are added to one matrix.
+
+    ``a`` is [r, n_in] and ``b`` [n_out, r], in the bytes of their file: float32, float16, or the bits of BF16 as
+    uint16. They are usually mapped: the adapter of a large model takes gigabytes as float32.
+    """
+
+    a: npt.NDArray[Any]
+    b: npt.NDArray[Any]
+    scale: float
+    below: LowRank | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n_out, n_in), the shape of the matrix that is changed."""
+        return len(self.b), self.a.shape[1]
+
+    @property
+    def rank(self) -> int:
+        """Of this change, without those below."""
+        return len(self.a)
+
+    def rows(self, first: int, n: int) -> npt.NDArray[np.float32]:
+        """What is added to the rows first .. first + n - 1: float32 [n, n_in], a new array. Any thread may ask."""
+        # The factor's rows are scaled: there are n * r of them where the product has n * n_in.
+        out: npt.NDArray[np.float32] = (floats(self.b[first : first + n]) * np.float32(self.scale)) @ floats(self.a)
+        if self.below is not None:
+            out += self.below.rows(first, n)
+        return out
+
+
+def map_raw(tensor: SourceTensor) -> npt.NDArray[Any]:
+    """A tensor of a safetensors file, mapped: float32, float16, or the bits of BF16 as uint16."""
+    return np.memmap(tensor.path, _RAW[tensor.dtype], "r", tensor.offset, tensor.shape)
+
+
+def floats(raw: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """A copy as float32 of what :func:`map_raw` gives."""
+    if raw.dtype == np.uint16:
+        raw = np.left_shift(raw, 16, dtype=np.uint32).view(np.float32)
+    return np.array(raw, np.float32)

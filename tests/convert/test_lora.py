@@ -1,0 +1,289 @@
+"""Adapters in PEFT's form: what is added to which matrix, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import shapes
+from convert.errors import CheckpointError, ConvertError, UnsupportedError
+from convert.hf_model import read_hf_model
+from convert.lora import merge_adapter
+from convert.low_rank import LowRank
+from convert.source import SourceModel
+
+Floats = npt.NDArray[np.float32]
+
+RANK, ALPHA = 4, 6
+QUERY, DOWN = "model.layers.1.self_attn.q_proj", "model.layers.0.mlp.down_proj"
+EMBEDDING = "model.embed_tokens"
+CONFIG: dict[str, Any] = {  # what peft 0.21 writes for a plain adapter
+    **dict.fromkeys(("alora_invocation_tokens", "arrow_config", "auto_mapping", "corda_config", "eva_config")),
+    **dict.fromkeys(("exclude_modules", "kasa_config", "layer_replication", "layers_pattern", "layers_to_transform")),
+    **dict.fromkeys(("lora_ga_config", "megatron_config", "modules_to_save", "revision", "target_parameters")),
+    **dict.fromkeys(("monteclora_config", "trainable_token_indices", "use_bdlora", "velora_config")),
+    **dict.fromkeys(("ensure_weight_tying", "fan_in_fan_out", "lora_bias", "use_dora", "use_qalora"), False),
+    "alpha_pattern": {},
+    "base_model_name_or_path": "CohereLabs/c4ai-command-r-08-2024",
+    "bias": "none",
+    "inference_mode": True,
+    "init_lora_weights": True,
+    "loftq_config": {},
+    "lora_alpha": ALPHA,
+    "lora_dropout": 0.05,
+    "megatron_core": "megatron.core",
+    "peft_type": "LORA",
+    "peft_version": "0.21.2",
+    "qalora_group_size": 16,
+    "r": RANK,
+    "rank_pattern": {},
+    "target_modules": [QUERY, DOWN],
+    "task_type": "CAUSAL_LM",
+    "use_rslora": False,
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> SourceModel:
+    return read_hf_model(shapes.write_checkpoint(tmp_path_factory.mktemp("lora") / "base", "gqa", n_layers=2))
+
+
+def factors(module: str, *, rank: int = RANK, seed: int = 1) -> tuple[Floats, Floats]:
+    """A [rank, n_in] and B [n_out, rank] for a module of the base."""
+    n_out, n_in = shapes.tensor_shapes(shapes.config_json("gqa"))[f"{module}.weight"]
+    return shapes.normal(seed, f"{module}.A", (rank, n_in)), shapes.normal(seed, f"{module}.B", (n_out, rank))
+
+
+def linear(module: str, *, rank: int = RANK, seed: int = 1) -> dict[str, Floats]:
+    a, b = factors(module, rank=rank, seed=seed)
+    return {f"base_model.model.{module}.lora_A.weight": a, f"base_model.model.{module}.lora_B.weight": b}
+
+
+def write_adapter(
+    folder: Path, tensors: Mapping[str, Floats] | None = None, *, dtype: str = "F32", **config: Any
+) -> Path:
+    folder.mkdir(exist_ok=True)
+    entries = linear(QUERY) | linear(DOWN) if tensors is None else tensors
+    shapes.write_safetensors(
+        folder / "adapter_model.safetensors",
+        {name: (dtype, values.shape, shapes.encode(values, dtype)) for name, values in entries.items()},
+    )
+    (folder / "adapter_config.json").write_text(json.dumps(CONFIG | config))
+    return folder
+
+
+def delta(model: SourceModel, name: str) -> LowRank:
+    found = next(tensor.delta for tensor in model.tensors if tensor.name == name)
+    assert isinstance(found, LowRank)
+    return found
+
+
+def all_rows(change: LowRank) -> Floats:
+    """In blocks that do not divide the number of rows."""
+    n_out = change.shape[0]
+    return np.concatenate([change.rows(first, min(100, n_out - first)) for first in range(0, n_out, 100)])
+
+
+def assert_equal(found: Floats, expected: npt.NDArray[np.float64]) -> None:
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+
+
+def product(module: str, scale: float, *, rank: int = RANK, seed: int = 1) -> npt.NDArray[np.float64]:
+    a, b = (factor.astype(np.float64) for factor in factors(module, rank=rank, seed=seed))
+    return scale * (b @ a)
+
+
+def test_the_change_is_scaled_and_lands_on_its_matrices_alone(tmp_path: Path, base: SourceModel) -> None:
+    model = merge_adapter(write_adapter(tmp_path), base)
+    assert_equal(all_rows(delta(model, "blk.1.attn_q.weight")), product(QUERY, ALPHA / RANK))
+    assert_equal(all_rows(delta(model, "blk.0.ffn_down.weight")), product(DOWN, ALPHA / RANK))
+    assert sum(tensor.delta is not None for tensor in model.tensors) == 2
+    assert all(tensor.delta is None for tensor in base.tensors)
+    assert model.notes[-1].endswith("trained on CohereLabs/c4ai-command-r-08-2024 into 2 tensors")
+    assert tmp_path / "adapter_model.safetensors" in model.files
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16"])
+def test_factors_of_half_precision_are_widened_before_they_are_multiplied(
+    tmp_path: Path, base: SourceModel, dtype: str
+) -> None:
+    exact = {name: np.round(values * 8) / np.float32(8) for name, values in (linear(QUERY) | linear(DOWN)).items()}
+    model = merge_adapter(write_adapter(tmp_path, exact, dtype=dtype), base)
+    a, b = (exact[f"base_model.model.{QUERY}.lora_{factor}.weight"].astype(np.float64) for factor in "AB")
+    assert_equal(all_rows(delta(model, "blk.1.attn_q.weight")), ALPHA / RANK * (b @ a))
+
+
+def test_rslora_divides_by_the_root_of_the_rank(tmp_path: Path, base: SourceModel) -> None:
+    model = merge_adapter(write_adapter(tmp_path, use_rslora=True), base)
+    assert_equal(all_rows(delta(model, "blk.1.attn_q.weight")), product(QUERY, ALPHA / math.sqrt(RANK)))
+
+
+@pytest.mark.parametrize("key", ["q_proj", "layers.1.self_attn.q_proj", r"layers\.\d+\.self_attn\.q_proj"])
+def test_patterns_change_rank_and_alpha_of_the_modules_whose_names_end_so(
+    tmp_path: Path, base: SourceModel, key: str
+) -> None:
+    tensors = linear(QUERY, rank=2) | linear(DOWN)
+    folder = write_adapter(tmp_path, tensors, rank_pattern={key: 2}, alpha_pattern={key: 5})
+    model = merge_adapter(folder, base)
+    assert_equal(all_rows(delta(model, "blk.1.attn_q.weight")), product(QUERY, 5 / 2, rank=2))
+    assert_equal(all_rows(delta(model, "blk.0.ffn_down.weight")), product(DOWN, ALPHA / RANK))
+
+
+def test_adapters_add_up_in_their_order(tmp_path: Path, base: SourceModel) -> None:
+    first = write_adapter(tmp_path / "first")
+    second = write_adapter(tmp_path / "second", linear(QUERY, rank=3, seed=2), r=3, target_modules=[QUERY])
+    model = merge_adapter(second, merge_adapter(first, base))
+    expected = product(QUERY, ALPHA / RANK) + product(QUERY, ALPHA / 3, rank=3, seed=2)
+    assert_equal(all_rows(delta(model, "blk.1.attn_q.weight")), expected)
+    assert_equal(all_rows(delta(model, "blk.0.ffn_down.weight")), product(DOWN, ALPHA / RANK))
+    assert [part.split()[0] for part in model.origin["lora"].split(", ")] == ["first", "second"]
+
+
+def tied(*, head_seed: int = 1) -> dict[str, Floats]:
+    """An adapter of the embedding with the same on the head, as peft saves it with ensure_weight_tying."""
+    a, b = factors(EMBEDDING)
+    head_a, head_b = factors(EMBEDDING, seed=head_seed)
+    return {
+        f"base_model.model.{EMBEDDING}.lora_embedding_A": np.ascontiguousarray(b.T),
+        f"base_model.model.{EMBEDDING}.lora_embedding_B": np.ascontiguousarray(a.T),
+        "base_model.model.lm_head.lora_A.weight": head_a,
+        "base_model.model.lm_head.lora_B.weight": head_b,
+    }
+
+
+def test_an_embedding_that_changes_with_the_head_is_merged_once(tmp_path: Path, base: SourceModel) -> None:
+    model = merge_adapter(write_adapter(tmp_path, tied(), target_modules=["embed_tokens"]), base)
+    assert_equal(all_rows(delta(model, "token_embd.weight")), product(EMBEDDING, ALPHA / RANK))
+
+
+def without(tensors: dict[str, Floats], *parts: str) -> dict[str, Floats]:
+    return {name: values for name, values in tensors.items() if not any(part in name for part in parts)}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "sentence"),
+    [
+        (without(tied(), "lm_head"), "changes model.embed_tokens otherwise than lm_head"),
+        (without(tied(), "embed_tokens"), "changes lm_head otherwise than model.embed_tokens"),
+        (tied(head_seed=2), "changes lm_head otherwise than model.embed_tokens"),
+    ],
+)
+def test_an_embedding_that_changes_without_the_head_is_refused(
+    tmp_path: Path, base: SourceModel, tensors: dict[str, Floats], sentence: str
+) -> None:
+    with pytest.raises(UnsupportedError, match=f"{sentence}, and Command-R models have one matrix for both"):
+        merge_adapter(write_adapter(tmp_path, tensors, target_modules=[]), base)
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_copy_of_the_embedding_must_be_the_bases(tmp_path: Path, base: SourceModel, changed: bool) -> None:
+    copy = dict(shapes.tensors(shapes.config_json("gqa"), 0))[f"{EMBEDDING}.weight"]
+    bits = np.frombuffer(shapes.encode(copy, "BF16"), "<u2").astype(np.uint32).reshape(copy.shape) << 16
+    bits[-1, -1] ^= np.uint32(changed) << 16
+    tensors = tied() | {f"base_model.model.{EMBEDDING}.base_layer.weight": bits.view(np.float32)}
+    folder = write_adapter(tmp_path, tensors, target_modules=["embed_tokens"])
+    if changed:
+        with pytest.raises(UnsupportedError, match="base_layer.weight differs from model.embed_tokens.weight"):
+            merge_adapter(folder, base)
+    else:
+        assert delta(merge_adapter(folder, base), "token_embd.weight").rank == RANK
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ({"peft_type": "LOHA"}, 'peft_type is "LOHA"'),
+        ({"use_dora": True}, "use_dora is true"),
+        ({"bias": "lora_only"}, 'bias is "lora_only"'),
+        ({"lora_bias": True}, "lora_bias is true"),
+        ({"fan_in_fan_out": True}, "fan_in_fan_out is true"),
+        ({"modules_to_save": ["embed_tokens"]}, r'modules_to_save is \["embed_tokens"\]'),
+        ({"target_parameters": ["experts.down"]}, r'target_parameters is \["experts.down"\]'),
+        ({"trainable_token_indices": [7]}, r"trainable_token_indices is \[7\]"),
+        ({"init_lora_weights": "pissa"}, 'init_lora_weights is "pissa"'),
+        ({"a_key_of_tomorrow": {"x": 1}}, 'a_key_of_tomorrow is {"x": 1}'),
+        ({"r": 0}, "r is 0, not a positive whole number"),
+        ({"lora_alpha": "8"}, 'lora_alpha is "8", not a number'),
+        ({"rank_pattern": {"q_proj": 2.5}}, "rank_pattern is"),
+        ({"alpha_pattern": {"q_proj(": 2}}, "no regular expression"),
+        ({"target_modules": 3}, "target_modules is 3"),
+        ({"layers_to_transform": "all"}, 'layers_to_transform is "all"'),
+    ],
+)
+def test_a_configuration_that_is_not_plain_lora_is_refused_by_key_and_value(
+    tmp_path: Path, base: SourceModel, config: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ConvertError, match=f"adapter_config.json: .*{sentence}"):
+        merge_adapter(write_adapter(tmp_path, **config), base)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "sentence"),
+    [
+        ({}, "no adapter's tensors"),
+        (without(linear(QUERY), "lora_B"), f"{QUERY}.lora_A.weight lacks the other factor"),
+        (linear(QUERY, rank=3), rf"{QUERY}.lora_A.weight has the shape \[3, 256\].*call for \[4, 256\]"),
+        (linear("model.layers.2.mlp.up_proj"), "model.layers.2.mlp.up_proj.lora_A.weight belongs to no matrix"),
+        ({"base_model.model.score.weight": np.ones((2, 2), np.float32)}, "score.weight is neither factor"),
+        ({f"{QUERY}.lora_A.weight": np.ones((4, 256), np.float32)}, "is neither factor"),
+        (
+            {
+                f"base_model.model.{QUERY}.lora_A.weight": np.ones((RANK, 128), np.float32),
+                f"base_model.model.{QUERY}.lora_B.weight": np.ones((128, RANK), np.float32),
+            },
+            rf"{QUERY}.lora_A.weight has the shape \[4, 128\]",
+        ),
+        (
+            {
+                "base_model.model.model.norm.lora_A.weight": np.ones((RANK, 256), np.float32),
+                "base_model.model.model.norm.lora_B.weight": np.ones((1, RANK), np.float32),
+            },
+            "model.norm.lora_A.weight has the shape",
+        ),
+        (
+            linear(QUERY) | {f"base_model.model.{QUERY}.lora_B.weight": np.full((256, RANK), np.nan, np.float32)},
+            f"{QUERY}.lora_B.weight holds 1024 NaN or infinite values",
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(
+    tmp_path: Path, base: SourceModel, tensors: dict[str, Floats], sentence: str
+) -> None:
+    with pytest.raises(ConvertError, match=f"adapter_model.safetensors.*{sentence}"):
+        merge_adapter(write_adapter(tmp_path, tensors, target_modules=[]), base)
+
+
+@pytest.mark.parametrize(
+    ("config", "complete"),
+    [
+        ({"target_modules": ["q_proj", "down_proj"]}, False),
+        ({"target_modules": r".*\.(q_proj|down_proj)"}, False),
+        ({"target_modules": ["q_proj"], "layers_to_transform": [1]}, True),
+        ({"target_modules": ["q_proj"], "layers_to_transform": 0}, False),
+        ({"target_modules": ["q_proj"], "exclude_modules": ["model.layers.0.self_attn.q_proj"]}, True),
+    ],
+)
+def test_a_targeted_module_without_tensors_is_an_error(
+    tmp_path: Path, base: SourceModel, config: dict[str, Any], complete: bool
+) -> None:
+    folder = write_adapter(tmp_path, **config)
+    if complete:
+        merge_adapter(folder, base)
+    else:
+        with pytest.raises(CheckpointError, match=r"no tensors for model\.layers\.\d\..*which adapter_config.json"):
+            merge_adapter(folder, base)
+
+
+def test_weights_saved_by_pickle_are_named(tmp_path: Path, base: SourceModel) -> None:
+    folder = write_adapter(tmp_path)
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    with pytest.raises(CheckpointError, match="safetensors is missing .adapter_model.bin is not read"):
+        merge_adapter(folder, base)
