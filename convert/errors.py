@@ -3,6 +3,7 @@
 ConvertError
 ├── ArgumentError       an argument is outside its range, or a file that it names is not what it should be
 ├── CheckpointError     the checkpoint is incomplete or damaged
+├── DownloadError       a repository cannot be fetched
 ├── UnsupportedError    a sound checkpoint that is not a Command-R model as this converter knows it
 └── OutputError         the GGUF file cannot be written
 """
@@ -18,6 +19,10 @@ class ArgumentError(ConvertError):
 
 class CheckpointError(ConvertError):
     """The checkpoint is incomplete or damaged."""
+
+
+class DownloadError(ConvertError):
+    """A repository cannot be fetched."""
 
 
 class UnsupportedError(ConvertError):
