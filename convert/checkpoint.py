@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from convert.errors import CheckpointError
+from convert.quantized import refuse_quantized
 from convert.shard import SourceTensor, read_header
 
 INDEX = "model.safetensors.index.json"
@@ -25,6 +26,7 @@ class Checkpoint:
         if not self.folder.is_dir():
             raise CheckpointError(f"{self.folder} is not a folder with a checkpoint")
         self.config = read_json(self.folder / "config.json")
+        refuse_quantized(self.config, self.folder)  # before its packed tensors are
         self.tokenizer_config = read_json(self.folder / "tokenizer_config.json", required=False)
         self.generation_config = read_json(self.folder / "generation_config.json", required=False)
         self.tensors = _read_tensors(self.folder)

@@ -31,7 +31,6 @@ _REQUIRED_VALUES: dict[str, tuple[object, ...]] = {
     "partial_rotary_factor": (1.0, None),
     "num_experts": (0, None),
     "num_local_experts": (0, None),
-    "quantization_config": (None,),
 }
 
 # Larger values of a tokenizer's model_max_length mean "no limit": transformers writes 1e30.
@@ -84,8 +83,7 @@ def read_hparams(
     architecture = _architecture(config)
     for key, allowed in _REQUIRED_VALUES.items():
         if config.get(key) not in allowed:
-            expected = "absent" if allowed == (None,) else repr(allowed[0])
-            raise UnsupportedError(f"config.json: {key} is {_short(config[key])}, only {expected} is supported")
+            raise UnsupportedError(f"config.json: {key} is {_short(config[key])}, only {allowed[0]!r} is supported")
 
     n_embd, n_head = _count(config, "hidden_size"), _count(config, "num_attention_heads")
     n_head_kv = n_head if config.get("num_key_value_heads") is None else _count(config, "num_key_value_heads")

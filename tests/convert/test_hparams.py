@@ -73,7 +73,6 @@ def test_heads_without_groups() -> None:
         ("gqa", {"rope_scaling": {"type": "dynamic"}}, ["rope_scaling", "dynamic"]),
         ("gqa", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, ["rope_parameters", "yarn"]),
         ("gqa", {"head_dim": 48}, ["head_dim", "48", "32"]),
-        ("gqa", {"quantization_config": {"quant_method": "gptq"}}, ["quantization_config", "gptq", "absent"]),
         ("gqa", {"num_experts": 8}, ["num_experts", "8"]),
         ("cohere2", {"rotary_pct": 0.5}, ["rotary_pct", "0.5"]),
         ("cohere2", {"position_embedding_type": "alibi"}, ["position_embedding_type", "alibi"]),
