@@ -119,7 +119,11 @@ class ChatEngine:
     ) -> Stage:
         """One generation; `beginning`: of the reply, for the prompt to end with."""
         if beginning:
-            prompt = Prompt(prompt.text + beginning, prompt.tokens + self._tokenizer.encode(beginning))
+            prompt = Prompt(
+                prompt.text + beginning,
+                prompt.tokens
+                + self._tokenizer.encode(beginning, inside=not self._tokenizer.is_special(prompt.tokens[-1])),
+            )
         by_sections = reply_format in {"cmd3", "cmd4"}
         answers_twice = reply_format in {"grounded", "multi_step"}
         pieces = generate(

@@ -53,6 +53,7 @@ class ConstraintEngine:
 
         Raises:
             ArgumentError: the grammar is not valid or too large; the text is llguidance's.
+            UnsupportedError: the vocabulary lacks tokens of single bytes.
         """
         matcher = LLMatcher(self._tables(), grammar, log_level=0, limits=_limits())
         if matcher.is_error():
@@ -141,6 +142,8 @@ class _Tokens:
         self._of_byte = {
             text[0]: token for token, text in enumerate(self.tokens) if len(text) == 1 and token not in special
         }
+        if len(self._of_byte) < 256:  # some SentencePiece vocabularies; a text may then have no tokens
+            raise UnsupportedError(f"{tokenizer!r} has no tokens of single bytes, which constraints need")
 
     def __call__(self, text: bytes) -> list[int]:
         """The usual tokens of a text, whose bytes are the text's."""
@@ -148,7 +151,9 @@ class _Tokens:
 
     def _encode(self, piece: str) -> list[int]:
         if unicodedata.is_normalized("NFC", piece):
-            return self._tokenizer.encode(piece)
+            ids = self._tokenizer.encode(piece, inside=True)
+            if b"".join(self.tokens[token] for token in ids) == piece.encode():
+                return ids
         return [self._of_byte[byte] for byte in piece.encode()]
 
 

@@ -69,7 +69,7 @@ class GenerationStream(Iterator[Piece]):
         self._lease: Lease | None = None
         self._progress = progress
         self._cancelled = threading.Event()
-        self._detokenizer = tokenizer.decoder(skip_special)
+        self._detokenizer = tokenizer.decoder(skip_special, after=self._history[-1] if self._history else None)
         self._tokens: list[int] = []
         self._logprobs: list[Logprobs] = []
         self.result = Generation(usage=Usage(prompt_tokens=len(self._history)))

@@ -9,25 +9,21 @@ import re
 import threading
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from typing import Any
 
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
 from commandr_gguf.errors import ArgumentError, FormatError, UnsupportedError, integer
 from commandr_gguf.gguf_file import GGUFFile
+from commandr_gguf.sentence_pieces import MODELS, SentencePieces
+from commandr_gguf.token_kinds import FILLER, MARKER, TokenKind
 
-# Values of tokenizer.ggml.token_type.
-_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
-
-# Files mark turn tokens CONTROL, USER_DEFINED or, rarely, NORMAL; their spelling is the same everywhere.
-_MARKER = re.compile(r"<\|[A-Z0-9_]+\|>|<(?:PAD|UNK|CLS|SEP|MASK_TOKEN|BOS_TOKEN|EOS_TOKEN|EOP_TOKEN)>")
-# Rows of the embedding without a token are often written out as user-defined tokens of this spelling.
-_FILLER = re.compile(r"\[PAD\d+\]|<unused\d+>")
 _END_OF_GENERATION = ("<|END_OF_TURN_TOKEN|>", "<EOS_TOKEN>", "<EOP_TOKEN>")
 
 
 class Tokenizer:
-    """Command-R's byte-level BPE: NFC, single digits, the GPT-2 split, then merges.
+    """Command-R's byte-level BPE: NFC, single digits, the GPT-2 split, then merges. Or SentencePiece, by `pieces`.
 
     A tokenizer is immutable and may be shared by threads. The merges (0.8 s for 256,000 tokens) are read by the first
     call of `encode`.
@@ -47,8 +43,13 @@ class Tokenizer:
         eos_id: int | None = None,
         add_bos: bool = True,
         source: str = "the tokenizer",
+        pieces: SentencePieces | None = None,
     ) -> None:
-        """Token texts in the order of their ids, merges as "left right", highest rank first."""
+        """Token texts in the order of their ids, merges as "left right", highest rank first.
+
+        `pieces` take the place of the merges and the types.
+        """
+        token_types = token_types if pieces is None else pieces.types
         if token_types is not None and len(token_types) != len(tokens):
             raise FormatError(
                 f"{source}: tokenizer.ggml.token_type has {len(token_types)} elements for {len(tokens)} tokens"
@@ -60,6 +61,7 @@ class Tokenizer:
                 )
         self._tokens = tokens
         self._merges = merges
+        self._sentence_pieces = pieces
         self._source = source
         self._lock = threading.Lock()
         self._bpe: tokenizers.Tokenizer | None = None
@@ -78,6 +80,15 @@ class Tokenizer:
             with GGUFFile(file) as opened:
                 return cls.from_gguf(opened)
         model = file.typed("tokenizer.ggml.model", str)
+        options: dict[str, Any] = {
+            "bos_id": _optional_id(file, "tokenizer.ggml.bos_token_id"),
+            "eos_id": _optional_id(file, "tokenizer.ggml.eos_token_id"),
+            "add_bos": file.typed("tokenizer.ggml.add_bos_token", bool, True),
+            "source": file.path,
+        }
+        tokens = file.typed_list("tokenizer.ggml.tokens", str)
+        if model in MODELS:
+            return cls(tokens, [], pieces=SentencePieces.from_gguf(file), **options)
         if model != "gpt2":
             raise UnsupportedError(f"{file.path}: tokenizer.ggml.model is {model!r}; Command-R has 'gpt2'")
         split = file.typed("tokenizer.ggml.pre", str, "command-r")
@@ -85,13 +96,10 @@ class Tokenizer:
             raise UnsupportedError(f"{file.path}: tokenizer.ggml.pre is {split!r}; Command-R has 'command-r'")
         type_key = "tokenizer.ggml.token_type"
         return cls(
-            file.typed_list("tokenizer.ggml.tokens", str),
+            tokens,
             file.typed_list("tokenizer.ggml.merges", str),
             token_types=file.typed_list(type_key, int) if type_key in file else None,
-            bos_id=_optional_id(file, "tokenizer.ggml.bos_token_id"),
-            eos_id=_optional_id(file, "tokenizer.ggml.eos_token_id"),
-            add_bos=file.typed("tokenizer.ggml.add_bos_token", bool, True),
-            source=file.path,
+            **options,
         )
 
     def __len__(self) -> int:
@@ -112,7 +120,9 @@ class Tokenizer:
         texts = sorted(self.special_ids, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, texts)) if texts else r"(?!)")
 
-    def encode(self, text: str, add_special: bool = False, parse_special: bool = False) -> list[int]:
+    def encode(
+        self, text: str, add_special: bool = False, parse_special: bool = False, *, inside: bool = False
+    ) -> list[int]:
         """Token ids of a text.
 
         Args:
@@ -122,10 +132,11 @@ class Tokenizer:
                 add_eos_token = true: text is encoded here to be continued.
             parse_special: take `<|END_OF_TURN_TOKEN|>` and the like in the text for the control tokens they spell.
                 Without it they are plain text, as text from users must be.
+            inside: the text goes on where other text stands before it. SentencePiece puts a space before all others.
         """
         if not isinstance(text, str):
             raise ArgumentError(f"text must be a string, not {text!r}")
-        ids = self._encode_parsed(text) if parse_special else self._encode_plain(text)
+        ids = self._encode_parsed(text, inside) if parse_special else self._encode_plain(text, inside)
         if add_special and self.add_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
             ids.insert(0, self.bos_id)
         return ids
@@ -146,41 +157,52 @@ class Tokenizer:
             return text.encode()
         if token in self._fillers:
             return b""
+        if self._sentence_pieces is not None:
+            return self._sentence_pieces.token_bytes(token)
         try:
             return bytes([_BYTE_OF[character] for character in text])
         except KeyError:  # a token that stands in the vocabulary as itself
             return text.encode()
 
-    def decoder(self, skip_special: bool = True) -> Detokenizer:
-        """A new incremental decoder for a stream of tokens."""
-        return Detokenizer(self, skip_special)
+    def decoder(self, skip_special: bool = True, after: int | None = None) -> Detokenizer:
+        """A new incremental decoder for a stream of tokens, of which `after` stands before the first."""
+        return Detokenizer(self, skip_special, after)
+
+    def begins_with_space(self, after: int | None) -> bool:
+        """Whether `encode` put a space before the text that comes behind a token, or behind none."""
+        pieces = self._sentence_pieces
+        return pieces is not None and pieces.begins_with_space and (after is None or self.is_special(after))
 
     def is_special(self, token: int) -> bool:
         """Whether a token is a control token."""
         return token in self._control_ids
 
     def _pieces(self, ids: Iterable[int], skip_special: bool) -> Iterator[bytes]:
+        before: int | None = None
         for value in ids:
             token = integer("token", value)
-            if not (skip_special and token in self._control_ids):
-                yield self.token_bytes(token)
+            text = b"" if skip_special and token in self._control_ids else self.token_bytes(token)
+            yield text.removeprefix(b" ") if self.begins_with_space(before) else text
+            before = token
 
-    def _encode_parsed(self, text: str) -> list[int]:
+    def _encode_parsed(self, text: str, inside: bool) -> list[int]:
         ids: list[int] = []
         end = 0
         for match in self.special_pattern.finditer(text):
-            ids += self._encode_plain(text[end : match.start()])
+            ids += self._encode_plain(text[end : match.start()], inside and end == 0)
             ids.append(self.special_ids[match.group()])
             end = match.end()
-        return ids + self._encode_plain(text[end:])
+        return ids + self._encode_plain(text[end:], inside and end == 0)
 
-    def _encode_plain(self, text: str) -> list[int]:
+    def _encode_plain(self, text: str, inside: bool) -> list[int]:
         if not text:
             return []
         try:
             text.encode()
         except UnicodeEncodeError:
             raise ArgumentError("the text contains a lone surrogate, which UTF-8 cannot express") from None
+        if self._sentence_pieces is not None:
+            return self._sentence_pieces.encode(text, inside=inside)
         ids: list[int] = self._load_bpe().encode(text, add_special_tokens=False).ids
         return ids
 
@@ -195,35 +217,40 @@ class Tokenizer:
 class Detokenizer:
     """Turns a stream of tokens into text and never gives out a part of a character."""
 
-    def __init__(self, tokenizer: Tokenizer, skip_special: bool = True) -> None:
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool = True, after: int | None = None) -> None:
         self._tokenizer = tokenizer
         self._skip_special = skip_special
+        self._before = after
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: int) -> str:
         """The text that `token` completes; "" while a character is unfinished."""
+        before, self._before = self._before, token
         if self._skip_special and self._tokenizer.is_special(token):
             return ""
-        return self._utf8.decode(self._tokenizer.token_bytes(token))
+        text = self._tokenizer.token_bytes(token)
+        return self._utf8.decode(text.removeprefix(b" ") if self._tokenizer.begins_with_space(before) else text)
 
     def flush(self) -> str:
         """What is left when no token follows: U+FFFD for an unfinished character, else ""."""
         return self._utf8.decode(b"", final=True)
 
 
+_MARKED = (TokenKind.UNKNOWN, TokenKind.CONTROL, TokenKind.USER_DEFINED)
+
+
 def _special_ids(tokens: list[str], types: list[int] | None) -> dict[str, int]:
     special: dict[str, int] = {}
     for i, text in enumerate(tokens):
-        marked = types is not None and types[i] in (_UNKNOWN, _CONTROL, _USER_DEFINED)
-        if (marked and text and not _FILLER.fullmatch(text)) or (text[:1] == "<" and _MARKER.fullmatch(text)):
+        marked = types is not None and types[i] in _MARKED
+        if (marked and text and not FILLER.fullmatch(text)) or (text[:1] == "<" and MARKER.fullmatch(text)):
             special.setdefault(text, i)
     return special
 
 
 def _filler_ids(tokens: list[str], types: list[int] | None) -> frozenset[int]:
-    normal = 1
-    marked = () if types is None else (i for i, kind in enumerate(types) if kind != normal)
-    return frozenset(i for i in marked if _FILLER.fullmatch(tokens[i]))
+    marked = () if types is None else (i for i, kind in enumerate(types) if kind != TokenKind.NORMAL)
+    return frozenset(i for i in marked if FILLER.fullmatch(tokens[i]))
 
 
 def _optional_id(file: GGUFFile, key: str) -> int | None:

@@ -9,6 +9,7 @@ from convert.hparams import read_hparams
 from convert.inventory import take_inventory
 from convert.metadata import general_keys, model_keys, tokenizer_keys
 from convert.source import ModelTensor, SourceModel
+from convert.spm_vocab import has_only_sentencepiece, read_sentencepiece_vocab
 from convert.templates import read_chat_templates
 from convert.vocab import read_vocab
 
@@ -19,7 +20,8 @@ def read_hf_model(folder: Path, *, context_length: int | None = None) -> SourceM
     hparams = read_hparams(checkpoint.config, checkpoint.tokenizer_config, context_length=context_length)
     inventory = take_inventory(checkpoint, hparams)
     n_params = sum(source.n_elements for _, source in inventory.tensors)
-    vocab = read_vocab(folder, checkpoint.config, checkpoint.tokenizer_config, hparams.n_vocab)
+    read = read_sentencepiece_vocab if has_only_sentencepiece(folder) else read_vocab
+    vocab = read(folder, checkpoint.config, checkpoint.tokenizer_config, hparams.n_vocab)
     templates = read_chat_templates(folder, checkpoint.tokenizer_config)
     name, repository, revision = checkpoint_name(folder)
     known = {"source": name, "repository": repository, "revision": revision}

@@ -11,6 +11,7 @@ from gguf import GGUFValueType as Type
 
 from convert.errors import CheckpointError
 from convert.hparams import HParams
+from convert.spm_vocab import SentencePieceVocab
 from convert.templates import DEFAULT
 from convert.vocab import MODEL, PRE_TOKENIZER, Vocab
 from convert.window import DEFAULT_PERIOD
@@ -103,14 +104,22 @@ def model_keys(hparams: HParams) -> Keys:
 
 def tokenizer_keys(vocab: Vocab, templates: Mapping[str, str]) -> Keys:
     """``tokenizer.*``: tokens, types, merges, special ids and the chat templates by name."""
+    pieces = vocab if isinstance(vocab, SentencePieceVocab) else None
     keys: Keys = {
-        "tokenizer.ggml.model": Value(MODEL, Type.STRING),
-        "tokenizer.ggml.pre": Value(PRE_TOKENIZER, Type.STRING),
+        "tokenizer.ggml.model": Value(MODEL if pieces is None else pieces.model, Type.STRING),
+        "tokenizer.ggml.pre": Value(PRE_TOKENIZER if pieces is None else "default", Type.STRING),
         "tokenizer.ggml.tokens": Value(vocab.tokens, Type.ARRAY),
-        "tokenizer.ggml.token_type": Value([int(kind) for kind in vocab.types], Type.ARRAY),
     }
+    if pieces is not None:
+        keys["tokenizer.ggml.scores"] = Value(pieces.scores, Type.ARRAY)
+    keys["tokenizer.ggml.token_type"] = Value([int(kind) for kind in vocab.types], Type.ARRAY)
     if vocab.merges:
         keys["tokenizer.ggml.merges"] = Value(vocab.merges, Type.ARRAY)
+    if pieces is not None:
+        keys["tokenizer.ggml.add_space_prefix"] = Value(pieces.add_space_prefix, Type.BOOL)
+        keys["tokenizer.ggml.remove_extra_whitespaces"] = Value(pieces.remove_extra_whitespaces, Type.BOOL)
+        if pieces.charsmap:
+            keys["tokenizer.ggml.precompiled_charsmap"] = Value(pieces.charsmap, Type.ARRAY)
     for kind, i in vocab.special_ids.items():
         keys[f"tokenizer.ggml.{_SPECIAL_KEYS.get(kind, kind)}_token_id"] = Value(i, Type.UINT32)
     keys["tokenizer.ggml.add_bos_token"] = Value(vocab.add_bos, Type.BOOL)

@@ -24,12 +24,14 @@ SPECIAL_KINDS = ("bos", "eos", "unk", "sep", "pad", "mask")  # those that a GGUF
 
 
 class TokenType(IntEnum):
-    """GGUF's token types, those that occur here."""
+    """GGUF's token types, which are those of SentencePiece."""
 
     NORMAL = 1
+    UNKNOWN = 2
     CONTROL = 3
     USER_DEFINED = 4
     UNUSED = 5
+    BYTE = 6
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,13 @@ def read_vocab(folder: Path, config: Mapping[str, Any], tokenizer_config: Mappin
         tokens=tokens,
         types=types,
         merges=_merges(path, tokenizer["model"]["merges"]),
-        special_ids=_special_ids(config, tokenizer_config, added, n_vocab),
+        special_ids=read_special_ids(
+            config, tokenizer_config, {entry["content"]: i for i, entry in added.items()}, n_vocab
+        ),
         # What CohereTokenizer does when its config does not say; transformers 5 no longer writes these two keys. The
         # template in the published tokenizer.json also appends two end tokens: no program applies that.
-        add_bos=_flag(tokenizer_config, "add_bos_token", default=True),
-        add_eos=_flag(tokenizer_config, "add_eos_token", default=False),
+        add_bos=read_flag(tokenizer_config, "add_bos_token", default=True),
+        add_eos=read_flag(tokenizer_config, "add_eos_token", default=False),
     )
 
 
@@ -113,11 +117,16 @@ def _added_tokens(path: Path, tokenizer: Mapping[str, Any]) -> dict[int, dict[st
     added: dict[int, dict[str, Any]] = {}
     for entry in tokenizer.get("added_tokens") or []:
         text = entry["content"]  # the reference implementation has checked the presence of keys
-        for flag in ("single_word", "lstrip", "rstrip"):
-            if entry.get(flag):
-                raise UnsupportedError(f"{path}: added token {text!r} has {flag}, which a GGUF file cannot express")
+        refuse_flags(path, text, entry)
         added[entry["id"]] = entry
     return added
+
+
+def refuse_flags(path: Path, text: str, entry: Mapping[str, Any]) -> None:
+    """Raises UnsupportedError for an added token that takes the spaces beside it, or words only."""
+    for flag in ("single_word", "lstrip", "rstrip"):
+        if entry.get(flag):
+            raise UnsupportedError(f"{path}: added token {text!r} has {flag}, which a GGUF file cannot express")
 
 
 def _tokens(
@@ -154,14 +163,14 @@ def _merges(path: Path, merges: Iterable[object]) -> list[str]:
     return joined
 
 
-def _special_ids(
+def read_special_ids(
     config: Mapping[str, Any],
     tokenizer_config: Mapping[str, Any],
-    added: Mapping[int, Mapping[str, Any]],
+    by_text: Mapping[str, int],
     n_vocab: int,
+    default: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
-    """The tokenizer's opinion first, as text; then the config's, as an id."""
-    by_text = {entry["content"]: i for i, entry in added.items()}
+    """Ids of SPECIAL_KINDS: the tokenizer's opinion first, as text; then the config's, as an id; then ``default``."""
     ids: dict[str, int] = {}
     for kind in SPECIAL_KINDS:
         text = tokenizer_config.get(f"{kind}_token")
@@ -169,6 +178,7 @@ def _special_ids(
         i = config.get(f"{kind}_token_id")
         i = i[0] if isinstance(i, list) and i else i
         i = by_text.get(text, i) if isinstance(text, str) else i
+        i = (default or {}).get(kind) if i is None else i
         if i is None:
             continue
         if type(i) is not int or not 0 <= i < n_vocab:
@@ -180,6 +190,7 @@ def _special_ids(
     return ids
 
 
-def _flag(tokenizer_config: Mapping[str, Any], key: str, *, default: bool) -> bool:
+def read_flag(tokenizer_config: Mapping[str, Any], key: str, *, default: bool) -> bool:
+    """A key that is true or false; ``default`` where it is neither."""
     value = tokenizer_config.get(key)
     return value if isinstance(value, bool) else default

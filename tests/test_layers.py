@@ -17,13 +17,14 @@ ROOT = Path(__file__).parents[1]
 CONVERT = """
     convert
     errors
-    allocation ggml_types mixes quantize sizes templates window
+    allocation ggml_types hub mixes quantize quantized sizes templates window
     hparams recipe rounding shard
-    checkpoint imatrix overrides rows sensitivity tensor_names
-    inventory target vocab
+    checkpoint imatrix low_rank overrides rows sensitivity tensor_names
+    adapter_config inventory target vocab
+    spm_vocab
     metadata
     source
-    hf_model plan
+    hf_model lora plan
     layout report
     choice journal
     writer
@@ -37,8 +38,8 @@ RUNTIME = """
     _native._commandr
     _native
     errors
-    callbacks cancelling demo devices gguf_file imatrix log printable quantize stops token_buffer usage
-    demo.embedded drafting hparams
+    callbacks cancelling demo devices gguf_file imatrix log printable quantize stops token_buffer token_kinds usage
+    demo.embedded drafting hparams sentence_pieces
     drafting.drafter prefix_slots reading.content token_constraint
     prefix_store reading.chunks reading.folders reading.pdf_file reading.text_file
     reading.markdown_file

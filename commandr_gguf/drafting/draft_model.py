@@ -61,7 +61,7 @@ def _check_vocabularies(draft: Model, target: Model) -> None:
             f"{draft.path} cannot draft for {target.path}: its vocabulary has {sizes[0]} tokens, not {sizes[1]}"
         )
     for key in _VOCABULARY_KEYS:
-        theirs, ours = (model.gguf.typed_list(key, str) for model in (draft, target))
+        theirs, ours = (model.gguf.typed_list(key, str) if key in model.gguf else [] for model in (draft, target))
         if theirs != ours:
             at = next(
                 (i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), min(len(theirs), len(ours))

@@ -143,7 +143,7 @@ class AnswerReplay:
 
     def _encode(self, text: bytes) -> list[int]:
         try:
-            return self._tokenizer.encode(text.decode())
+            return self._tokenizer.encode(text.decode(), inside=True)
         except UnicodeDecodeError:
             return []
 

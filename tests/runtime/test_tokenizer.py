@@ -193,7 +193,7 @@ def test_no_end_token_after_a_prompt(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "error", "message"),
     [
-        ({"model": "llama"}, UnsupportedError, "tokenizer.ggml.model is 'llama'"),
+        ({"model": "bert"}, UnsupportedError, "tokenizer.ggml.model is 'bert'"),
         ({"pre": "llama-bpe"}, UnsupportedError, "tokenizer.ggml.pre is 'llama-bpe'"),
         ({"merges": None}, FormatError, "tokenizer.ggml.merges is missing"),
         ({"tokens": "text"}, FormatError, "tokenizer.ggml.tokens is not an array"),
