@@ -19,6 +19,17 @@ from commandr_gguf.tokenizer import Tokenizer
 # Characters without a meaning of their own in Unicode: noncharacters first, then private use.
 _GUARDS = [*map(chr, range(0xFDD0, 0xFDF0)), *map(chr, range(0xE000, 0xF8FF))]
 
+# Words of the request's own form, which templates look up and compare. Vocabularies other than Command-R's have control
+# tokens such as <s> and <|user|>, whose words these hold; a template does not set them in brackets but to mean those.
+_FORM = frozenset(
+    [
+        *("arguments", "available_tools", "content", "data", "description", "documents", "function", "id", "messages"),
+        *("name", "parameter_definitions", "parameters", "preamble", "properties", "required", "role", "switches"),
+        *("text", "title", "tool_call_id", "tool_calls", "tool_name", "tool_plan", "tools", "turns", "type"),
+        *("assistant", "chatbot", "system", "tool", "user"),
+    ]
+)
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -85,7 +96,11 @@ def _fragment_pattern(tokenizer: Tokenizer) -> re.Pattern[str]:
 
 def _break_up(data: Any, pattern: re.Pattern[str], guard: str) -> Any:
     """`data` with a guard before and behind the first character of each match."""
-    return _map_strings(data, lambda text: pattern.sub(lambda m: guard + m[0][0] + guard + m[0][1:], text))
+
+    def change(text: str) -> str:
+        return text if text in _FORM else pattern.sub(lambda m: guard + m[0][0] + guard + m[0][1:], text)
+
+    return _map_strings(data, change)
 
 
 def _map_strings(data: Any, change: Callable[[str], str]) -> Any:

@@ -13,6 +13,7 @@ import corpus
 import oracles
 import shapes
 import spm_models
+from commandr_gguf import CommandR, json_schema_grammar
 from commandr_gguf.gguf_file import GGUFFile
 from commandr_gguf.tokenizer import Tokenizer
 from convert.errors import CheckpointError, ConvertError
@@ -128,6 +129,15 @@ def test_a_checkpoint_without_tokenizer_json_is_converted(tmp_path: Path, kind: 
     text = corpus.LANGUAGES["English"]
     assert tokenizer.encode(text, add_special=True) == [1, *spm_models.processor(model).encode(text)]
     assert tokenizer.eos_id == tokenizer.special_ids[END]
+
+
+def test_such_a_model_chats_and_follows_a_grammar(tmp_path: Path) -> None:
+    schema = {"type": "object", "properties": {"city": {"const": "東京 Straße"}}, "required": ["city"]}
+    with CommandR(convert(tmp_path, spm_models.train("bpe")), n_ctx=256, n_threads=1) as model:
+        reply = model.chat([{"role": "user", "content": "<s> user </s>"}], max_tokens=4, temperature=0)
+        assert reply.usage.completion_tokens <= 4
+        text = model.generate("JSON:", max_tokens=60, temperature=0, grammar=json_schema_grammar(schema)).text
+    assert json.loads(text) == {"city": "東京 Straße"}
 
 
 @pytest.mark.oracle
