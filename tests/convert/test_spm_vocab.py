@@ -132,7 +132,8 @@ def test_a_checkpoint_without_tokenizer_json_is_converted(tmp_path: Path, kind: 
 
 
 def test_such_a_model_chats_and_follows_a_grammar(tmp_path: Path) -> None:
-    schema = {"type": "object", "properties": {"city": {"const": "東京 Straße"}}, "required": ["city"]}
+    schema: dict[str, Any] = {"type": "object", "properties": {"city": {"const": "東京 Straße"}}, "required": ["city"]}
+    schema["additionalProperties"] = False
     with CommandR(convert(tmp_path, spm_models.train("bpe")), n_ctx=256, n_threads=1) as model:
         reply = model.chat([{"role": "user", "content": "<s> user </s>"}], max_tokens=4, temperature=0)
         assert reply.usage.completion_tokens <= 4
