@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from convert.shard import SourceTensor
 
+_CHUNK = 32  # rows
 _RAW = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
@@ -38,8 +39,13 @@ class LowRank:
 
     def rows(self, first: int, n: int) -> npt.NDArray[np.float32]:
         """What is added to the rows first .. first + n - 1: float32 [n, n_in], a new array. Any thread may ask."""
-        # The factor's rows are scaled: there are n * r of them where the product has n * n_in.
-        out: npt.NDArray[np.float32] = (floats(self.b[first : first + n]) * np.float32(self.scale)) @ floats(self.a)
+        a = floats(self.a)
+        out = np.empty((n, a.shape[1]), np.float32)
+        # Products of the same rows whatever block is asked for: a matrix product may round each shape in its own way.
+        for start in range(first - first % _CHUNK, first + n, _CHUNK):
+            product = (floats(self.b[start : start + _CHUNK]) * np.float32(self.scale)) @ a
+            begin, end = max(start, first), min(start + _CHUNK, first + n)
+            out[begin - first : end - first] = product[begin - start : end - start]
         if self.below is not None:
             out += self.below.rows(first, n)
         return out

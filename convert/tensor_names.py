@@ -68,9 +68,9 @@ def hf_name(gguf_name: str) -> str:
     return {"token_embd.weight": EMBEDDING, "output_norm.weight": "model.norm.weight"}[gguf_name]
 
 
-def is_qk_norm(hf_name: str) -> bool:
-    """Whether a checkpoint's tensor is a norm of query or key heads."""
-    return hf_name.endswith((".q_norm.weight", ".k_norm.weight"))
+def is_qk_norm(name: str) -> bool:
+    """Whether a tensor of a checkpoint or of a GGUF file is a norm of query or key heads."""
+    return name.endswith((".q_norm.weight", ".k_norm.weight", ".attn_q_norm.weight", ".attn_k_norm.weight"))
 
 
 def is_ignored(hf_name: str) -> bool:
