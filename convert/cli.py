@@ -12,28 +12,32 @@ from types import FrameType
 from typing import NoReturn
 
 from convert.choice import Target, plan_for_target, shapes_of
-from convert.errors import ArgumentError, ConvertError, OutputError
-from convert.hf_model import read_hf_model
+from convert.errors import ArgumentError, ConvertError, OutputError, VerifyError
 from convert.imatrix import read_imatrix
+from convert.inputs import read_input
 from convert.overrides import override_types, read_recipe_file
 from convert.pipeline import Written, check_output, write_plan
 from convert.plan import Plan, make_plan
 from convert.progress import show_progress, show_steps
 from convert.recipe import FILE_TYPES, FileType, file_type, is_norm
 from convert.report import describe_tensors, describe_totals
+from convert.requantize import check_requantized
 from convert.sensitivity import read_sensitivity
 from convert.sizes import parse_size
 from convert.source import SourceModel
+from convert.verify import describe_errors, verify
 
 _EXAMPLES = """\
 examples:
   python -m convert ./c4ai-command-r-08-2024                      # writes c4ai-command-r-08-2024-Q4_K_M.gguf here
   python -m convert ./c4ai-command-r7b-12-2024 --type Q8_0 -o r7b.gguf
+  python -m convert CohereLabs/c4ai-command-r7b-12-2024 --lora ./adapter --verify
+  python -m convert model-BF16.gguf --type Q6_K                   # writes model-Q6_K.gguf
   python -m convert ./c4ai-command-r-plus --type IQ4_XS --dry-run # what would be written, tensor by tensor
   python -m convert ./c4ai-command-r-08-2024 --target-size 20GB   # the types that lose least in a file of that size
 
-exit status: 0 done; 1 the file could not be written; 2 the checkpoint or an argument is at fault; 130 or 143 stopped by
-a signal. The file appears under its name only when it is whole.
+exit status: 0 done; 1 the file could not be written, or --verify found it wrong; 2 the checkpoint or an argument is at
+fault; 130 or 143 stopped by a signal. The file appears under its name only when it is whole.
 """
 
 
@@ -76,17 +80,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     target = _target(arguments)
     recipe = file_type(arguments.type or "Q4_K_M")
-    model = read_hf_model(arguments.checkpoint, context_length=arguments.context_length)
+    model = read_input(
+        arguments.checkpoint,
+        adapters=arguments.lora,
+        context_length=arguments.context_length,
+        quiet=arguments.quiet,
+    )
     plan = _plan(arguments, model, recipe, target)
+    notes = [*model.notes, *plan.notes, *check_requantized(plan, allowed=arguments.allow_requantize)]
     output = _output(arguments, f"{model.name}-{plan.file_type.name}.gguf")
     if arguments.dry_run:
         sys.stdout.writelines(f"{line}\n" for line in (*describe_tensors(plan), describe_totals(plan)))
         sys.stdout.flush()
-        _say([*model.notes, *plan.notes], quiet=arguments.quiet)
+        _say(notes, quiet=arguments.quiet)
         return
     if arguments.split_max_size is None:
         check_output(model, output, overwrite=arguments.force)
-    _say([*model.notes, *plan.notes, describe_totals(plan)], quiet=arguments.quiet)
+    _say([*notes, describe_totals(plan)], quiet=arguments.quiet)
     with show_progress(plan.n_bytes, quiet=arguments.quiet) as progress:
         written = write_plan(
             plan,
@@ -99,6 +109,17 @@ def _run(arguments: argparse.Namespace) -> None:
             progress=progress,
         )
     _say(_describe(plan, written), quiet=arguments.quiet)
+    if arguments.verify:
+        _verify(plan, written, n_threads=arguments.threads)
+
+
+def _verify(plan: Plan, written: Written, *, n_threads: int) -> None:
+    errors = verify(plan, written.paths, n_threads=n_threads)
+    sys.stdout.writelines(f"{line}\n" for line in describe_errors(errors))
+    sys.stdout.flush()
+    wrong = [error.name for error in errors if not error.is_sound]
+    if wrong:
+        raise VerifyError(f"{written.paths[0]}: tensor {wrong[0]} differs from what it was made from")
 
 
 def _target(arguments: argparse.Namespace) -> Target | None:
@@ -173,7 +194,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("checkpoint", type=Path, help="folder with config.json, tokenizer.json and *.safetensors")
+    add(
+        "checkpoint",
+        help="folder with config.json, a tokenizer and *.safetensors; a GGUF file, the first of a split one; or a "
+        "repository to download, ORGANIZATION/NAME or ORGANIZATION/NAME@REVISION",
+    )
     add("-o", "--output", help="file to write, or a folder for it; default: NAME-TYPE.gguf right here")
     add("-t", "--type", metavar="TYPE", help=f"{', '.join(FILE_TYPES)}; default: Q4_K_M")
     add("--imatrix", type=Path, metavar="FILE", help="importance matrix: weighs the errors of rounding")
@@ -184,6 +209,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--threads", type=_thread_count, default=0, metavar="N", help="for quantizing; default: all physical cores")
     add("--context-length", type=int, metavar="N", help="positions the model was trained for, if the config is wrong")
     add("--split-max-size", type=_size, metavar="SIZE", help="several files of at most this size, such as 5GB")
+    add("--lora", action="append", default=[], metavar="ADAPTER", help="PEFT LoRA adapter to merge; may be repeated")
+    add(
+        "--verify",
+        action="store_true",
+        help="read the file again and print each tensor's error; exit 1 if one is wrong",
+    )
+    add("--allow-requantize", action="store_true", help="round tensors of a quantized GGUF input once more")
     add("-f", "--force", action="store_true", help="replace an existing output file, or an unfinished one")
     add("--resume", action="store_true", help="go on where a stopped conversion was, and keep what is done if stopped")
     add("--allow-nonfinite", action="store_true", help="accept NaN and infinities; they become 0 in quantized tensors")

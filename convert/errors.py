@@ -6,6 +6,7 @@ ConvertError
 ├── DownloadError       a repository cannot be fetched
 ├── UnsupportedError    a sound checkpoint that is not a Command-R model as this converter knows it
 └── OutputError         the GGUF file cannot be written
+    └── VerifyError     the GGUF file does not hold what it was made from
 """
 
 
@@ -31,3 +32,7 @@ class UnsupportedError(ConvertError):
 
 class OutputError(ConvertError):
     """The GGUF file cannot be written."""
+
+
+class VerifyError(OutputError):
+    """The GGUF file does not hold what it was made from."""

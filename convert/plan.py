@@ -13,6 +13,7 @@ import numpy.typing as npt
 from convert.ggml_types import row_size
 from convert.imatrix import ImportanceMatrix, column_weights
 from convert.metadata import Keys, Value
+from convert.provenance import provenance_keys
 from convert.recipe import FileType, ModelShape, check_imatrix, tensor_type
 from convert.shard import SourceTensor
 from convert.source import Delta, SourceModel
@@ -92,7 +93,8 @@ def make_plan(
         imatrix, ((t.name, t.ggml_type, t.source.n_per_row) for t in plain), recipe=file_type.name
     )
     tensors = [dataclasses.replace(tensor, importance=weights.get(tensor.name)) for tensor in plain]
-    return Plan(model, file_type, _with_file_keys(model.keys, file_type), tensors, notes)
+    keys = _with_file_keys(model.keys, file_type) | provenance_keys(model.origin, file_type.name, types, imatrix)
+    return Plan(model, file_type, keys, tensors, notes)
 
 
 def _with_file_keys(keys: Keys, file_type: FileType) -> Keys:

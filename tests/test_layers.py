@@ -23,9 +23,9 @@ CONVERT = """
     adapter_config inventory target vocab
     spm_vocab
     metadata
-    source
-    hf_model lora plan
-    layout report
+    gguf_header provenance source
+    gguf_model hf_model lora plan
+    inputs layout report requantize verify
     choice journal
     writer
     blocks
