@@ -39,7 +39,7 @@ LIMITS = {
 }
 """The largest relative error by type.
 
-In a block of n values with a step s between two of the type's, n - 1 values of s / 2 beside a large one of 1 may vanish:
+In a block of n values and steps s between two of the type's, n - 1 values of s / 2 beside one of 1 may vanish:
 sqrt(n - 1) s / 2, which is 0.022 for Q8_0, 0.17 for Q5_0 and 0.35 for Q4_0.
 """
 
