@@ -60,6 +60,7 @@ def test_every_key_of_command_r(tmp_path: Path) -> None:
             "general.quantization_version": 2,
         }.items()
     )
+    assert values.pop("commandr.convert.version")
     assert values == {
         "command-r.block_count": 1,
         "command-r.context_length": 131072,
@@ -83,6 +84,8 @@ def test_every_key_of_command_r(tmp_path: Path) -> None:
         "tokenizer.chat_template.tool_use": templates["tool_use"],
         "tokenizer.chat_template.rag": templates["rag"],
         "tokenizer.chat_templates": ["tool_use", "rag"],
+        "commandr.convert.source": "some-model-8B",
+        "commandr.convert.type": "Q8_0",
     }
 
 
@@ -162,7 +165,7 @@ def test_name_of_a_download(tmp_path: Path) -> None:
     values = values_of(folder)
     assert values["general.name"] == "C4Ai Command R v01"
     assert values["general.source.huggingface.repository"] == "CohereForAI/c4ai-command-r-v01"
-    assert [name for name, value in values.items() if "9fe64d67" in str(value)] == []
+    assert [name for name, value in values.items() if "9fe64d67" in str(value)] == ["commandr.convert.revision"]
 
 
 def test_name_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
