@@ -234,3 +234,11 @@ def test_weights_saved_by_pickle_are_named(tmp_path: Path, base: SourceModel) ->
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
     with pytest.raises(CheckpointError, match="safetensors is missing .adapter_model.bin is not read"):
         merge_adapter(folder, base)
+
+
+def test_rows_are_the_same_bits_in_blocks_of_any_size() -> None:
+    change = LowRank(shapes.normal(1, "a", (64, 513)), shapes.normal(1, "b", (200, 64)), 0.3)
+    whole = change.rows(0, 200)
+    for size in (1, 7, 32, 100):
+        blocks = [change.rows(first, min(size, 200 - first)) for first in range(0, 200, size)]
+        np.testing.assert_array_equal(np.concatenate(blocks), whole)
