@@ -53,6 +53,7 @@ def plan_for_target(
     split_max_bytes: int | None = None,
     n_threads: int = 0,
     progress: Callable[[str], None] | None = None,
+    choices: Mapping[str, str] | None = None,
 ) -> Plan:
     """Choose the types that lose least within a target.
 
@@ -67,6 +68,7 @@ def plan_for_target(
         split_max_bytes: the largest size of a file, when there are to be several.
         n_threads: 0 = the physical cores that this process may use.
         progress: called with each tensor's name when it has been looked at.
+        choices: where ``fixed`` is from, for the file's keys.
 
     Raises:
         ArgumentError: the target is too small, or ``imatrix`` or ``sensitivity`` is of another model.
@@ -91,28 +93,41 @@ def plan_for_target(
             n_threads=n_threads or default_n_threads(),
             progress=progress,
         )
-    if by_weight:
-        return _plan(model, measured, measured.choose(n_bytes), imatrix)
-    return _fit(model, measured, n_bytes, imatrix, split_max_bytes)
+    told = {
+        **(choices or {}),
+        "target": f"{target.bits_per_weight} bits per weight" if by_weight else f"{n_bytes} bytes",
+    }
+    if sensitivity is not None:
+        told["sensitivity.sha256"] = sensitivity.sha256
+
+    def plan_of(n_bytes: int) -> Plan:
+        return _plan(model, measured, measured.choose(n_bytes), imatrix, told)
+
+    return plan_of(n_bytes) if by_weight else _fit(plan_of, n_bytes, split_max_bytes)
 
 
-def _fit(
-    model: SourceModel, measured: Measured, n_bytes: int, imatrix: ImportanceMatrix | None, split_max_bytes: int | None
-) -> Plan:
+def _fit(plan_of: Callable[[int], Plan], n_bytes: int, split_max_bytes: int | None) -> Plan:
     """The plan whose files have at most ``n_bytes``: how long their headers are is known when it is made."""
     left = n_bytes
     while True:
-        plan = _plan(model, measured, measured.choose(left), imatrix)
+        plan = plan_of(left)
         size = sum(file.size for file in lay_out(plan, Path("x.gguf"), max_bytes=split_max_bytes))
         if size <= n_bytes:
             return plan
         left -= size - n_bytes
 
 
-def _plan(model: SourceModel, measured: Measured, chosen: ChosenTypes, imatrix: ImportanceMatrix | None) -> Plan:
+def _plan(
+    model: SourceModel,
+    measured: Measured,
+    chosen: ChosenTypes,
+    imatrix: ImportanceMatrix | None,
+    choices: Mapping[str, str],
+) -> Plan:
     guessed = guessed_file_type(chosen.types.values())
     name = f"{8 * chosen.n_bytes / model.n_params:.2f}bpw"
-    plan = make_plan(model, FileType(name, guessed.number, guessed.base), types=chosen.types, imatrix=imatrix)
+    file_type = FileType(name, guessed.number, guessed.base)
+    plan = make_plan(model, file_type, types=chosen.types, imatrix=imatrix, choices=choices)
     if measured.is_kl:
         plan.notes.append(f"predicted KL divergence from the unrounded model: {chosen.loss:.3g} nats per token")
     else:

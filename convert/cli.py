@@ -34,7 +34,8 @@ examples:
   python -m convert CohereLabs/c4ai-command-r7b-12-2024 --lora ./adapter --verify
   python -m convert model-BF16.gguf --type Q6_K                   # writes model-Q6_K.gguf
   python -m convert ./c4ai-command-r-plus --type IQ4_XS --dry-run # what would be written, tensor by tensor
-  python -m convert ./c4ai-command-r-08-2024 --target-size 20GB   # the types that lose least in a file of that size
+  python -m convert CohereLabs/c4ai-command-r-08-2024 --target-size 20GB --split-max-size 5GB --verify
+  python -m convert model-BF16.gguf --type IQ2_M --imatrix model.imatrix.gguf
 
 exit status: 0 done; 1 the file could not be written, or --verify found it wrong; 2 the checkpoint or an argument is at
 fault; 130 or 143 stopped by a signal. The file appears under its name only when it is whole.
@@ -110,11 +111,12 @@ def _run(arguments: argparse.Namespace) -> None:
         )
     _say(_describe(plan, written), quiet=arguments.quiet)
     if arguments.verify:
-        _verify(plan, written, n_threads=arguments.threads)
+        _verify(plan, written, n_threads=arguments.threads, quiet=arguments.quiet)
 
 
-def _verify(plan: Plan, written: Written, *, n_threads: int) -> None:
-    errors = verify(plan, written.paths, n_threads=n_threads)
+def _verify(plan: Plan, written: Written, *, n_threads: int, quiet: bool) -> None:
+    with show_progress(plan.n_bytes, quiet=quiet) as progress:
+        errors = verify(plan, written.paths, n_threads=n_threads, progress=progress)
     sys.stdout.writelines(f"{line}\n" for line in describe_errors(errors))
     sys.stdout.flush()
     wrong = [error.name for error in errors if not error.is_sound]
@@ -136,9 +138,11 @@ def _target(arguments: argparse.Namespace) -> Target | None:
 
 def _plan(arguments: argparse.Namespace, model: SourceModel, recipe: FileType, target: Target | None) -> Plan:
     imatrix = None if arguments.imatrix is None else read_imatrix(arguments.imatrix)
-    own = {} if arguments.recipe is None else override_types(read_recipe_file(arguments.recipe), shapes_of(model))
+    lines = [] if arguments.recipe is None else read_recipe_file(arguments.recipe)
+    own = override_types(lines, shapes_of(model))
+    choices = {"recipe": "\n".join(map(str, lines))} if lines else {}
     if target is None:
-        return make_plan(model, recipe, types=own, imatrix=imatrix)
+        return make_plan(model, recipe, types=own, imatrix=imatrix, choices=choices)
     sensitivity = None if arguments.sensitivity is None else read_sensitivity(arguments.sensitivity)
     n_weights = sum(not is_norm(name, shape) and name not in own for name, shape in shapes_of(model).items())
     with show_steps("measuring what rounding loses", n_weights, quiet=arguments.quiet) as progress:
@@ -151,6 +155,7 @@ def _plan(arguments: argparse.Namespace, model: SourceModel, recipe: FileType, t
             split_max_bytes=arguments.split_max_size,
             n_threads=arguments.threads,
             progress=progress,
+            choices=choices,
         )
 
 
@@ -189,7 +194,7 @@ def _stop(number: int, _frame: FrameType | None) -> NoReturn:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m convert",
-        description="Convert a Hugging Face checkpoint of Cohere Command-R to a GGUF file, quantized on the way.",
+        description="Convert a checkpoint of Cohere Command-R to a GGUF file, quantized on the way.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -201,26 +206,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("-o", "--output", help="file to write, or a folder for it; default: NAME-TYPE.gguf right here")
     add("-t", "--type", metavar="TYPE", help=f"{', '.join(FILE_TYPES)}; default: Q4_K_M")
+    add("-q", "--quiet", action="store_true", help="print nothing but errors")
+    add = parser.add_argument_group("what is converted").add_argument
+    add("--lora", action="append", default=[], metavar="ADAPTER", help="PEFT LoRA adapter to merge; may be repeated")
+    add("--context-length", type=int, metavar="N", help="positions the model was trained for, if the config is wrong")
+    add("--allow-nonfinite", action="store_true", help="accept NaN and infinities; they become 0 in quantized tensors")
+    add("--allow-requantize", action="store_true", help="round tensors of a quantized GGUF input once more")
+    add = parser.add_argument_group("the choice of types").add_argument
     add("--imatrix", type=Path, metavar="FILE", help="importance matrix: weighs the errors of rounding")
     add("--recipe", type=Path, metavar="FILE", help="lines of REGEX=TYPE for tensors; others are as --type has them")
     add("--target-size", type=_size, metavar="SIZE", help="choose the types that lose least in a file such as 20GB")
     add("--target-bpw", type=float, metavar="BITS", help="the same for so many bits per weight")
     add("--sensitivity", type=Path, metavar="FILE", help="of commandr sensitivity, for a target: how tensors count")
-    add("--threads", type=_thread_count, default=0, metavar="N", help="for quantizing; default: all physical cores")
-    add("--context-length", type=int, metavar="N", help="positions the model was trained for, if the config is wrong")
-    add("--split-max-size", type=_size, metavar="SIZE", help="several files of at most this size, such as 5GB")
-    add("--lora", action="append", default=[], metavar="ADAPTER", help="PEFT LoRA adapter to merge; may be repeated")
-    add(
-        "--verify",
-        action="store_true",
-        help="read the file again and print each tensor's error; exit 1 if one is wrong",
-    )
-    add("--allow-requantize", action="store_true", help="round tensors of a quantized GGUF input once more")
+    add("--dry-run", action="store_true", help="print every tensor with its type and size, and write nothing")
+    add = parser.add_argument_group("the writing").add_argument
     add("-f", "--force", action="store_true", help="replace an existing output file, or an unfinished one")
     add("--resume", action="store_true", help="go on where a stopped conversion was, and keep what is done if stopped")
-    add("--allow-nonfinite", action="store_true", help="accept NaN and infinities; they become 0 in quantized tensors")
-    add("--dry-run", action="store_true", help="print every tensor with its type and size, and write nothing")
-    add("-q", "--quiet", action="store_true", help="print nothing but errors")
+    add("--split-max-size", type=_size, metavar="SIZE", help="several files of at most this size, such as 5GB")
+    add("--threads", type=_thread_count, default=0, metavar="N", help="default: all physical cores")
+    add(
+        "--verify", action="store_true", help="read the result again, print each tensor's error; exit 1 if one is wrong"
+    )
     return parser
 
 

@@ -32,6 +32,9 @@ class Override:
     pattern: re.Pattern[str]
     ggml_type: str
 
+    def __str__(self) -> str:
+        return f"{self.pattern.pattern}={self.ggml_type}"
+
 
 def read_recipe_file(path: Path) -> list[Override]:
     """The lines of a file, in order. Raises ArgumentError naming the line that is at fault."""

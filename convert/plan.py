@@ -70,10 +70,12 @@ def make_plan(
     *,
     types: Mapping[str, str] | None = None,
     imatrix: ImportanceMatrix | None = None,
+    choices: Mapping[str, str] | None = None,
 ) -> Plan:
     """Choose the type of each tensor: that of ``types``, or else the file type's.
 
-    ``imatrix`` weighs the rounding of the tensors that it has an entry for. Raises ArgumentError when a type needs one.
+    ``imatrix`` weighs the rounding of the tensors that it has an entry for; ``choices`` tell, under names for the
+    file's keys, where ``types`` are from. Raises ArgumentError when a type needs an importance matrix.
     """
     chosen = types or {}
     if any(tensor.name not in chosen for tensor in model.tensors):
@@ -93,7 +95,9 @@ def make_plan(
         imatrix, ((t.name, t.ggml_type, t.source.n_per_row) for t in plain), recipe=file_type.name
     )
     tensors = [dataclasses.replace(tensor, importance=weights.get(tensor.name)) for tensor in plain]
-    keys = _with_file_keys(model.keys, file_type) | provenance_keys(model.origin, file_type.name, types, imatrix)
+    keys = _with_file_keys(model.keys, file_type) | provenance_keys(
+        model.origin | dict(choices or {}), file_type.name, types, imatrix
+    )
     return Plan(model, file_type, keys, tensors, notes)
 
 

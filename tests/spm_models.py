@@ -34,10 +34,9 @@ def train(kind: str, **options: Any) -> bytes:
         "minloglevel": 2,
     }
     out = io.BytesIO()
+    settings |= {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([*corpus.LANGUAGES.values()] * 2),
-        model_writer=out,
-        **{name: list(value) if isinstance(value, tuple) else value for name, value in (settings | options).items()},
+        sentence_iterator=iter([*corpus.LANGUAGES.values()] * 2), model_writer=out, **settings
     )
     return out.getvalue()
 

@@ -129,7 +129,7 @@ def test_a_dry_run_shows_the_choice_and_the_predicted_loss(
     ("arguments", "message"),
     [
         (["--type", "IQ2_XS"], "type IQ2_XS needs an importance matrix: make one with 'commandr imatrix"),
-        (["--imatrix", "nowhere"], "cannot read nowhere: No such file"),
+        (["--imatrix", "nowhere"], "nowhere: cannot be read: No such file"),
         (["--recipe", "nowhere"], "cannot read nowhere: No such file"),
         (["--target-size", "20XB"], "'20XB' is not a size"),
         (["--target-size", "1KB"], "the target leaves 1000 for them"),

