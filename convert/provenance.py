@@ -26,9 +26,9 @@ def provenance_keys(
 ) -> Keys:
     """The keys of one file.
 
-    ``origin``: the model's source, repository, revision and lora, and where ``types`` are from: the lines of a recipe, a
-    target and the hash of its sensitivity file. ``types``: those of tensors that were not chosen by
-    ``file_type``. ``imatrix`` also gives the keys that llama.cpp's quantizer writes.
+    ``origin``: the model's source, repository, revision and lora, and where ``types`` are from: the lines of a recipe,
+    a target and the hash of its sensitivity file. ``types``: those of tensors that were not chosen by ``file_type``.
+    ``imatrix`` also gives the keys that llama.cpp's quantizer writes.
     """
     texts = {"version": _version(), **origin, "type": file_type}
     keys: Keys = {f"{PREFIX}{name}": Value(text, Type.STRING) for name, text in texts.items()}
