@@ -7,6 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifdef __x86_64__
+COMMANDR_DECLARE_ENCODERS(base) /* the library has it on other processors only */
+#endif
+
 enum { N = 3 * 256 * 39 }; /* 39 rows of 3 super-blocks: of both an odd number */
 
 typedef struct encoder {
@@ -75,16 +79,15 @@ int main(void) {
         { GGML_TYPE_Q4_K, "Q4_K " #level, COMMANDR_JOIN(commandr_encode_q4_k, level) },                                \
         { GGML_TYPE_Q5_K, "Q5_K " #level, COMMANDR_JOIN(commandr_encode_q5_k, level) },                                \
         { GGML_TYPE_Q6_K, "Q6_K " #level, COMMANDR_JOIN(commandr_encode_q6_k, level) },
-#ifdef __x86_64__
-        LEVEL(v3) LEVEL(v4)
-#else
         LEVEL(base)
+#ifdef __x86_64__
+            LEVEL(v3) LEVEL(v4)
 #endif
     };
     int n = (int) (sizeof(encoders) / sizeof(*encoders));
 #ifdef __x86_64__
     if (!__builtin_cpu_supports("avx512vl")) {
-        n /= 2;
+        n -= n / 3;
     }
 #endif
     float *   x          = malloc(N * sizeof(float));

@@ -1,4 +1,5 @@
-/* Sixteen values side by side, and the operations that ggml's encoders do with each. */
+/* As many values side by side as a register of the level holds, and the operations that ggml's encoders do with each.
+ * (Wider vectors are not split well: GCC 12 takes their comparisons apart value by value.) */
 #ifndef COMMANDR_SRC_ENCODERS_LANES_H
 #define COMMANDR_SRC_ENCODERS_LANES_H
 
@@ -8,7 +9,13 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__AVX512F__)
 enum { LANES = 16 };
+#elif defined(__AVX2__)
+enum { LANES = 8 };
+#else
+enum { LANES = 4 };
+#endif
 
 typedef float   f32v __attribute__((vector_size(4 * LANES)));
 typedef int32_t i32v __attribute__((vector_size(4 * LANES)));

@@ -5,8 +5,9 @@
 enum {
     SUPER_BLOCK = 256,
     SUB_BLOCK   = 32,
-    N_SUBS      = SUPER_BLOCK / SUB_BLOCK, /* of a super-block */
-    TOGETHER    = LANES / N_SUBS,          /* super-blocks */
+    N_SUBS      = SUPER_BLOCK / SUB_BLOCK,          /* of a super-block */
+    TOGETHER = LANES > N_SUBS ? LANES / N_SUBS : 1, /* super-blocks */
+    ALL_SUBS = TOGETHER * N_SUBS
 };
 
 /* Below it scales or minimums count as zero. */
@@ -33,26 +34,28 @@ COMMANDR_INLINE void plain_weights(const f32v * x, f32v * weights) {
 }
 
 /* With one: the column's weight times the root of twice the super-block's mean square plus the value's square.
- * values, columns: [TOGETHER] super-blocks and their columns' weights */
-COMMANDR_INLINE void given_weights(const float * values, const float * const * columns, const f32v * x,
+ * first: the first of the LANES sub-blocks; means, columns: of each super-block the former, and its columns' weights */
+COMMANDR_INLINE void given_weights(int first, const float * means, const float * const * columns, const f32v * x,
                                    f32v * weights) {
     f32v mean;
-    for (int s = 0; s < TOGETHER; s++) {
-        float sum = 0.0f;
-        for (int i = 0; i < SUPER_BLOCK; i++) {
-            sum += values[s * SUPER_BLOCK + i] * values[s * SUPER_BLOCK + i];
-        }
-        for (int l = 0; l < N_SUBS; l++) {
-            mean[s * N_SUBS + l] = 2.0f * sum / (float) SUPER_BLOCK;
-        }
+    for (int l = 0; l < LANES; l++) {
+        mean[l] = means[(first + l) / N_SUBS];
     }
     for (int i = 0; i < SUB_BLOCK; i++) {
         f32v column;
         for (int l = 0; l < LANES; l++) {
-            column[l] = columns[l / N_SUBS][l % N_SUBS * SUB_BLOCK + i];
+            column[l] = columns[(first + l) / N_SUBS][(first + l) % N_SUBS * SUB_BLOCK + i];
         }
         weights[i] = column * square_root(mean + x[i] * x[i]);
     }
+}
+
+static float twice_mean_square(const float * x) {
+    float sum = 0.0f;
+    for (int i = 0; i < SUPER_BLOCK; i++) {
+        sum += x[i] * x[i];
+    }
+    return 2.0f * sum / (float) SUPER_BLOCK;
 }
 
 /* Scale, minimum and sum of weights of LANES sub-blocks: weighted least squares for the levels that each trial rounds
@@ -256,22 +259,27 @@ COMMANDR_INLINE void pack_levels(const uint8_t * levels, bool has_fifth_bit, uin
     }
 }
 
-/* LANES sub-blocks: TOGETHER super-blocks of which n_now are wanted. columns: the weights of each one's columns, NULL
- * without an importance matrix */
+/* TOGETHER super-blocks of which n_now are wanted. columns: the weights of each one's columns, NULL without an
+ * importance matrix */
 COMMANDR_INLINE void encode_some(enum ggml_type type, search how, const float * values, const float * const * columns,
                                  int64_t n_now, uint8_t * out) {
-    f32v x[SUB_BLOCK], weights[SUB_BLOCK], scales, mins, sums;
-    gather(values, SUB_BLOCK, x);
-    if (columns) {
-        given_weights(values, columns, x, weights);
-    } else {
-        plain_weights(x, weights);
+    float scale[ALL_SUBS], min[ALL_SUBS], weight[ALL_SUBS], means[TOGETHER];
+    for (int i = 0; i < TOGETHER && columns; i++) {
+        means[i] = twice_mean_square(values + i * SUPER_BLOCK);
     }
-    fit(x, weights, how, &scales, &mins, &sums);
-    float scale[LANES], min[LANES], weight[LANES];
-    memcpy(scale, &scales, sizeof(scale));
-    memcpy(min, &mins, sizeof(min));
-    memcpy(weight, &sums, sizeof(weight));
+    for (int first = 0; first < ALL_SUBS; first += LANES) {
+        f32v x[SUB_BLOCK], weights[SUB_BLOCK], scales, mins, sums;
+        gather(values + first * SUB_BLOCK, SUB_BLOCK, x);
+        if (columns) {
+            given_weights(first, means, columns, x, weights);
+        } else {
+            plain_weights(x, weights);
+        }
+        fit(x, weights, how, &scales, &mins, &sums);
+        memcpy(scale + first, &scales, sizeof(scales));
+        memcpy(min + first, &mins, sizeof(mins));
+        memcpy(weight + first, &sums, sizeof(sums));
+    }
     for (int64_t i = 0; i < n_now; i++) {
         float         steps[N_SUBS], offsets[N_SUBS];
         uint8_t       levels[SUPER_BLOCK];

@@ -2,7 +2,7 @@
 #include "encoders/encoders.h"
 #include "encoders/lanes.h"
 
-enum { SUPER_BLOCK = 256, SUB_BLOCK = 16, MAX_LEVEL = 32, BLOCK_SIZE = 210 };
+enum { SUPER_BLOCK = 256, SUB_BLOCK = 16, N_SUBS = SUPER_BLOCK / SUB_BLOCK, MAX_LEVEL = 32, BLOCK_SIZE = 210 };
 
 /* Below it a block counts as zero. */
 static const float TINY = 1e-15f;
@@ -39,7 +39,7 @@ COMMANDR_INLINE f32v fit(const f32v * x, const f32v * weights) {
 /* d and the sub-blocks' whole-numbered scales; what a level is worth then. False when one became 0. */
 static bool finish_scales(const float * scales, int8_t * out_scales, ggml_fp16_t * d_out, float * steps) {
     float max_scale = 0.0f, max_size = 0.0f;
-    for (int j = 0; j < LANES; j++) {
+    for (int j = 0; j < N_SUBS; j++) {
         const float a = fabsf(scales[j]);
         if (a > max_size) {
             max_size  = a;
@@ -53,7 +53,7 @@ static bool finish_scales(const float * scales, int8_t * out_scales, ggml_fp16_t
     *d_out              = ggml_fp32_to_fp16(1 / inverse);
     const float d       = ggml_fp16_to_fp32(*d_out);
     bool        all     = true;
-    for (int j = 0; j < LANES; j++) {
+    for (int j = 0; j < N_SUBS; j++) {
         const int32_t scale = nearest_of(inverse * scales[j]);
         out_scales[j]       = (int8_t) (scale < 127 ? scale : 127);
         steps[j]            = d * (float) out_scales[j];
@@ -84,19 +84,21 @@ void COMMANDR_JOIN(commandr_encode_q6_k, COMMANDR_LEVEL)(const float * x, const 
     uint8_t *     block = blocks;
     for (int64_t b = 0; b < n; b += SUPER_BLOCK, block += BLOCK_SIZE) {
         const float * weights_of = importance ? importance + b % n_per_row : NULL;
-        f32v          columns[SUB_BLOCK], weights[SUB_BLOCK]; /* the values' squares, if none are given */
-        gather(x + b, SUB_BLOCK, columns);
-        if (importance) {
-            gather(weights_of, SUB_BLOCK, weights);
-        } else {
-            for (int i = 0; i < SUB_BLOCK; i++) {
-                weights[i] = columns[i] * columns[i];
+        float         scales[N_SUBS], steps[N_SUBS];
+        ggml_fp16_t   d;
+        for (int first = 0; first < N_SUBS; first += LANES) {
+            f32v columns[SUB_BLOCK], weights[SUB_BLOCK]; /* the values' squares, if none are given */
+            gather(x + b + first * SUB_BLOCK, SUB_BLOCK, columns);
+            if (importance) {
+                gather(weights_of + first * SUB_BLOCK, SUB_BLOCK, weights);
+            } else {
+                for (int i = 0; i < SUB_BLOCK; i++) {
+                    weights[i] = columns[i] * columns[i];
+                }
             }
+            const f32v fitted = fit(columns, weights);
+            memcpy(scales + first, &fitted, sizeof(fitted));
         }
-        const f32v  fitted = fit(columns, weights);
-        float       scales[LANES], steps[LANES];
-        ggml_fp16_t d;
-        memcpy(scales, &fitted, sizeof(scales));
         if (!finish_scales(scales, (int8_t *) block + 192, &d, steps)) {
             ggml_quantize_chunk(GGML_TYPE_Q6_K, x + b, block, 0, 1, SUPER_BLOCK, weights_of);
             continue;

@@ -17,12 +17,14 @@ void COMMANDR_JOIN(commandr_encode_q8_0, COMMANDR_LEVEL)(const float * x, const 
     const int64_t n   = n_rows * n_per_row;
     uint8_t *     out = blocks;
     for (int64_t b = 0; b < n; b += BLOCK, out += 2 + BLOCK) {
-        f32v low, high;
-        memcpy(&low, x + b, sizeof(low));
-        memcpy(&high, x + b + LANES, sizeof(high));
-        const f32v a = magnitude(low), c = magnitude(high);
-        const f32v larger  = pick(a > c, a, c);
-        float      largest = 0.0f;
+        f32v values[BLOCK / LANES];
+        memcpy(values, x + b, sizeof(values));
+        f32v larger = magnitude(values[0]);
+        for (int i = 1; i < BLOCK / LANES; i++) {
+            const f32v a = magnitude(values[i]);
+            larger       = pick(a > larger, a, larger);
+        }
+        float largest = 0.0f;
         for (int l = 0; l < LANES; l++) {
             largest = larger[l] > largest ? larger[l] : largest;
         }
@@ -30,7 +32,8 @@ void COMMANDR_JOIN(commandr_encode_q8_0, COMMANDR_LEVEL)(const float * x, const 
         const float       inverse = scale != 0.0f ? 1.0f / scale : 0.0f;
         const ggml_fp16_t half    = ggml_fp32_to_fp16(scale);
         memcpy(out, &half, sizeof(half));
-        store_bytes(nearest_away(low * inverse), out + 2);
-        store_bytes(nearest_away(high * inverse), out + 2 + LANES);
+        for (int i = 0; i < BLOCK / LANES; i++) {
+            store_bytes(nearest_away(values[i] * inverse), out + 2 + i * LANES);
+        }
     }
 }
