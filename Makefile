@@ -21,7 +21,7 @@ EDITABLE    := --no-build-isolation -C build-dir=$(VENV)/build \
                -C cmake.define.COMMANDR_NATIVE=$(if $(filter wheel,$(GGML)),OFF,ON) --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test check format test-data test-oracle test-large bench clean \
+.PHONY: help setup build demo test check format test-data test-oracle test-large bench bench-convert clean \
         ggml-cuda ggml-vulkan ggml-metal
 
 help: ## print this help
@@ -62,12 +62,17 @@ test-oracle: setup test-data ## compare with transformers and llama.cpp, install
 	$(PY) tests/oracle/setup.py
 	$(PYTEST) tests -m oracle
 
-test-large: setup ## tensors of more than 2^31 elements (needs about 20 GB of memory and disk)
+test-large: setup ## tensors of more than 2^31 elements, 104 B weights (20 GB of memory, 45 GB of disk)
 	$(PY) -m pytest tests -m large
 
 bench: setup ## compare speed and memory with llama.cpp
 	$(PY) tests/oracle/setup.py
 	$(PY) tests/bench/compare_llama_cpp.py
+
+bench-convert: setup test-data ## compare conversions with llama.cpp's, and our encoders with ggml's
+	$(PY) tests/oracle/setup.py
+	$(PY) tests/bench/convert_vs_llama_cpp.py
+	$(PY) tests/bench/encoders.py
 
 ggml-cuda: ## rebuild with the CUDA backend (long: about 36 core-minutes an architecture)
 	@$(MAKE) --no-print-directory setup GGML=cuda
