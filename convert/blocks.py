@@ -47,12 +47,21 @@ def convert_block(rows: FileRows, block: Block) -> tuple[npt.NDArray[np.uint8], 
     if tensor.delta is None:
         data, dtype = rows.read(source, block.first, block.n), source.dtype
     else:
-        floats = rows.floats(source, block.first, block.n) + tensor.delta.rows(block.first, block.n)
+        floats = rows.floats(source, block.first, block.n)
+        floats += tensor.delta.rows(block.first, block.n)
         data, dtype = floats.view(np.uint8), "F32"
     try:
         return convert_rows(dtype, data, tensor.ggml_type, source.n_per_row, importance=tensor.importance)
     except ConvertError as error:
         raise UnsupportedError(f"{source.path}: tensor {source.name} {error}") from error
+
+
+class _NonfiniteError(Exception):
+    """A block of this tensor holds a NaN or an infinity: how many there are in all is counted by one thread."""
+
+    def __init__(self, tensor: PlannedTensor) -> None:
+        super().__init__()
+        self.tensor = tensor
 
 
 class BlockWriter:
@@ -78,10 +87,10 @@ class BlockWriter:
         self._n_workers = n_threads + 1  # one more than compute: somebody waits for the disk
         self._tensors = sorted(plan.tensors, key=lambda tensor: (str(tensor.source.path), tensor.source.offset))
         self._left = Counter({tensor.name: tensor.n_bytes for tensor in plan.tensors})
-        self._done: list[str] = []
+        self._done: dict[str, int] = {}
         self._synced = time.monotonic()
         self._syncing: Future[None] | None = None
-        self.nonfinite: Counter[str] = Counter()
+        self.nonfinite = Counter({name: n for name, n in writer.finished.items() if n})
 
     def run(self) -> None:
         """Returns when all blocks are written; raises the first error of any thread."""
@@ -100,6 +109,9 @@ class BlockWriter:
                 self._note_finished(pool)
             if self._syncing is not None:
                 self._syncing.result()
+        except _NonfiniteError as error:
+            pool.shutdown(cancel_futures=True)
+            raise self._describe(error.tensor) from None
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -116,17 +128,16 @@ class BlockWriter:
     def _work(self, block: Block) -> tuple[Block, int]:
         data, n_nonfinite = convert_block(self._rows, block)
         if n_nonfinite and not self._allow_nonfinite:
-            raise self._nonfinite_error(block.tensor)
+            raise _NonfiniteError(block.tensor)
         self._writer.write(block.tensor.name, block.first * block.tensor.row_bytes, data)
         return block, n_nonfinite
 
     def _account(self, block: Block, n_nonfinite: int) -> None:
         tensor, size = block.tensor, block.n * block.tensor.row_bytes
+        self.nonfinite[tensor.name] += n_nonfinite
         self._left[tensor.name] -= size
         if self._left[tensor.name] == 0:
-            self._done.append(tensor.name)
-        if n_nonfinite:
-            self.nonfinite[tensor.name] += n_nonfinite
+            self._done[tensor.name] = self.nonfinite[tensor.name]
         if self._progress is not None:
             self._progress(tensor, size)
 
@@ -138,9 +149,9 @@ class BlockWriter:
         if self._syncing is not None:
             self._syncing.result()
         self._syncing = pool.submit(self._writer.finish, self._done)
-        self._done, self._synced = [], time.monotonic()
+        self._done, self._synced = {}, time.monotonic()
 
-    def _nonfinite_error(self, tensor: PlannedTensor) -> CheckpointError:
+    def _describe(self, tensor: PlannedTensor) -> CheckpointError:
         source = tensor.source
         n = sum(convert_block(self._rows, Block(tensor, *rows))[1] for rows in row_blocks(source))
         return CheckpointError(

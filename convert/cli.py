@@ -59,8 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Convert a checkpoint; returns the exit status."""
     arguments = _parser().parse_args(argv)
     for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _stop)
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # nohup has SIGHUP ignored
+            signal.signal(number, _stop)
     try:
         _run(arguments)
     except OutputError as error:
@@ -96,7 +97,7 @@ def _run(arguments: argparse.Namespace) -> None:
         _say(notes, quiet=arguments.quiet)
         return
     if arguments.split_max_size is None:
-        check_output(model, output, overwrite=arguments.force)
+        check_output(model, output, overwrite=arguments.force or arguments.resume)
     _say([*notes, describe_totals(plan)], quiet=arguments.quiet)
     with show_progress(plan.n_bytes, quiet=arguments.quiet) as progress:
         written = write_plan(

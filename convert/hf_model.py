@@ -13,6 +13,9 @@ from convert.spm_vocab import has_only_sentencepiece, read_sentencepiece_vocab
 from convert.templates import read_chat_templates
 from convert.vocab import read_vocab
 
+# What conversions leave in the folder of a checkpoint is no part of it.
+_OUTPUTS = (".gguf", ".part", ".done", ".new", ".old")
+
 
 def read_hf_model(folder: Path, *, context_length: int | None = None) -> SourceModel:
     """Read and check everything but the weights' values. ``context_length`` overrides what the checkpoint says."""
@@ -37,7 +40,7 @@ def read_hf_model(folder: Path, *, context_length: int | None = None) -> SourceM
         | model_keys(hparams)
         | tokenizer_keys(vocab, templates),
         notes=inventory.notes,
-        files=[path for path in folder.rglob("*") if path.is_file()],
+        files=[path for path in folder.rglob("*") if path.is_file() and path.suffix not in _OUTPUTS],
         origin={key: value for key, value in known.items() if value is not None},
     )
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from convert.blocks import BlockWriter, Progress
-from convert.errors import ArgumentError
+from convert.errors import ArgumentError, CheckpointError
 from convert.layout import OutputFile, lay_out
 from convert.plan import Plan
 from convert.quantize import default_n_threads
 from convert.rows import FileRows
 from convert.source import SourceModel
-from convert.writer import Writer
+from convert.writer import Writer, journal_of
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,11 @@ def write_plan(
     bytes after each block. Raises OutputError when writing fails; the output is then as it was before.
     """
     files = lay_out(plan, output, max_bytes=split_max_bytes)
-    for file in files:
-        check_output(plan.model, file.path, overwrite=overwrite)
     fingerprint = _fingerprint(plan, files, allow_nonfinite=allow_nonfinite)
+    # Stopped while files were given their names, some have theirs already.
+    is_committing = resume and journal_of(files, fingerprint).is_committing()
+    for file in files:
+        check_output(plan.model, file.path, overwrite=overwrite or is_committing)
     with FileRows() as rows, Writer(files, fingerprint, resume=resume, overwrite=overwrite) as writer:
         blocks = BlockWriter(
             plan,
@@ -58,7 +60,7 @@ def write_plan(
         )
         blocks.run()
         writer.commit()
-    return Written([file.path for file in files], dict(blocks.nonfinite))
+    return Written([file.path for file in files], {name: n for name, n in blocks.nonfinite.items() if n})
 
 
 def check_output(model: SourceModel, output: Path, *, overwrite: bool) -> None:
@@ -82,8 +84,11 @@ def _fingerprint(plan: Plan, files: list[OutputFile], *, allow_nonfinite: bool) 
     digest = hashlib.sha256(repr(allow_nonfinite).encode())
     for file in files:
         digest.update(file.header)
-    for path in sorted({*plan.model.files, *(tensor.source.path for tensor in plan.tensors)}):
-        status = path.stat()
+    for path in sorted({tensor.source.path for tensor in plan.tensors}):
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
         digest.update(f"{path.resolve()} {status.st_size} {status.st_mtime_ns}".encode())
     for tensor in plan.tensors:
         digest.update(f"{tensor.name} {tensor.source}".encode())

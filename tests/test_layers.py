@@ -25,11 +25,11 @@ CONVERT = """
     metadata
     gguf_header provenance source
     gguf_model hf_model lora plan
-    inputs layout report requantize verify
-    choice journal
+    inputs layout report requantize
+    choice journal rename
     writer
     blocks
-    pipeline progress
+    pipeline progress verify
     cli
     __main__
 """

@@ -89,10 +89,10 @@ def test_what_is_left_over_is_not_thrown_away_unasked(folder: Path, stopped: Pat
 
 
 def test_other_options_or_another_checkpoint_are_not_mixed_in(folder: Path, tmp_path: Path, stopped: Path) -> None:
-    with pytest.raises(ArgumentError, match="was begun with another checkpoint or other options"):
+    with pytest.raises(ArgumentError, match="is of another checkpoint or other options"):
         convert(folder, stopped, "Q4_K", resume=True)
     other = shapes.write_checkpoint(tmp_path / "other" / "c", "gqa", n_layers=2, seed=1)
-    with pytest.raises(ArgumentError, match="was begun with another checkpoint or other options"):
+    with pytest.raises(ArgumentError, match="is of another checkpoint or other options"):
         convert(other, stopped, resume=True)
     assert noted(stopped)
 
@@ -113,7 +113,8 @@ def test_tensors_are_noted_only_after_their_bytes_are_synced(
     synced: list[int] = []
 
     def fsync(handle: int) -> None:
-        synced.append(len(noted(tmp_path / "x.gguf")))  # what the journal says before the sync
+        if os.fstat(handle).st_ino == (tmp_path / "x.gguf.part").stat().st_ino:
+            synced.append(len(noted(tmp_path / "x.gguf")))  # what the journal says before the data is synced
 
     monkeypatch.setattr("convert.journal.os.fsync", fsync)
     with monkeypatch.context() as patch:
@@ -136,30 +137,133 @@ def test_two_conversions_do_not_write_one_file(folder: Path, tmp_path: Path) -> 
     assert (tmp_path / "x.gguf.part").exists()
 
 
-@pytest.mark.parametrize("split", [False, True])
-def test_killed_process_is_resumed(tmp_path: Path, split: bool) -> None:
-    folder = shapes.write_checkpoint(
-        tmp_path / "c", "v01", n_layers=3, hidden_size=512, intermediate_size=4096, num_attention_heads=8
+KILLED = """
+import os, signal, sys
+import convert.blocks, convert.rename
+from convert.cli import main
+from pathlib import Path
+
+convert.blocks._SYNC_SECONDS = 0.0
+what, left = sys.argv[1], int(sys.argv[2])
+plain = {"block": convert.blocks.convert_block, "rename": Path.replace}[what]
+
+
+def kill_later(*arguments):
+    global left
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "block" or str(arguments[0]).endswith((".part", ".gguf")):
+        left -= 1
+    return plain(*arguments)
+
+
+if what == "block":
+    convert.blocks.convert_block = kill_later
+else:
+    Path.replace = kill_later
+raise SystemExit(main(sys.argv[3:]))
+"""
+
+
+def converted(folder: Path, output: Path, *options: str, kill: tuple[str, int] | None = None) -> tuple[int, str]:
+    """Exit status and standard error; ``kill``: before which block or rename the process is killed."""
+    start = ["-m", "convert"] if kill is None else ["-c", KILLED, kill[0], str(kill[1])]
+    command = [sys.executable, *start, str(folder), "-o", str(output), "--type", "Q8_0", "--threads", "1", "-q"]
+    done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+SPLIT = ["--split-max-size", "400K"]
+
+
+@pytest.fixture(scope="module", params=["one file", "split"])
+def whole(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What an undisturbed conversion writes."""
+    target = tmp_path_factory.mktemp("whole")
+    assert converted(folder, target / "x.gguf", *(SPLIT if request.param == "split" else [])) == (0, "")
+    return outputs(target)
+
+
+def split_of(whole: dict[str, bytes]) -> list[str]:
+    return SPLIT if len(whole) > 1 else []
+
+
+@pytest.mark.parametrize("n_blocks", [1, 9, 17])
+def test_killed_process_is_resumed_to_the_same_bytes(
+    folder: Path, tmp_path: Path, whole: dict[str, bytes], n_blocks: int
+) -> None:
+    options = split_of(whole)
+    assert converted(folder, tmp_path / "x.gguf", *options, kill=("block", n_blocks))[0] == -signal.SIGKILL
+    status, said = converted(folder, tmp_path / "x.gguf", *options)
+    assert (status, said.count("--resume goes on with it")) == (2, 1)
+    assert converted(folder, tmp_path / "x.gguf", *options, "--resume") == (0, "")
+    assert outputs(tmp_path) == whole
+
+
+@pytest.mark.parametrize("again", [["--resume"], ["--resume", "--force"], ["--force"]])
+@pytest.mark.parametrize("n_renames", [1, 2, 3])
+def test_process_killed_while_files_get_their_names_is_resumed(
+    folder: Path, tmp_path: Path, whole: dict[str, bytes], again: list[str], n_renames: int
+) -> None:
+    options = split_of(whole)
+    kill = ("rename", min(n_renames, len(whole)))
+    status, _ = converted(folder, tmp_path / "x.gguf", *options, kill=kill)
+    assert status in {0, -signal.SIGKILL}
+    if status:
+        assert converted(folder, tmp_path / "x.gguf", *options, *again) == (0, "")
+    assert outputs(tmp_path) == whole
+
+
+@pytest.mark.parametrize("damage", ["removed", "emptied", "cut", "another header"])
+def test_a_journal_is_not_believed_without_its_file(
+    folder: Path, tmp_path: Path, whole: dict[str, bytes], damage: str
+) -> None:
+    options = split_of(whole)
+    converted(folder, tmp_path / "x.gguf", *options, kill=("block", 16))
+    partial = min(tmp_path.glob("*.part"))
+    if damage == "removed":
+        partial.unlink()
+    else:
+        data = partial.read_bytes()
+        partial.write_bytes({"emptied": b"", "cut": data[:-1], "another header": b"X" + data[1:]}[damage])
+    assert converted(folder, tmp_path / "x.gguf", *options, "--resume") == (0, "")
+    assert outputs(tmp_path) == whole
+
+
+def test_a_journal_that_was_emptied_says_that_nothing_is_done(
+    folder: Path, tmp_path: Path, whole: dict[str, bytes]
+) -> None:
+    options = split_of(whole)
+    converted(folder, tmp_path / "x.gguf", *options, kill=("block", 16))
+    next(tmp_path.glob("*.done")).write_text("")
+    assert converted(folder, tmp_path / "x.gguf", *options, "--resume") == (0, "")
+    assert outputs(tmp_path) == whole
+
+
+def test_conversion_into_the_folder_of_the_checkpoint_is_resumed_and_replaced(tmp_path: Path) -> None:
+    folder = shapes.write_checkpoint(tmp_path / "c", "gqa", n_layers=2)
+    output = folder / "x.gguf"
+    assert converted(folder, output, kill=("block", 9))[0] == -signal.SIGKILL
+    assert converted(folder, output, "--resume") == (0, "")
+    assert converted(folder, output, "--force") == (0, "")
+
+
+def test_what_is_no_number_is_told_after_a_resume(tmp_path: Path) -> None:
+    name = "model.embed_tokens.weight"
+    values = shapes.normal(1, name, (768, 256))
+    values[3, 4] = float("nan")
+    folder = shapes.write_checkpoint(tmp_path / "c", "gqa", n_layers=1, replace={name: values})
+    converted(folder, tmp_path / "x.gguf", "--allow-nonfinite", kill=("block", 8))
+    assert "token_embd.weight\t1" in (tmp_path / "x.gguf.part.done").read_text()
+    command = [sys.executable, "-m", "convert", str(folder), "-o", str(tmp_path / "x.gguf"), "--type", "Q8_0"]
+    done = subprocess.run(
+        [*command, "--resume", "--allow-nonfinite"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    output, options = tmp_path / "x.gguf", ["--split-max-size", "3M"] if split else []
-    command = [sys.executable, "-m", "convert", str(folder), "-o", str(output), "--type", "IQ4_XS", "--threads", "1"]
-    with subprocess.Popen([*command, *options], cwd=ROOT, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
-        while not any(len(path.read_text().splitlines()) > 2 for path in tmp_path.glob("*.part.done")):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.kill()
-    assert process.returncode == -signal.SIGKILL
-    refused = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (refused.returncode, refused.stderr.count("--resume goes on with it")) == (2, 1)
-    subprocess.run([*command, *options, "--resume"], cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
-    resumed = {path.name: path.read_bytes() for path in tmp_path.glob("*.gguf")}
-    assert len(resumed) == (1 if not split else len(resumed))
-    assert not split or len(resumed) > 2
-    subprocess.run([*command, *options, "--force"], cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
-    assert resumed == {path.name: path.read_bytes() for path in tmp_path.glob("*.gguf")}
-    assert not list(tmp_path.glob("*.part*"))
+    assert "token_embd.weight holds 1 values that are NaN or infinite" in done.stderr
 
 
 def test_stopped_with_resume_keeps_what_is_done(folder: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from convert.plan import Plan, make_plan
 from convert.provenance import provenance_keys
 from convert.quantize import convert_rows, to_floats
 from convert.recipe import file_type
-from convert.verify import LIMITS, describe_errors, verify
+from convert.verify import describe_errors, verify
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,24 +75,33 @@ def test_merged_adapters_are_part_of_what_is_expected(tmp_path: Path) -> None:
     assert wrong == changed == {"blk.1.attn_q.weight", "blk.0.ffn_down.weight"}
 
 
-def flip(data: bytearray, at: int) -> None:
-    for i in range(at, at + 2000):
-        data[i] ^= 0x5A
-
-
 @pytest.mark.parametrize("name", ["F32", "Q8_0", "Q4_K_M", "Q3_K_M"])
-def test_a_tensor_with_other_bytes_is_found(tmp_path: Path, checkpoint: Path, name: str) -> None:
+def test_a_single_wrong_byte_is_found(tmp_path: Path, checkpoint: Path, name: str) -> None:
     path = tmp_path / "a.gguf"
     plan = written(checkpoint, path, name)
     place = next(t for t in read_gguf_header(path).tensors if t.name == "blk.0.attn_k.weight")
     data = bytearray(path.read_bytes())
-    flip(data, place.offset + 100)
+    data[place.offset + place.n_bytes - 7] ^= 1
     path.write_bytes(data)
-    errors = verify(plan, [path])
+    errors = verify(plan, [path], n_threads=2)
     assert [error.name for error in errors if not error.is_sound] == [place.name]
     lines = list(describe_errors(errors))
-    assert next(line for line in lines if "more than the type can have" in line).startswith(place.name)
+    assert next(line for line in lines if "not what it was made from" in line).startswith(place.name)
     assert lines[-1].startswith("1 of 10 tensors are wrong")
+
+
+@pytest.mark.parametrize("name", ["IQ3_S", "Q2_K", "Q4_0"])
+def test_a_tensor_of_zeros_is_found(tmp_path: Path, checkpoint: Path, name: str) -> None:
+    path = tmp_path / "a.gguf"
+    model = read_hf_model(checkpoint)
+    weights = {tensor.name: np.ones(tensor.source.n_per_row, np.float32) for tensor in model.tensors}
+    plan = make_plan(model, file_type(name), imatrix=ImportanceMatrix(Path("x"), weights, (), 1, ""))
+    write_plan(plan, path)
+    place = next(t for t in read_gguf_header(path).tensors if t.name == "blk.0.ffn_up.weight")
+    data = bytearray(path.read_bytes())
+    data[place.offset : place.offset + place.n_bytes] = bytes(place.n_bytes)
+    path.write_bytes(data)
+    assert [error.name for error in verify(plan, [path]) if not error.is_sound] == [place.name]
 
 
 @pytest.mark.parametrize(
@@ -110,17 +119,6 @@ def test_a_damaged_file_is_an_error(
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(VerifyError, match=sentence):
         verify(plan, [path])
-
-
-@pytest.mark.parametrize("ggml_type", [name for name in LIMITS if name not in {"F32", "F16", "BF16"}])
-def test_limits_leave_room_for_the_worst_blocks(ggml_type: str) -> None:
-    random = np.random.default_rng(0)
-    sign = random.choice([-1, 1], (64, 512)).astype(np.float32)
-    for every, small in ((32, 0.003), (32, 0.03), (32, 0.06), (32, 0.08), (16, 0.2), (256, 0.02), (256, 0.06)):
-        x = sign * np.float32(small)
-        x[:, ::every] = sign[:, ::every]
-        y = to_floats(ggml_type, convert_rows("F32", x.view(np.uint8), ggml_type, 512)[0], 512)
-        assert np.linalg.norm(y - x) <= 0.8 * LIMITS[ggml_type] * np.linalg.norm(x)
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:

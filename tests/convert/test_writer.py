@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,11 @@ def test_failure_at_the_end(folder: Path, tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     if step == "folder":
-        monkeypatch.setattr("convert.writer.os.fsync", Failing(os.fsync, OSError(errno.EINVAL, "no folders"), 1))
+        fsync = os.fsync
+        monkeypatch.setattr(
+            "convert.writer.os.fsync",
+            lambda handle: fail() if stat.S_ISDIR(os.fstat(handle).st_mode) else fsync(handle),
+        )
         convert(folder, output)
         assert output.exists()
         return
