@@ -256,8 +256,8 @@ def test_what_is_no_number_is_told_after_a_resume(tmp_path: Path) -> None:
     name = "model.embed_tokens.weight"
     values = shapes.normal(1, name, (768, 256))
     values[3, 4] = float("nan")
-    folder = shapes.write_checkpoint(tmp_path / "c", "gqa", n_layers=1, replace={name: values})
-    converted(folder, tmp_path / "x.gguf", "--allow-nonfinite", kill=("block", 8))
+    folder = shapes.write_checkpoint(tmp_path / "c", "gqa", n_layers=3, replace={name: values})
+    converted(folder, tmp_path / "x.gguf", "--allow-nonfinite", kill=("block", 24))
     assert "token_embd.weight\t1" in (tmp_path / "x.gguf.part.done").read_text()
     command = [sys.executable, "-m", "convert", str(folder), "-o", str(tmp_path / "x.gguf"), "--type", "Q8_0"]
     done = subprocess.run(
