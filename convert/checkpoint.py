@@ -23,6 +23,8 @@ class Checkpoint:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        if not self.folder.exists():
+            raise CheckpointError(f"{self.folder} does not exist")
         if not self.folder.is_dir():
             raise CheckpointError(f"{self.folder} is not a folder with a checkpoint")
         self.config = read_json(self.folder / "config.json")

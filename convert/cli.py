@@ -19,11 +19,11 @@ from convert.overrides import override_types, read_recipe_file
 from convert.pipeline import Written, check_output, write_plan
 from convert.plan import Plan, make_plan
 from convert.progress import show_progress, show_steps
-from convert.recipe import FILE_TYPES, FileType, file_type, is_norm
+from convert.recipe import FILE_TYPES, FileType, file_type, is_norm, needs_imatrix
 from convert.report import describe_tensors, describe_totals
 from convert.requantize import check_requantized
 from convert.sensitivity import read_sensitivity
-from convert.sizes import parse_size
+from convert.sizes import format_size, parse_size
 from convert.source import SourceModel
 from convert.verify import describe_errors, verify
 
@@ -110,7 +110,7 @@ def _run(arguments: argparse.Namespace) -> None:
             split_max_bytes=arguments.split_max_size,
             progress=progress,
         )
-    _say(_describe(plan, written), quiet=arguments.quiet)
+    _say(_describe(plan, written, arguments.split_max_size), quiet=arguments.quiet)
     if arguments.verify:
         _verify(plan, written, n_threads=arguments.threads, quiet=arguments.quiet)
 
@@ -167,7 +167,7 @@ def _output(arguments: argparse.Namespace, name: str) -> Path:
     return output / name if output.is_dir() else output
 
 
-def _describe(plan: Plan, written: Written) -> list[str]:
+def _describe(plan: Plan, written: Written, split_max_size: int | None) -> list[str]:
     types = {tensor.name: tensor.ggml_type for tensor in plan.tensors}
     return [
         *(
@@ -176,6 +176,11 @@ def _describe(plan: Plan, written: Written) -> list[str]:
             for name, n in written.nonfinite.items()
         ),
         *(f"wrote {path}" for path in written.paths),
+        *(
+            f"{path} is larger than {format_size(split_max_size)}: its first tensor alone is"
+            for path in written.paths
+            if split_max_size is not None and path.stat().st_size > split_max_size
+        ),
     ]
 
 
@@ -206,8 +211,9 @@ def _parser() -> argparse.ArgumentParser:
         "repository to download, ORGANIZATION/NAME or ORGANIZATION/NAME@REVISION",
     )
     add("-o", "--output", help="file to write, or a folder for it; default: NAME-TYPE.gguf right here")
-    add("-t", "--type", metavar="TYPE", help=f"{', '.join(FILE_TYPES)}; default: Q4_K_M")
-    add("-q", "--quiet", action="store_true", help="print nothing but errors")
+    types = ", ".join(name + "*" * needs_imatrix(recipe.base, name) for name, recipe in FILE_TYPES.items())
+    add("-t", "--type", metavar="TYPE", help=f"{types} (* needs --imatrix); default: Q4_K_M")
+    add("-q", "--quiet", action="store_true", help="print no notes and no progress")
     add = parser.add_argument_group("what is converted").add_argument
     add("--lora", action="append", default=[], metavar="ADAPTER", help="PEFT LoRA adapter to merge; may be repeated")
     add("--context-length", type=int, metavar="N", help="positions the model was trained for, if the config is wrong")

@@ -59,8 +59,14 @@ def column_weights(
 
     ``recipe``: the name of the file type. Raises ArgumentError naming a tensor whose type needs weights it has not.
     """
+    tensors = list(tensors)
     weights: dict[str, Weights] = {}
     missing: list[str] = []
+    foreign = sorted((imatrix.entries.keys() if imatrix else set()) - {*_OTHER_NAME.values(), *(t[0] for t in tensors)})
+    if imatrix is not None and foreign:
+        raise ArgumentError(
+            f"{imatrix.path} has an entry for {foreign[0]}, which this model lacks: it is of another one"
+        )
     for name, ggml_type, n_per_row in tensors:
         if ggml_type in _UNQUANTIZED:
             continue

@@ -7,6 +7,7 @@ and so on, whole tensors in each, the keys in the first, and split.no, split.cou
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,8 @@ def lay_out(plan: Plan, path: Path, *, max_bytes: int | None = None) -> list[Out
 
 def split_path(path: Path, i: int, n: int) -> Path:
     """The name of file ``i`` (from 0) of ``n``; readers want it to end in .gguf."""
-    return path.with_name(f"{path.name.removesuffix('.gguf')}-{i + 1:05d}-of-{n:05d}.gguf")
+    stem = re.sub(r"(-[0-9]{5}-of-[0-9]{5})?(\.gguf)?$", "", path.name)
+    return path.with_name(f"{stem}-{i + 1:05d}-of-{n:05d}.gguf")
 
 
 def _split(plan: Plan, max_bytes: int) -> list[list[PlannedTensor]]:

@@ -14,10 +14,13 @@ _UNITS = {"": 1, "B": 1} | {
 
 
 def parse_size(text: str) -> int:
-    """Bytes of a size such as 20GB, 4.7GiB, 500M or 1000000. Raises ArgumentError for what is none."""
+    """Bytes of a size such as 20GB, 4.7GiB, 500M or 5000000. Raises ArgumentError for what is none.
+
+    A number without a unit that is less than a million was meant to have one.
+    """
     found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([A-Za-z]*)\s*", text)
     unit = _UNITS.get(found[2].upper()) if found else None
-    if found is None or unit is None or (size := int(float(found[1]) * unit)) < 1:
+    if found is None or unit is None or (size := int(float(found[1]) * unit)) < (1 if found[2] else 10**6):
         raise ArgumentError(f"{text!r} is not a size such as 20GB, 4.7GiB or 500M")
     return size
 

@@ -27,6 +27,7 @@ from convert.imatrix import ImportanceMatrix
 from convert.recipe import is_norm, needs_imatrix
 from convert.rounding import relative_error, sample_rows
 from convert.sensitivity import Sensitivity
+from convert.sizes import format_size
 
 ReadRows = Callable[[str, int, int], npt.NDArray[np.float32]]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -164,7 +165,10 @@ def _not_for_choice(shapes: Shapes, fixed: Mapping[str, str]) -> dict[str, str]:
 
 def _check_size(n_bytes: int, at_least: int) -> None:
     if n_bytes < at_least:
-        raise ArgumentError(f"the tensors take at least {at_least} bytes, and the target leaves {n_bytes} for them")
+        raise ArgumentError(
+            f"the tensors take at least {at_least} bytes, and the target leaves {n_bytes} for them: it must be above "
+            f"{format_size(at_least)}"
+        )
 
 
 def _candidates(name: str, n_per_row: int, imatrix: ImportanceMatrix | None) -> list[str]:

@@ -123,7 +123,7 @@ def test_dry_run_into_a_closed_pipe(checkpoint: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "nowhere is not a folder"),
+        (["nowhere"], "nowhere does not exist"),
         (["CHECKPOINT", "--type", "Q9"], "unknown type 'Q9'"),
         (["CHECKPOINT", "--threads", "many"], "'many' is not a number of threads"),
         (["CHECKPOINT", "--context-length", "0"], "context length"),
@@ -220,3 +220,31 @@ def test_signals(slow_checkpoint: Path, tmp_path: Path, number: signal.Signals, 
     assert said.endswith("stopped before the file was whole: nothing was written\n")
     assert "Traceback" not in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_size_without_a_unit_is_not_taken_for_bytes(checkpoint: Path, tmp_path: Path) -> None:
+    done = run(checkpoint, "-o", tmp_path / "x.gguf", "--split-max-size", "5")
+    assert done.returncode == 2
+    assert "'5' is not a size such as 20GB" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensor_larger_than_the_size_of_a_file_is_told(checkpoint: Path, tmp_path: Path) -> None:
+    done = run(checkpoint, "-o", tmp_path / "x.gguf", "--split-max-size", "100KB", "--type", "Q8_0")
+    assert done.returncode == 0
+    assert "is larger than 97.7 KiB: its first tensor alone is" in done.stderr
+
+
+def test_ignored_hang_up_stays_ignored(slow_checkpoint: Path, tmp_path: Path) -> None:
+    """As under nohup."""
+    arguments = ["nohup", *command(slow_checkpoint, "-o", tmp_path / "x.gguf", "--type", "IQ4_XS", "--threads", 1)]
+    with subprocess.Popen(
+        arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
+    ) as process:
+        while not (tmp_path / "x.gguf.part").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGHUP)
+        process.communicate()
+    assert process.returncode == 0
+    assert (tmp_path / "x.gguf").exists()

@@ -170,8 +170,14 @@ def test_tensors_without_an_entry_are_noted_unless_their_type_needs_one(tmp_path
     with pytest.raises(ArgumentError, match=f"tensor {V} cannot be IQ3_S without an importance matrix: .* no entry"):
         column_weights(imatrix, [*tensors, (V, "IQ3_S", 2)])
     with pytest.raises(ArgumentError, match=f"tensor {V} cannot be Q2_K without"):
-        column_weights(imatrix, [(V, "Q2_K", 2)], recipe="Q2_K_S")
-    assert column_weights(imatrix, [(V, "Q2_K", 2)], recipe="Q2_K")[0] == {}
+        column_weights(imatrix, [(Q, "F16", 2), (V, "Q2_K", 2)], recipe="Q2_K_S")
+    assert column_weights(imatrix, [(Q, "F16", 2), (V, "Q2_K", 2)], recipe="Q2_K")[0] == {}
+
+
+def test_entries_for_tensors_that_the_model_lacks_are_of_another_model(tmp_path: Path) -> None:
+    imatrix = read_imatrix(write_gguf(tmp_path / "x.gguf", entry(Q, [3, 6], 3) | entry("blk.9.ffn_up.weight", [1], 3)))
+    with pytest.raises(ArgumentError, match="has an entry for blk.9.ffn_up.weight, which this model lacks"):
+        column_weights(imatrix, [(Q, "Q4_K", 2)])
 
 
 def test_without_a_matrix_types_that_need_one_are_refused() -> None:

@@ -197,5 +197,5 @@ def test_folder_that_is_no_checkpoint(tmp_path: Path, files: dict[str, str], mes
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="is not a folder"):
+    with pytest.raises(CheckpointError, match="does not exist"):
         Checkpoint(tmp_path / "nothing")

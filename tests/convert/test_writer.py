@@ -226,3 +226,8 @@ def test_what_fits_in_one_file_is_not_split(folder: Path, tmp_path: Path) -> Non
     assert convert(folder, tmp_path / "x.gguf", split_max_bytes=2**30).paths == [tmp_path / "x.gguf"]
     convert(folder, tmp_path / "y.gguf")
     assert (tmp_path / "x.gguf").read_bytes() == (tmp_path / "y.gguf").read_bytes()
+
+
+def test_split_files_are_never_called_parts_of_parts(folder: Path, tmp_path: Path) -> None:
+    written = convert(folder, tmp_path / "x-00001-of-00009.gguf", split_max_bytes=400_000).paths
+    assert written[0].name == f"x-00001-of-{len(written):05d}.gguf"
