@@ -93,26 +93,42 @@ class ImatrixCollector:
         self.n_ctx = n_ctx
         self._shapes = {tensor.name: tensor.shape for tensor in model.gguf.tensors}
         self._session = Session(model, n_ctx=n_ctx, n_threads=n_threads, imatrix=True)
+        # One object, so that Ctrl-C cannot fall between the number of chunks and the sums over them.
+        self._done = (0, self._sums())
+
+    @property
+    def n_chunks(self) -> int:
+        """Chunks that the result holds."""
+        return self._done[0]
 
     def add(self, tokens: Tokens, progress: Progress | None = None) -> None:
-        """Read one chunk. What was computed before an error or Ctrl-C has been added.
+        """Read one chunk.
 
+        An error or Ctrl-C leaves the result as it was before this chunk, and closes the collector to further ones.
         See `Session.eval` for errors; BackendError names a matrix with an input that is not finite.
         """
-        self._session.seq_rm(0)
-        self._session.eval(tokens, n_outputs=0, progress=progress)
+        try:
+            self._session.seq_rm(0)
+            self._session.eval(tokens, n_outputs=0, progress=progress)
+            self._done = (self.n_chunks + 1, self._sums())
+        except BaseException:
+            self.close()  # the session's own sums now hold part of a chunk
+            raise
 
     def result(self, *, process_output: bool = False, dataset: str = "unnamed") -> ImportanceMatrix:
-        """The sums so far. See `collect_imatrix` for the arguments."""
-        entries = {
-            name: ColumnSums(*self._session.imatrix_sums(name, shape[0]))
-            for name, shape in self._shapes.items()
-            if (name.startswith("blk.") and not name.endswith("_norm.weight")) or (process_output and name == _HEAD)
-        }
+        """The sums over the chunks that were read whole. See `collect_imatrix` for the arguments."""
+        entries = {name: sums for name, sums in self._done[1].items() if process_output or name != _HEAD}
         return ImportanceMatrix(entries, (dataset,), self.n_ctx)
 
+    def _sums(self) -> dict[str, ColumnSums]:
+        return {
+            name: ColumnSums(*self._session.imatrix_sums(name, shape[0]))
+            for name, shape in self._shapes.items()
+            if (name.startswith("blk.") and not name.endswith("_norm.weight")) or name == _HEAD
+        }
+
     def close(self) -> None:
-        """Free the session. Calling it again does nothing."""
+        """Free the session; the result stays. Calling it again does nothing."""
         self._session.close()
 
     def __enter__(self) -> ImatrixCollector:

@@ -104,10 +104,10 @@ def imatrix(
 
 
 def _run(collector: ImatrixCollector, rows: npt.NDArray[np.int32], save: Callable[[], None], output: Path) -> None:
-    n_done, n_ctx = 0, rows.shape[1]
+    n_ctx = rows.shape[1]
 
     def report(n: int, _: int) -> None:
-        bar.update(task, completed=n_done * n_ctx + n)
+        bar.update(task, completed=collector.n_chunks * n_ctx + n)
 
     saved = time.monotonic()
     console = Console(stderr=True)
@@ -116,16 +116,15 @@ def _run(collector: ImatrixCollector, rows: npt.NDArray[np.int32], save: Callabl
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("", total=rows.size)
             for row in rows:
-                bar.update(task, description=f"chunk {n_done + 1} of {len(rows)}")
+                bar.update(task, description=f"chunk {collector.n_chunks + 1} of {len(rows)}")
                 collector.add(row, report)
-                n_done += 1
                 if time.monotonic() - saved >= _SAVE_SECONDS:
                     save()
                     saved = time.monotonic()
     except KeyboardInterrupt:
-        if n_done > 0:
+        if collector.n_chunks > 0:
             save()
-            print(f"commandr: stopped; {output} holds {n_done} of {len(rows)} chunks", file=sys.stderr)
+            print(f"commandr: stopped; {output} holds {collector.n_chunks} of {len(rows)} chunks", file=sys.stderr)
         raise
     save()
 

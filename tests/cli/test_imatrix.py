@@ -92,6 +92,34 @@ def test_ctrl_c_keeps_the_chunks_that_were_read(
         assert message == f"commandr: stopped; {out} holds 3 of 6 chunks\n"
 
 
+def test_ctrl_c_in_a_chunk_saves_the_chunks_before_it(
+    text: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """Chunks of 600 tokens go through two graphs. Gone on with, the file is that of a run which nobody stopped."""
+    text.write_text(4 * tiny_models.TEXT, encoding="utf-8")
+    add = ImatrixCollector.add
+
+    def interrupted(self: ImatrixCollector, tokens: object, _: object) -> None:
+        def stop(n_done: int, _: int) -> None:
+            if self.n_chunks == 1 and n_done >= 512:
+                raise KeyboardInterrupt
+
+        add(self, tokens, stop)  # type: ignore[arg-type]
+
+    stopped, resumed, whole = (text.with_name(name) for name in ("stopped.gguf", "resumed.gguf", "whole.gguf"))
+    command = ["imatrix", str(tiny_models.gguf("gqa")), str(text), "--ctx", "600", "--chunks"]
+    with monkeypatch.context() as patch:
+        patch.setattr(ImatrixCollector, "add", interrupted)
+        assert main([*command, "2", "-o", str(stopped)]) == 130
+    assert capsys.readouterr().err == f"commandr: stopped; {stopped} holds 1 of 2 chunks\n"
+    assert main([*command, "1", "-o", str(resumed), "--in-file", str(stopped), "--from-chunk", "1"]) == 0
+    assert main([*command, "2", "-o", str(whole)]) == 0
+    a, b = ImportanceMatrix.read(resumed), ImportanceMatrix.read(whole)
+    for name, entry in b.entries.items():
+        assert a.entries[name].n_tokens == entry.n_tokens == 1200
+        assert np.allclose(a.entries[name].sums, entry.sums, rtol=1e-6), name
+
+
 def test_long_runs_save_what_they_have(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed in the fourth chunk, with a save due after each."""
     out = text.with_name("x.gguf")

@@ -7,7 +7,7 @@ import pytest
 
 import models
 import tiny_models
-from commandr_gguf.errors import ArgumentError, CancelledError
+from commandr_gguf.errors import ArgumentError, CancelledError, ClosedError
 from commandr_gguf.imatrix import ImportanceMatrix
 from commandr_gguf.imatrix_collection import ImatrixCollector, chunks, collect_imatrix
 from commandr_gguf.model import Model
@@ -88,6 +88,29 @@ def test_chunks_longer_than_a_graph_are_read_in_one_sequence() -> None:
     assert parts.entries[name].n_tokens == 1200
     again = parts.entries[name].sums - whole.entries[name].sums
     assert not np.allclose(again, whole.entries[name].sums, rtol=1e-3)
+
+
+def test_a_chunk_broken_off_leaves_the_sums_as_they_were() -> None:
+    """600 tokens go through two graphs, and Ctrl-C comes between them."""
+    tokens = np.random.default_rng(1).integers(8, 600, 600)
+
+    def stop(n_done: int, _: int) -> None:
+        if n_done >= 512:
+            raise KeyboardInterrupt
+
+    with Model(tiny_models.gguf("gqa")) as model, ImatrixCollector(model, n_ctx=600, n_threads=1) as collector:
+        collector.add(tokens)
+        before = collector.result(process_output=True)
+        with pytest.raises(KeyboardInterrupt):
+            collector.add(tokens, stop)
+        after = collector.result(process_output=True)
+        assert collector.n_chunks == 1
+        with pytest.raises(ClosedError):
+            collector.add(tokens)
+    assert after.entries.keys() == before.entries.keys()
+    for name, entry in before.entries.items():
+        assert after.entries[name].n_tokens == entry.n_tokens == 600
+        assert np.array_equal(after.entries[name].sums, entry.sums), name
 
 
 def test_progress_counts_all_chunks_and_cancels() -> None:
