@@ -11,6 +11,7 @@ llama.cpp's tools/imatrix and common/imatrix-loader write and read them. Its old
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from collections.abc import Iterable, Mapping
@@ -22,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from commandr_gguf.errors import ArgumentError, FileError, FormatError
+from commandr_gguf.gguf_file import GGUFFile, TensorInfo
 
 Sums = npt.NDArray[np.float64]
 
@@ -123,7 +125,10 @@ class ImportanceMatrix:
         try:
             with Path(path).open("rb") as file:
                 is_gguf = file.read(4) == b"GGUF"
-            return _read_gguf(name) if is_gguf else _read_old(name, Path(path).read_bytes())
+            if not is_gguf:
+                return _read_old(name, Path(path).read_bytes())
+            with GGUFFile(path) as opened:
+                return _read_gguf(name, opened)
         except OSError as error:
             raise FileError(f"{name}: cannot be read: {error.strerror or error}") from error
 
@@ -133,19 +138,13 @@ class _Writer(gguf.GGUFWriter):
         """An importance matrix has none, though the writer's constructor adds it."""
 
 
-def _read_gguf(path: str) -> ImportanceMatrix:
-    try:
-        reader = gguf.GGUFReader(path)
-        tensors = {str(tensor.name): np.array(tensor.data) for tensor in reader.tensors}
-        values = {name: reader.fields[name].contents() for name in reader.fields}
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError, UnicodeDecodeError, MemoryError) as error:
-        raise FormatError(f"{path}: the GGUF file is damaged: {error}") from error
-    kind = values.get("general.type", "imatrix")
+def _read_gguf(path: str, file: GGUFFile) -> ImportanceMatrix:
+    tensors = {tensor.name: tensor for tensor in file.tensors}
     names = [name.removesuffix(_SUMS) for name in tensors if name.endswith(_SUMS)]
-    if kind != "imatrix" or not names:
+    if file.get("general.type", "imatrix") != "imatrix" or not names:
         raise FormatError(f"{path}: the GGUF file is no importance matrix")
-    datasets = values.get("imatrix.datasets", [])
-    chunk_size = values.get("imatrix.chunk_size", 0)
+    datasets = file.get("imatrix.datasets", [])
+    chunk_size = file.get("imatrix.chunk_size", 0)
     return ImportanceMatrix(
         {name: _entry(path, name, tensors[name + _SUMS], tensors.get(name + _COUNTS)) for name in names},
         tuple(map(str, datasets)) if isinstance(datasets, list) else (),
@@ -153,15 +152,20 @@ def _read_gguf(path: str) -> ImportanceMatrix:
     )
 
 
-def _entry(path: str, name: str, sums: npt.NDArray[np.generic], counts: npt.NDArray[np.generic] | None) -> ColumnSums:
+def _entry(path: str, name: str, sums: TensorInfo, counts: TensorInfo | None) -> ColumnSums:
     if counts is None:
         raise FormatError(f"{path}: {name}{_COUNTS} is missing")
-    if sums.dtype != np.float32 or counts.dtype != np.float32 or sums.size == 0:
+    if sums.type != "F32" or counts.type != "F32" or sums.size == 0:
         raise FormatError(f"{path}: the sums and counts of {name} are not in F32")
-    if counts.size != 1:
-        raise FormatError(f"{path}: {name} has {counts.size} counts; a model of this family has no experts")
-    count = float(counts.reshape(-1)[0])
-    return _checked(path, name, sums.reshape(-1).astype(np.float64), count)
+    n_counts = math.prod(counts.shape)
+    if n_counts != 1:
+        raise FormatError(f"{path}: {name} has {n_counts} counts; a model of this family has no experts")
+    return _checked(path, name, _floats(sums).astype(np.float64), float(_floats(counts)[0]))
+
+
+def _floats(tensor: TensorInfo) -> npt.NDArray[np.float32]:
+    """[n]: all values of an F32 tensor."""
+    return np.fromfile(tensor.path, "<f4", math.prod(tensor.shape), offset=tensor.offset)
 
 
 def _checked(path: str, name: str, sums: Sums, count: float) -> ColumnSums:
@@ -184,9 +188,8 @@ def _read_old(path: str, data: bytes) -> ImportanceMatrix:
         for _ in range(n_entries):
             name, at = _old_string(data, at)
             n_calls, n_values = struct.unpack_from("<ii", data, at)
-            values = np.frombuffer(data, "<f4", max(1, n_values), at + 8).astype(np.float64)
+            values, at = _old_values(data, at + 8, n_values)
             entries[name] = _checked(path, name, values * _DEFAULT_CHUNK_SIZE, float(n_calls * _DEFAULT_CHUNK_SIZE))
-            at += 8 + 4 * n_values
         if at < len(data):
             datasets = (_old_string(data, at + 4)[0],)
     except (struct.error, ValueError) as error:  # UnicodeDecodeError is a ValueError
@@ -203,3 +206,10 @@ def _old_string(data: bytes, at: int) -> tuple[str, int]:
     if length < 0 or end > len(data):
         raise ValueError(f"a string of {length} bytes")
     return data[at + 4 : end].decode(), end
+
+
+def _old_values(data: bytes, at: int, n: int) -> tuple[Sums, int]:
+    """The n values at a place, and the place after them."""
+    if n < 1:  # the next entry would be looked for in front of this one
+        raise ValueError(f"{n} values")
+    return np.frombuffer(data, "<f4", n, at).astype(np.float64), at + 4 * n

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import gguf
@@ -112,10 +114,39 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
     example().write(tmp_path / "whole.gguf")
     data = (tmp_path / "whole.gguf").read_bytes()
     path = tmp_path / "cut.gguf"
-    for n in range(0, len(data) - 64, 16):
+    end = data.rindex(np.array([128], "<f4").tobytes()) + 4  # the rest is padding
+    for n in range(end):
         path.write_bytes(data[:n])
         with pytest.raises(FormatError):
             ImportanceMatrix.read(path)
+
+
+def array_of(n: int, kind: int) -> bytes:
+    """A GGUF file with one key, an array of n values, that ends after a few."""
+    name = b"imatrix.datasets"
+    return b"".join(
+        (b"GGUF", struct.pack("<IQQQ", 3, 0, 1, len(name)), name, struct.pack("<IIQ", 9, kind, n), bytes(100))
+    )
+
+
+def entries_in_a_circle(n: int) -> bytes:
+    """A file from before GGUF whose first entry is as long as to end where it begins."""
+    return struct.pack("<ii4siif", n, 4, bytes(4), 1, -4, 1.0)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [array_of(2**40, kind=0), array_of(2**40, kind=8), array_of(2**62, kind=10), entries_in_a_circle(2**31 - 1)],
+    ids=["bytes", "strings", "integers", "entries"],
+)
+def test_counts_beyond_the_files_end_are_refused_at_once(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "hostile"
+    path.write_bytes(data)
+    program = "import sys; from commandr_gguf.imatrix import ImportanceMatrix as M; M.read(sys.argv[1])"
+    command = [sys.executable, "-c", program, str(path)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=20)
+    assert "FormatError" in done.stderr
+    assert "hostile: " in done.stderr
 
 
 def write(path: Path, tensors: dict[str, list[list[float]]], *, kind: str = "imatrix") -> Path:
