@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import threading
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,7 @@ import pytest
 
 import shapes
 from adapters import ALPHA, DOWN, EMBEDDING, QUERY, RANK, factors, linear, write_adapter
+from convert import low_rank
 from convert.errors import CheckpointError, ConvertError, UnsupportedError
 from convert.hf_model import read_hf_model
 from convert.lora import merge_adapter
@@ -242,3 +248,45 @@ def test_rows_are_the_same_bits_in_blocks_of_any_size() -> None:
     for size in (1, 7, 32, 100):
         blocks = [change.rows(first, min(size, 200 - first)) for first in range(0, 200, size)]
         np.testing.assert_array_equal(np.concatenate(blocks), whole)
+
+
+def test_threads_share_float_copies_of_at_most_two_factors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight threads ask for blocks of six tensors, the last of which has two adapters."""
+    rank, n_in, n_out = 8, 64, 160
+    changes = [
+        LowRank(shapes.normal(i, "a", (rank, n_in)), shapes.normal(i, "b", (n_out, rank)), 0.5) for i in range(5)
+    ]
+    changes.append(LowRank(changes[1].a, changes[0].b, 0.3, below=changes[2]))
+    expected = [change.rows(0, n_out) for change in changes]
+
+    lock = threading.RLock()
+    alive, most, made = 0, 0, 0
+
+    def freed() -> None:
+        nonlocal alive
+        with lock:
+            alive -= 1
+
+    floats = low_rank.floats
+
+    def counted(raw: npt.NDArray[Any]) -> Floats:
+        nonlocal alive, most, made
+        if raw.shape != (rank, n_in):
+            time.sleep(0.001)  # a product that lasts, so that other threads begin theirs
+            return floats(raw)
+        with lock:
+            alive, made = alive + 1, made + 1
+            most = max(most, alive)
+        copy = floats(raw)
+        weakref.finalize(copy, freed)
+        return copy
+
+    monkeypatch.setattr(low_rank, "floats", counted)
+    monkeypatch.setattr(low_rank, "_copies", low_rank._Copies())
+    blocks = [(change, first) for change in changes for first in range(0, n_out, 10)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda block: block[0].rows(block[1], 10), blocks))
+        assert made < len(blocks) / 2
+        list(pool.map(lambda block: block[0].rows(block[1], 10), blocks[::16] * 3))  # each of another tensor
+    np.testing.assert_array_equal(np.concatenate(found), np.concatenate(expected))
+    assert most == 2
