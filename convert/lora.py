@@ -58,12 +58,12 @@ def merge_adapter(folder: Path, model: SourceModel) -> SourceModel:
         tensors.append(tensor if change is None else dataclasses.replace(tensor, delta=change))
     trained_on = f", trained on {config.base_model}" if config.base_model else ""
     name = folder.resolve().name
-    described = f"{name} sha256:{_sha256(path)}"
+    described = f"{name} sha256:{_sha256(path)} {config.path.name} sha256:{_sha256(config.path)}"
     return dataclasses.replace(
         model,
         tensors=tensors,
         notes=[*model.notes, f"merged the adapter {name}{trained_on} into {len(changes)} tensors"],
-        files=[*model.files, *(file for file in folder.rglob("*") if file.is_file())],
+        files=[*model.files, config.path, path],
         origin=model.origin | {"lora": ", ".join(filter(None, (model.origin.get("lora"), described)))},
     )
 

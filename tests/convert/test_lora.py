@@ -61,7 +61,27 @@ def test_the_change_is_scaled_and_lands_on_its_matrices_alone(tmp_path: Path, ba
     assert sum(tensor.delta is not None for tensor in model.tensors) == 2
     assert all(tensor.delta is None for tensor in base.tensors)
     assert model.notes[-1].endswith("trained on CohereLabs/c4ai-command-r-08-2024 into 2 tensors")
-    assert tmp_path / "adapter_model.safetensors" in model.files
+    (tmp_path / "README.md").write_text("Not read.")
+    model = merge_adapter(tmp_path, base)
+    assert model.files == [*base.files, tmp_path / "adapter_config.json", tmp_path / "adapter_model.safetensors"]
+
+
+def test_provenance_tells_adapters_apart_that_differ_in_weights_or_configuration(
+    tmp_path: Path, base: SourceModel
+) -> None:
+    told = [
+        merge_adapter(write_adapter(tmp_path, linear(QUERY, seed=seed) | linear(DOWN), lora_alpha=alpha), base).origin[
+            "lora"
+        ]
+        for seed, alpha in ((1, ALPHA), (1, ALPHA), (1, ALPHA + 1), (2, ALPHA))
+    ]
+    assert told[0] == told[1]
+    assert len(set(told)) == 3
+    digests = [
+        hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+        for name in ("adapter_model.safetensors", "adapter_config.json")
+    ]
+    assert told[3] == f"{tmp_path.name} sha256:{digests[0]} adapter_config.json sha256:{digests[1]}"
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F16"])
