@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from convert.gguf_model import read_gguf_model
 from convert.inputs import read_input
 from convert.pipeline import write_plan
 from convert.plan import Plan, make_plan
+from convert.provenance import PREFIX
 from convert.recipe import file_type
 from convert.requantize import check_requantized
 from convert.source import SourceModel
@@ -137,13 +139,37 @@ def test_quantized_tensors_are_copied_or_rounded_again_on_request(tmp_path: Path
 
 def test_what_is_said_of_the_file_is_not_said_of_the_next(tmp_path: Path, checkpoint: Path) -> None:
     model = read_input(str(checkpoint))
-    model.origin["revision"] = "0123abcd"
     write_plan(make_plan(model, file_type("BF16")), tmp_path / "a.gguf")
     again = read_gguf_model(tmp_path / "a.gguf", context_length=4096)
     assert not any(key.startswith(("commandr.convert.", "split.")) for key in again.keys)
     assert "general.file_type" not in again.keys
-    assert again.origin == {"source": "a.gguf", "revision": "0123abcd"}
     assert (again.keys["command-r.context_length"].value, again.n_ctx_train) == (4096, 4096)
+
+
+def told(path: Path) -> dict[str, Any]:
+    keys = read_gguf_header(path).keys
+    return {name.removeprefix(PREFIX): value.value for name, value in keys.items() if name.startswith(PREFIX)}
+
+
+def test_what_the_last_two_inputs_say_of_their_making_is_kept(tmp_path: Path, checkpoint: Path) -> None:
+    model = read_input(str(checkpoint))
+    model.origin["revision"] = "0123abcd"
+    files = [tmp_path / f"{i}.gguf" for i in range(4)]
+    write_plan(make_plan(model, file_type("BF16"), types={"blk.0.attn_q.weight": "F32"}), files[0])
+    for source, out in pairwise(files):
+        write_plan(make_plan(read_gguf_model(source), file_type("F16")), out)
+    first, second, third, fourth = map(told, files)
+    assert (first["type"], first["revision"], first["own_types_count"]) == ("BF16", "0123abcd", 1)
+    of_first = {f"input.{name}": str(value) for name, value in first.items()}
+    of_second = {f"input.{name}": value for name, value in second.items()}
+    assert second == {"version": first["version"], "source": "0.gguf", **of_first, "type": "F16"}
+    assert third == {"version": first["version"], "source": "1.gguf", **of_second, "type": "F16"}
+    assert third["input.input.revision"] == "0123abcd"
+    assert [name for name in fourth if name.startswith("input.")] == [
+        f"input.{name}" for name in third if not name.startswith("input.input.")
+    ]
+    write_plan(make_plan(read_gguf_model(files[2]), file_type("F16")), tmp_path / "again.gguf")
+    assert (tmp_path / "again.gguf").read_bytes() == files[3].read_bytes()
 
 
 def damaged(path: Path, out: Path, change: Any) -> Path:
@@ -180,6 +206,95 @@ def test_keys_and_tensors_must_agree(tmp_path: Path, bf16: Path) -> None:
     wrong = damaged(bf16, tmp_path / "b.gguf", lambda data: data.replace(fewer, fewer[:-4] + struct.pack("<I", 1)))
     with pytest.raises(UnsupportedError, match=r"tensor blk\.1\..*has no place in this model"):
         read_gguf_model(wrong)
+
+
+def with_key(path: Path, out: Path, name: str, value: tuple[int, bytes] | None) -> Path:
+    """A copy where a key has another value, its type and bytes; None leaves the key out."""
+    data, reader = path.read_bytes(), GGUFReader(path)
+    fields = [field for field in reader.fields.values() if not field.name.startswith("GGUF.")]
+    last = fields[-1]
+    tensors = last.offset + sum(part.nbytes for part in last.parts)
+    kept = [b"".join(part.tobytes() for part in field.parts) for field in fields if field.name != name]
+    if value is not None:
+        kept.append(struct.pack("<Q", len(name)) + name.encode() + struct.pack("<I", value[0]) + value[1])
+    described = reader.tensors[-1].field
+    end = described.offset + sum(part.nbytes for part in described.parts)
+    head = data[:16] + struct.pack("<Q", len(kept)) + b"".join(kept) + data[tensors:end]
+    out.write_bytes(head + bytes(-len(head) % 32) + data[reader.data_offset :])
+    return out
+
+
+LIST = (9, struct.pack("<IQ", 4, 2) + struct.pack("<II", 1, 2))
+FLOAT = (6, struct.pack("<f", 2.0))
+NAN = (6, struct.pack("<f", float("nan")))
+STRING = (8, struct.pack("<Q", 1) + b"2")
+
+
+def number(value: int) -> tuple[int, bytes]:
+    return 4, struct.pack("<I", value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("command-r.block_count", number(4_000_000_000), "is 4000000000, but there are only 22 tensors"),
+        ("command-r.block_count", LIST, r"is \[1, 2\], not a positive whole number"),
+        ("command-r.attention.head_count", number(0), "is 0, not a positive whole number"),
+        ("command-r.attention.head_count", number(3), "is 3, no multiple of head_count_kv, 2"),
+        ("command-r.attention.head_count_kv", number(0), "is 0, not a positive whole number"),
+        ("command-r.embedding_length", number(0), "is 0, not a positive whole number"),
+        ("command-r.logit_scale", NAN, "is nan, not a finite number"),
+        ("split.count", LIST, r"is \[1, 2\], not a whole number"),
+        ("split.count", FLOAT, "is 2.0, not a whole number"),
+        ("split.count", STRING, "is '2', not a whole number"),
+        ("tokenizer.ggml.tokens", FLOAT, "is 2.0, not an array"),
+        ("tokenizer.ggml.tokens", number(7), "is 7, not an array"),
+        *((f"{PREFIX}{name}", LIST, "neither a text nor") for name in ("revision", "repository", "lora")),
+    ],
+)
+def test_a_key_that_cannot_be_is_named_with_its_file(
+    tmp_path: Path, bf16: Path, name: str, value: tuple[int, bytes], sentence: str
+) -> None:
+    path = with_key(bf16, tmp_path / "bad.gguf", name, value)
+    with pytest.raises(CheckpointError, match=rf"bad\.gguf: key {name}.*{sentence}"):
+        read_gguf_model(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("split.no", None, "key split.no is None, not a whole number"),
+        ("split.no", STRING, "key split.no is '2', not a whole number"),
+        ("split.tensors.count", LIST, r"key split.tensors.count is \[1, 2\], not a whole number"),
+    ],
+)
+def test_keys_of_a_split_file_that_cannot_be_are_named(
+    tmp_path: Path, checkpoint: Path, name: str, value: tuple[int, bytes] | None, sentence: str
+) -> None:
+    first = write(checkpoint, tmp_path / "parts.gguf", "BF16", split_max_bytes=600_000)
+    changed = with_key(first, tmp_path / "changed", name, value)
+    changed.rename(first)
+    with pytest.raises(CheckpointError, match=f"{first.name}: {sentence}"):
+        read_gguf_model(first)
+
+
+def test_files_changed_at_random_are_read_or_refused_in_a_sentence(tmp_path: Path, bf16: Path) -> None:
+    data = bf16.read_bytes()
+    n_header = min(tensor.offset for tensor in read_gguf_header(bf16).tensors)
+    path = tmp_path / "bad.gguf"
+    random = np.random.default_rng(0)
+    n_refused = 0
+    for _ in range(100):
+        changed = bytearray(data)
+        for place in random.integers(n_header, size=random.integers(1, 9)):
+            changed[place] = random.integers(256)
+        path.write_bytes(changed)
+        try:
+            read_gguf_model(path)
+        except ConvertError as error:
+            n_refused += 1
+            assert str(path) in str(error)  # noqa: PT017
+    assert n_refused > 10
 
 
 def test_other_tokenizers_pass_through(tmp_path: Path) -> None:
