@@ -36,7 +36,8 @@ class SourceModel:
 
     ``keys`` are those of the file but general.file_type, general.quantization_version and what is said of the
     conversion itself; ``notes`` tell what was left out and why; ``files`` are what it is read from and are never
-    overwritten; ``origin`` is what is known of where it came from: "source", "repository", "revision".
+    overwritten; ``origin`` is what is known of where it came from: "source", "repository", "revision", "lora" and, of
+    a GGUF file, what it says of its own making: "input.source" and so on.
     """
 
     name: str
