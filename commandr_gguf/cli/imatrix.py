@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +16,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from commandr_gguf.cli import options
 from commandr_gguf.cli.loading import set_verbose, warn_without_gpu
+from commandr_gguf.cli.outputs import Force, check_output
 from commandr_gguf.errors import ArgumentError, FileError, FormatError, integer
+from commandr_gguf.gguf_file import GGUFFile
 from commandr_gguf.imatrix import ImportanceMatrix
 from commandr_gguf.imatrix_collection import DEFAULT_N_CTX, ImatrixCollector, chunks
 from commandr_gguf.model import Model
@@ -52,6 +53,7 @@ def imatrix(
             help="An importance matrix to add to, ours or llama.cpp's; may be given several times.",
         ),
     ] = None,
+    force: Force = False,
     process_output: Annotated[
         bool, typer.Option("--process-output", help="Include the head, which is token_embd.weight.")
     ] = False,
@@ -78,7 +80,8 @@ def imatrix(
         integer("chunks", n_chunks, 1)
     if text is None and not in_files:
         raise ArgumentError("there is nothing to do: give a text or --in-file")
-    _check_output(output, [model, *([text] if text else [])])
+    with GGUFFile(model) as file:
+        check_output("--output", output, [*file.files, text, *(in_files or [])], force=force)
     before = [ImportanceMatrix.read(path) for path in in_files or []]
     if text is None:
         ImportanceMatrix.merge(before).write(output)
@@ -127,17 +130,6 @@ def _run(collector: ImatrixCollector, rows: npt.NDArray[np.int32], save: Callabl
             print(f"commandr: stopped; {output} holds {collector.n_chunks} of {len(rows)} chunks", file=sys.stderr)
         raise
     save()
-
-
-def _check_output(output: Path, inputs: Sequence[Path]) -> None:
-    """What would fail after hours is refused at once."""
-    if output.is_dir():
-        raise FileError(f"{output}: is a folder")
-    if not os.access(output.resolve().parent, os.W_OK):
-        raise FileError(f"{output}: its folder does not exist or cannot be written to")
-    for path in inputs:
-        if output.exists() and path.exists() and output.samefile(path):
-            raise ArgumentError(f"--output {output} would replace what is read")
 
 
 def _read(path: Path) -> str:

@@ -12,9 +12,10 @@ import typer
 
 from commandr_gguf.cli import options
 from commandr_gguf.cli.loading import load_model, set_verbose, warn_without_gpu
+from commandr_gguf.cli.outputs import Force, check_output
 from commandr_gguf.cli.progress import progress_bar
 from commandr_gguf.cli.scores import finite, print_scores
-from commandr_gguf.cli.texts import NChunks, check_output, read_text
+from commandr_gguf.cli.texts import NChunks, read_text
 from commandr_gguf.errors import ArgumentError, integer
 from commandr_gguf.gguf_file import GGUFFile
 from commandr_gguf.hparams import HParams
@@ -63,6 +64,7 @@ def perplexity(
             show_default=False,
         ),
     ] = None,
+    force: Force = False,
     as_json: options.AsJson = False,
     n_gpu_layers: options.GpuLayers = 0,
     n_threads: options.Threads = 0,
@@ -85,13 +87,13 @@ def perplexity(
         integer("--chunks", n_chunks, 1)
     if n_ctx is not None:
         integer("--ctx", n_ctx, MIN_N_CTX)
-    if save_kl_base is not None:
-        check_output("--save-kl-base", save_kl_base, model, text, kl_base)
-    warn_without_gpu(n_gpu_layers)
     with ExitStack() as opened:
         base = opened.enter_context(BaseReader(kl_base)) if kl_base is not None else None
         with GGUFFile(model) as file:
+            if save_kl_base is not None:
+                check_output("--save-kl-base", save_kl_base, [*file.files, text, kl_base], force=force)
             chunks = _chunks(file, text, n_ctx, base).limit(n_chunks)
+        warn_without_gpu(n_gpu_layers)
         loaded = opened.enter_context(load_model(model, n_gpu_layers=n_gpu_layers, n_threads=n_threads))
         session = opened.enter_context(open_session(loaded, chunks, n_threads=n_threads, type_k=type_k, type_v=type_v))
         save = None

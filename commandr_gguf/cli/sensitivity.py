@@ -11,8 +11,9 @@ import typer
 from commandr_gguf.cli import options
 from commandr_gguf.cli.format import size
 from commandr_gguf.cli.loading import load_model, set_verbose, warn_without_gpu
+from commandr_gguf.cli.outputs import check_output
 from commandr_gguf.cli.progress import progress_bar
-from commandr_gguf.cli.texts import ChunkCtx, TextPath, check_output, read_text
+from commandr_gguf.cli.texts import ChunkCtx, TextPath, read_text
 from commandr_gguf.errors import integer
 from commandr_gguf.gguf_file import GGUFFile
 from commandr_gguf.hparams import HParams
@@ -49,10 +50,11 @@ def sensitivity(
     set_verbose(verbose)
     integer("--chunks", n_chunks, 1)
     integer("--ctx", n_ctx, MIN_N_CTX)
-    check_output("--output", output, model, text)
     ggml_type = type_name(type_find(ggml_type))
     source = read_text(text)
     with GGUFFile(model) as file:
+        # What lies there is continued, or refused when it is read.
+        check_output("--output", output, [*file.files, text], force=True)
         n_vocab = HParams.from_gguf(file).n_vocab
         chunks = source.chunks(Tokenizer.from_gguf(file), n_ctx, n_chunks)
         probes = plan_probes(file.tensors, ggml_type)

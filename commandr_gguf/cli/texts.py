@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -50,10 +49,3 @@ def read_text(path: Path) -> TextFile:
         raise FileError(f"{path}: the text cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise FormatError(f"{path}: the file is no text in UTF-8: {error.reason} at byte {error.start}") from error
-
-
-def check_output(option: str, output: Path, *inputs: Path | None) -> None:
-    """Raises ArgumentError when a file that is read would be replaced."""
-    for path in inputs:
-        if path is not None and os.path.realpath(path) == os.path.realpath(output):
-            raise ArgumentError(f"{option} {output} would replace what is read")

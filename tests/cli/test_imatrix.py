@@ -60,13 +60,6 @@ def test_files_are_added_up_without_a_text(text: Path) -> None:
     assert n_tokens(two) == 2 * n_tokens(one)
 
 
-def test_a_file_can_be_added_to_in_place(text: Path) -> None:
-    path = text.with_name("x.gguf")
-    assert run(text, "-o", path, "--chunks", 1) == 0
-    assert run(text, "-o", path, "--chunks", 1, "--in-file", path) == 0
-    assert n_tokens(path) == 2 * 64
-
-
 @pytest.mark.parametrize(("n_before", "saved"), [(0, None), (3, 3 * 64)])
 def test_ctrl_c_keeps_the_chunks_that_were_read(
     n_before: int, saved: int | None, text: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
@@ -141,7 +134,7 @@ def test_special_tokens_are_text_unless_asked_for(text: Path) -> None:
     out = text.with_name("x.gguf")
     assert run(text, "-o", out, "--parse-special") == 0
     assert n_tokens(out) == 64
-    assert run(text, "-o", out) == 0
+    assert run(text, "-o", out, "--force") == 0
     assert n_tokens(out) > 64
 
 
@@ -152,7 +145,7 @@ def test_special_tokens_are_text_unless_asked_for(text: Path) -> None:
         (["short.txt", "-o", "x.gguf"], "the text has 6 tokens, fewer than a chunk of 64"),
         (["absent.txt", "-o", "x.gguf"], "absent.txt: cannot be read: No such file"),
         (["latin.txt", "-o", "x.gguf"], "latin.txt: is not UTF-8: byte 3"),
-        (["text.txt", "-o", "."], "is a folder"),
+        (["text.txt", "-o", "."], "--output .: it is a folder"),
         (["text.txt", "-o", "absent/x.gguf"], "its folder does not exist"),
         (["text.txt", "-o", "text.txt"], "--output text.txt would replace what is read"),
         (["text.txt", "-o", "x.gguf", "--from-chunk", "6"], "--from-chunk 6 leaves nothing: text.txt has 6 chunks"),

@@ -127,7 +127,7 @@ def test_what_cannot_be_measured_is_one_sentence(
             "kl-base.bin: the base was made with a context of 64 tokens, not 32",
         ),
         ((full, str(models.GOLDEN / "kl.json"), "--kl-base", base), "kl-base.bin: the base was made of another text"),
-        ((full, text, "--save-kl-base", "absent/base"), "absent/base: the base cannot be written: No such file"),
+        ((full, text, "--save-kl-base", "absent/base"), "--save-kl-base absent/base: its folder does not exist"),
     ):
         assert sentence in refuse(capsys, "perplexity", *arguments)
 
@@ -294,7 +294,7 @@ def test_sensitivity_refuses_what_it_cannot_measure(
         (measure(small, text, out), "is stored in Q4_K: what Q4_K does to it"),
         (measure(full, text, out, "--type", "IQ1_S"), "IQ1_S needs an importance matrix"),
         (measure(full, text, out, "--type", "Q9_K"), "no ggml type named 'Q9_K'"),
-        (measure(full, text, tmp_path / "absent" / "x.json"), "absent/x.json: the sensitivities cannot be written"),
+        (measure(full, text, tmp_path / "absent" / "x.json"), "absent/x.json: its folder does not exist"),
         (measure(full, text, models.GOLDEN / "kl-base.bin"), "kl-base.bin: this is no file of sensitivities"),
     ):
         assert sentence in refuse(capsys, *arguments)
