@@ -25,6 +25,7 @@ from commandr_gguf.cli import (
     perplexity,
     sensitivity,
 )
+from commandr_gguf.cli.signals import Stopped, stopped_by_signals
 from commandr_gguf.errors import CommandRError
 
 EXIT_OUTPUT = 1
@@ -104,13 +105,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if argv and argv[0].endswith(".gguf"):
         argv.insert(0, "chat")
     try:
-        app(argv, prog_name="commandr")
+        with stopped_by_signals():
+            app(argv, prog_name="commandr")
     except CommandRError as error:
         return _fail(error, EXIT_ERROR)
     except OSError as error:
         return _output_failed(error)
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPT
+    except (KeyboardInterrupt, Stopped) as stop:
+        return stop.exit_code if isinstance(stop, Stopped) else EXIT_INTERRUPT
     except SystemExit as exit_:
         if isinstance(exit_.__context__, BrokenPipeError):  # the command-line library has made an exit code of it
             return _output_failed(exit_.__context__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from commandr_gguf.cli import options
 from commandr_gguf.cli.loading import set_verbose, warn_without_gpu
 from commandr_gguf.cli.outputs import Force, check_output
+from commandr_gguf.cli.signals import Stopped
 from commandr_gguf.errors import ArgumentError, FileError, FormatError, integer
 from commandr_gguf.gguf_file import GGUFFile
 from commandr_gguf.imatrix import ImportanceMatrix
@@ -68,8 +70,9 @@ def imatrix(
     """Measure which columns of the weights matter, for a better quantization: `convert --imatrix FILE` uses it.
 
     The model, best in BF16 or Q8_0, reads a text in chunks, and the squared inputs of each weight matrix are summed up,
-    as llama.cpp's imatrix tool does; each program reads the other's files. What is done is saved every minute and on
-    Ctrl-C; to go on from there, give it with --in-file and its chunks with --from-chunk.
+    as llama.cpp's imatrix tool does; each program reads the other's files. What is done is saved every minute and when
+    the program is stopped, by Ctrl-C or a signal, which also tells the options to go on with: the file so far with
+    --in-file, its chunks with --from-chunk, and another --output.
 
     For example: `commandr imatrix command-r-bf16.gguf calibration.txt -o command-r.imatrix.gguf`
     """
@@ -97,39 +100,54 @@ def imatrix(
             raise ArgumentError(f"--from-chunk {from_chunk} leaves nothing: {text} has {n_all} chunks of {ctx} tokens")
         with ImatrixCollector(opened, n_ctx=ctx, n_threads=n_threads) as collector:
 
-            def save() -> None:
-                result = collector.result(process_output=process_output, dataset=str(text))
-                ImportanceMatrix.merge([*before, result]).write(output)
+            def result() -> ImportanceMatrix:
+                sums = collector.result(process_output=process_output, dataset=str(text))
+                return ImportanceMatrix.merge([*before, sums])
 
-            ImportanceMatrix.merge([*before, collector.result()])  # files of another model are refused here
-            _run(collector, rows, save, output)
+            def options_to_go_on(n_done: int) -> str:
+                left = "" if n_chunks is None else f" --chunks {len(rows) - n_done}"
+                in_place = ", in place of the --in-file given," if before else ""
+                name = shlex.quote(str(output))
+                return f"--in-file {name} --from-chunk {from_chunk + n_done}{left}{in_place} and another --output"
+
+            _run(collector, rows, result, output, options_to_go_on)
     print(f"{output}: {len(rows)} chunks of {ctx} tokens")
 
 
-def _run(collector: ImatrixCollector, rows: npt.NDArray[np.int32], save: Callable[[], None], output: Path) -> None:
-    n_ctx = rows.shape[1]
+def _run(
+    collector: ImatrixCollector,
+    rows: npt.NDArray[np.int32],
+    result: Callable[[], ImportanceMatrix],
+    output: Path,
+    options_to_go_on: Callable[[int], str],
+) -> None:
+    """Write what all rows give, or what whole rows gave before a stop: the rest can be added to that."""
+    done = 0, result()  # files of another model are refused here
+    saved = time.monotonic()
 
     def report(n: int, _: int) -> None:
-        bar.update(task, completed=collector.n_chunks * n_ctx + n)
+        bar.update(task, completed=done[0] * rows.shape[1] + n)
 
-    saved = time.monotonic()
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("left"), TimeRemainingColumn())
     try:
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("", total=rows.size)
             for row in rows:
-                bar.update(task, description=f"chunk {collector.n_chunks + 1} of {len(rows)}")
+                bar.update(task, description=f"chunk {done[0] + 1} of {len(rows)}")
                 collector.add(row, report)
+                done = done[0] + 1, result()
                 if time.monotonic() - saved >= _SAVE_SECONDS:
-                    save()
+                    done[1].write(output)
                     saved = time.monotonic()
-    except KeyboardInterrupt:
-        if collector.n_chunks > 0:
-            save()
-            print(f"commandr: stopped; {output} holds {collector.n_chunks} of {len(rows)} chunks", file=sys.stderr)
+    except (KeyboardInterrupt, Stopped):
+        n_done, matrix = done
+        if n_done > 0:
+            matrix.write(output)
+            how = "" if n_done == len(rows) else f"; to go on, give {options_to_go_on(n_done)}"
+            print(f"commandr: stopped; {output} holds {n_done} of {len(rows)} chunks{how}", file=sys.stderr)
         raise
-    save()
+    done[1].write(output)
 
 
 def _read(path: Path) -> str:

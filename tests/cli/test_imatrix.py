@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,57 @@ def test_ctrl_c_keeps_the_chunks_that_were_read(
         assert message == ""
     else:
         assert n_tokens(out) == saved
-        assert message == f"commandr: stopped; {out} holds 3 of 6 chunks\n"
+        assert message == (
+            f"commandr: stopped; {out} holds 3 of 6 chunks; "
+            f"to go on, give --in-file {out} --from-chunk 3 and another --output\n"
+        )
+
+
+def stop_in_chunk(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C when the model has read the n-th chunk (from 0) and the command does not know it yet."""
+    add = ImatrixCollector.add
+    calls: list[object] = []
+
+    def interrupted(*arguments: object) -> None:
+        add(*arguments)  # type: ignore[arg-type]
+        calls.append(arguments)
+        if len(calls) > n:
+            monkeypatch.setattr(ImatrixCollector, "add", add)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ImatrixCollector, "add", interrupted)
+
+
+def test_the_options_that_a_stop_prints_lead_to_the_whole(
+    text: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    names = ("whole.gguf", "first part.gguf", "second.gguf", "third.gguf")
+    whole, *parts = (text.with_name(name) for name in names)
+    assert run(text, "-o", whole, "--chunks", 5, "--from-chunk", 1) == 0
+    arguments = ["--chunks", "5", "--from-chunk", "1"]
+    for part, said in ((parts[0], ""), (parts[1], ", in place of the --in-file given,")):
+        stop_in_chunk(2, monkeypatch)
+        assert run(text, "-o", part, *arguments) == 130
+        told = capsys.readouterr().err.partition("to go on, give ")[2]
+        assert told.endswith(f"{said} and another --output\n")
+        arguments = shlex.split(told.removesuffix(f"{said} and another --output\n"))
+    assert arguments == ["--in-file", str(parts[1]), "--from-chunk", "5", "--chunks", "1"]
+    assert run(text, "-o", parts[2], *arguments) == 0
+    assert n_tokens(parts[2]) == n_tokens(whole) == 5 * 64
+    a, b = ImportanceMatrix.read(whole), ImportanceMatrix.read(parts[2])
+    assert all(np.allclose(a.entries[k].sums, b.entries[k].sums, rtol=1e-6) for k in a.entries)
+
+
+def test_the_same_command_after_a_stop_keeps_what_was_done(
+    text: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    out = text.with_name("x.gguf")
+    stop_in_chunk(3, monkeypatch)
+    assert run(text, "-o", out) == 130
+    capsys.readouterr()
+    assert run(text, "-o", out) == 2
+    assert f"{out} exists: give --force to replace it" in capsys.readouterr().err
+    assert n_tokens(out) == 3 * 64
 
 
 def test_ctrl_c_in_a_chunk_saves_the_chunks_before_it(

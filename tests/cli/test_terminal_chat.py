@@ -136,6 +136,23 @@ def test_ctrl_c_stops_the_reply_and_not_the_chat(tmp_path: Path) -> None:
         terminal.close()
 
 
+@pytest.mark.parametrize("replying", [False, True])
+def test_sigterm_ends_a_chat(replying: bool, tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path, "--ctx", "32768", "--seed", "1")
+    try:
+        terminal.read_until(PROMPT)
+        if replying:
+            terminal.type("Hello\n")
+            terminal.read_until("Hello\r\n")
+            terminal.read_some(40)
+        else:
+            time.sleep(0.5)  # readline shows its prompt a moment before a signal can wake it
+        terminal.process.send_signal(signal.SIGTERM)
+        assert terminal.end() == 143
+    finally:
+        terminal.close()
+
+
 def test_documents_at_a_terminal(tmp_path: Path) -> None:
     (tmp_path / "bridge.txt").write_text("The Velmora Bridge was opened in 1987.\n")
     terminal = Terminal(tmp_path, "--docs", "bridge.txt", "--ctx", "2048", "-n", "30", "--seed", "1")
