@@ -12,18 +12,17 @@ from typing import Annotated
 import numpy as np
 import numpy.typing as npt
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from commandr_gguf.cli import options
-from commandr_gguf.cli.loading import set_verbose, warn_without_gpu
+from commandr_gguf.cli.loading import load_model, set_verbose, warn_without_gpu
 from commandr_gguf.cli.outputs import Force, check_output
+from commandr_gguf.cli.progress import progress_bar
 from commandr_gguf.cli.signals import Stopped
-from commandr_gguf.errors import ArgumentError, FileError, FormatError, integer
+from commandr_gguf.cli.texts import read_text
+from commandr_gguf.errors import ArgumentError, integer
 from commandr_gguf.gguf_file import GGUFFile
 from commandr_gguf.imatrix import ImportanceMatrix
 from commandr_gguf.imatrix_collection import DEFAULT_N_CTX, ImatrixCollector, chunks
-from commandr_gguf.model import Model
 from commandr_gguf.tokenizer import Tokenizer
 
 _SAVE_SECONDS = 60.0
@@ -77,40 +76,44 @@ def imatrix(
     For example: `commandr imatrix command-r-bf16.gguf calibration.txt -o command-r.imatrix.gguf`
     """
     set_verbose(verbose)
-    integer("ctx", ctx, 2)
-    integer("from_chunk", from_chunk, 0)
+    integer("--ctx", ctx, 2)
+    integer("--from-chunk", from_chunk, 0)
+    integer("--threads", n_threads, 0)
     if n_chunks is not None:
-        integer("chunks", n_chunks, 1)
+        integer("--chunks", n_chunks, 1)
     if text is None and not in_files:
         raise ArgumentError("there is nothing to do: give a text or --in-file")
     with GGUFFile(model) as file:
         check_output("--output", output, [*file.files, text, *(in_files or [])], force=force)
-    before = [ImportanceMatrix.read(path) for path in in_files or []]
-    if text is None:
-        ImportanceMatrix.merge(before).write(output)
-        print(f"{output}: {len(before)} files added up")
-        return
-    content = _read(text)
+        before = [ImportanceMatrix.read(path) for path in in_files or []]
+        if text is None:
+            ImportanceMatrix.merge(before).write(output)
+            print(f"{output}: {len(before)} files added up")
+            return
+        source = read_text(text)
+        with source.named():
+            rows = chunks(Tokenizer.from_gguf(file), source.text, ctx, parse_special=parse_special)
+    n_all = len(rows)
+    rows = rows[from_chunk:][:n_chunks]
+    if len(rows) == 0:
+        raise ArgumentError(f"--from-chunk {from_chunk} leaves nothing: {text} has {n_all} chunks of {ctx} tokens")
     warn_without_gpu(n_gpu_layers)
-    with Model(model, n_gpu_layers=n_gpu_layers, n_threads=n_threads) as opened:
-        rows = chunks(Tokenizer.from_gguf(opened.gguf), content, ctx, parse_special=parse_special)
-        n_all = len(rows)
-        rows = rows[from_chunk:][:n_chunks]
-        if len(rows) == 0:
-            raise ArgumentError(f"--from-chunk {from_chunk} leaves nothing: {text} has {n_all} chunks of {ctx} tokens")
-        with ImatrixCollector(opened, n_ctx=ctx, n_threads=n_threads) as collector:
+    with (
+        load_model(model, n_gpu_layers=n_gpu_layers, n_threads=n_threads) as opened,
+        ImatrixCollector(opened, n_ctx=ctx, n_threads=n_threads) as collector,
+    ):
 
-            def result() -> ImportanceMatrix:
-                sums = collector.result(process_output=process_output, dataset=str(text))
-                return ImportanceMatrix.merge([*before, sums])
+        def result() -> ImportanceMatrix:
+            sums = collector.result(process_output=process_output, dataset=str(text))
+            return ImportanceMatrix.merge([*before, sums])
 
-            def options_to_go_on(n_done: int) -> str:
-                left = "" if n_chunks is None else f" --chunks {len(rows) - n_done}"
-                in_place = ", in place of the --in-file given," if before else ""
-                name = shlex.quote(str(output))
-                return f"--in-file {name} --from-chunk {from_chunk + n_done}{left}{in_place} and another --output"
+        def options_to_go_on(n_done: int) -> str:
+            left = "" if n_chunks is None else f" --chunks {len(rows) - n_done}"
+            in_place = ", in place of the --in-file given," if before else ""
+            name = shlex.quote(str(output))
+            return f"--in-file {name} --from-chunk {from_chunk + n_done}{left}{in_place} and another --output"
 
-            _run(collector, rows, result, output, options_to_go_on)
+        _run(collector, rows, result, output, options_to_go_on)
     print(f"{output}: {len(rows)} chunks of {ctx} tokens")
 
 
@@ -126,15 +129,11 @@ def _run(
     saved = time.monotonic()
 
     def report(n: int, _: int) -> None:
-        bar.update(task, completed=done[0] * rows.shape[1] + n)
+        update(done[0] * rows.shape[1] + n, f"chunk {done[0] + 1} of {len(rows)}")
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("left"), TimeRemainingColumn())
     try:
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-            task = bar.add_task("", total=rows.size)
+        with progress_bar("reading", rows.size) as update:
             for row in rows:
-                bar.update(task, description=f"chunk {done[0] + 1} of {len(rows)}")
                 collector.add(row, report)
                 done = done[0] + 1, result()
                 if time.monotonic() - saved >= _SAVE_SECONDS:
@@ -148,12 +147,3 @@ def _run(
             print(f"commandr: stopped; {output} holds {n_done} of {len(rows)} chunks{how}", file=sys.stderr)
         raise
     done[1].write(output)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_bytes().decode()
-    except OSError as error:
-        raise FileError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{path}: is not UTF-8: byte {error.start}") from None

@@ -83,6 +83,7 @@ def perplexity(
     `commandr perplexity command-r-Q4_K_M.gguf --kl-base base.kld`
     """
     set_verbose(verbose)
+    integer("--threads", n_threads, 0)
     if n_chunks is not None:
         integer("--chunks", n_chunks, 1)
     if n_ctx is not None:

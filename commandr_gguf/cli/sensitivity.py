@@ -48,6 +48,7 @@ def sensitivity(
     `commandr sensitivity command-r-BF16.gguf wiki.txt -o command-r.sensitivity.json`
     """
     set_verbose(verbose)
+    integer("--threads", n_threads, 0)
     integer("--chunks", n_chunks, 1)
     integer("--ctx", n_ctx, MIN_N_CTX)
     ggml_type = type_name(type_find(ggml_type))

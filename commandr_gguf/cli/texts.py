@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -34,8 +36,14 @@ class TextFile:
 
     def chunks(self, tokenizer: Tokenizer, n_ctx: int = DEFAULT_N_CTX, n_chunks: int | None = None) -> Chunks:
         """See `cut_text`; errors name the file."""
-        try:
+        with self.named():
             return cut_text(self.text, tokenizer, n_ctx).limit(n_chunks)
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """ArgumentErrors that are raised in the block begin with the file's name."""
+        try:
+            yield
         except ArgumentError as error:
             raise ArgumentError(f"{self.path}: {error}") from error
 

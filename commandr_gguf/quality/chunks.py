@@ -78,7 +78,7 @@ def cut_text(text: str, tokenizer: Tokenizer, n_ctx: int = DEFAULT_N_CTX) -> Chu
     ids = tokenizer.encode(text.removesuffix("\n"), add_special=True)
     n_chunks = len(ids) // n_ctx
     if n_chunks == 0:
-        raise ArgumentError(f"the text has {len(ids)} tokens, fewer than one chunk of n_ctx = {n_ctx}")
+        raise ArgumentError(f"the text has {len(ids)} tokens, fewer than a chunk of {n_ctx}")
     return Chunks(np.array(ids[: n_chunks * n_ctx], np.int32).reshape(n_chunks, n_ctx), chunk_bos(tokenizer))
 
 

@@ -25,7 +25,8 @@ def text(tmp_path: Path) -> Path:
 
 
 def run(*arguments: object) -> int:
-    return main(["imatrix", str(tiny_models.gguf("gqa")), *map(str, arguments), "--ctx", "64", "--threads", "1"])
+    """With options of its own, which those among the arguments replace."""
+    return main(["imatrix", str(tiny_models.gguf("gqa")), "--ctx", "64", "--threads", "1", *map(str, arguments)])
 
 
 def n_tokens(path: Path) -> int:
@@ -193,15 +194,17 @@ def test_special_tokens_are_text_unless_asked_for(text: Path) -> None:
     ("arguments", "message"),
     [
         (["-o", "x.gguf"], "nothing to do: give a text or --in-file"),
-        (["short.txt", "-o", "x.gguf"], "the text has 6 tokens, fewer than a chunk of 64"),
-        (["absent.txt", "-o", "x.gguf"], "absent.txt: cannot be read: No such file"),
-        (["latin.txt", "-o", "x.gguf"], "latin.txt: is not UTF-8: byte 3"),
+        (["short.txt", "-o", "x.gguf"], "short.txt: the text has 6 tokens, fewer than a chunk of 64"),
+        (["absent.txt", "-o", "x.gguf"], "absent.txt: the text cannot be read: No such file"),
+        (["latin.txt", "-o", "x.gguf"], "latin.txt: the file is no text in UTF-8: unexpected end of data at byte 3"),
         (["text.txt", "-o", "."], "--output .: it is a folder"),
         (["text.txt", "-o", "absent/x.gguf"], "its folder does not exist"),
         (["text.txt", "-o", "text.txt"], "--output text.txt would replace what is read"),
         (["text.txt", "-o", "x.gguf", "--from-chunk", "6"], "--from-chunk 6 leaves nothing: text.txt has 6 chunks"),
-        (["text.txt", "-o", "x.gguf", "--from-chunk", "-1"], "from_chunk must be 0 or more"),
-        (["text.txt", "-o", "x.gguf", "--chunks", "0"], "chunks must be 1 or more"),
+        (["text.txt", "-o", "x.gguf", "--from-chunk", "-1"], "--from-chunk must be 0 or more, not -1"),
+        (["text.txt", "-o", "x.gguf", "--chunks", "0"], "--chunks must be 1 or more, not 0"),
+        (["text.txt", "-o", "x.gguf", "--ctx", "1"], "--ctx must be 2 or more, not 1"),
+        (["text.txt", "-o", "x.gguf", "--threads", "-1"], "--threads must be 0 or more, not -1"),
         (["text.txt", "-o", "x.gguf", "--in-file", "text.txt"], "text.txt: is no importance matrix"),
         (["text.txt", "-o", "x.gguf", "--in-file", "other.gguf"], "blk.0.attn_q.weight has 5 and 64 columns"),
     ],

@@ -120,6 +120,7 @@ def test_what_cannot_be_measured_is_one_sentence(
         ((full, str(latin)), "latin.txt: the file is no text in UTF-8: unexpected end of data at byte 3"),
         ((full, str(short)), "short.txt: the text has "),
         ((full, text, "--ctx", "4"), "--ctx must be 8 or more, not 4"),
+        ((full, text, "--threads", "-1"), "--threads must be 0 or more, not -1"),
         ((full, text, "--chunks", "0"), "--chunks must be 1 or more, not 0"),
         ((full, "--kl-base", text), "text.txt: this is no file of log-probabilities"),
         (

@@ -45,14 +45,14 @@ def test_the_text_is_tokenized_as_a_whole_and_its_rest_is_not_used(tokenizer: To
 def test_a_text_of_exactly_one_chunk_is_enough(tokenizer: Tokenizer) -> None:
     n = len(tokenizer.encode(TEXT, add_special=True))
     assert len(cut_text(TEXT, tokenizer, n)) == 1
-    with pytest.raises(ArgumentError, match=f"has {n} tokens, fewer than one chunk of n_ctx = {n + 1}"):
+    with pytest.raises(ArgumentError, match=f"has {n} tokens, fewer than a chunk of {n + 1}"):
         cut_text(TEXT, tokenizer, n + 1)
 
 
 def test_one_newline_at_the_end_does_not_count(tokenizer: Tokenizer) -> None:
     n = len(tokenizer.encode(TEXT + "\n", add_special=True))
     assert len(cut_text(TEXT + "\n\n", tokenizer, n)) == 1
-    with pytest.raises(ArgumentError, match="fewer than one chunk"):
+    with pytest.raises(ArgumentError, match="fewer than a chunk"):
         cut_text(TEXT + "\n", tokenizer, n)
 
 
