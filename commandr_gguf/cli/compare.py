@@ -6,7 +6,6 @@ import json
 import math
 import os
 from contextlib import ExitStack
-from enum import Enum
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -20,8 +19,8 @@ from commandr_gguf.cli.format import size
 from commandr_gguf.cli.loading import load_model, set_verbose, warn_without_gpu
 from commandr_gguf.cli.progress import progress_bar
 from commandr_gguf.cli.scores import finite, print_scores
-from commandr_gguf.cli.texts import ChunkCtx, NChunks, read_text
-from commandr_gguf.errors import ArgumentError, integer
+from commandr_gguf.cli.texts import NChunks, OptionalChunkCtx, read_text
+from commandr_gguf.errors import ArgumentError, FormatError, integer
 from commandr_gguf.gguf_file import GGUFFile, TensorInfo
 from commandr_gguf.hparams import HParams
 from commandr_gguf.model import Model
@@ -38,12 +37,13 @@ _PLAIN_WIDTH = 200  # lines of a table that goes to a file or a pipe are not cut
 _WIDTH_WITH_SHAPES = 100
 
 
-class Order(str, Enum):
-    """Of the tensors."""
+_ORDERS = ("file", "error", "size")
 
-    file = "file"
-    error = "error"
-    size = "size"
+
+def _order(value: str) -> str:
+    if value not in _ORDERS:
+        raise typer.BadParameter(f"{value!r} is not one of {', '.join(_ORDERS)}")
+    return value
 
 
 def compare(
@@ -53,11 +53,17 @@ def compare(
         Path | None,
         typer.Option("--text", metavar="TEXT", help="Also evaluate both on this text file.", show_default=False),
     ] = None,
-    n_ctx: ChunkCtx = DEFAULT_N_CTX,
+    n_ctx: OptionalChunkCtx = None,
     n_chunks: NChunks = None,
-    sort: Annotated[Order, typer.Option("--sort", help="As in the file, or the largest error or size first.")] = (
-        Order.file
-    ),
+    sort: Annotated[
+        str,
+        typer.Option(
+            "--sort",
+            metavar="|".join(_ORDERS),
+            callback=_order,
+            help="As in the file, or the largest error or size first.",
+        ),
+    ] = "file",
     as_json: options.AsJson = False,
     n_gpu_layers: options.GpuLayers = 0,
     n_threads: options.Threads = 0,
@@ -77,11 +83,14 @@ def compare(
     """
     set_verbose(verbose)
     integer("--threads", n_threads, 0)
+    _check_chunking(text, n_ctx, n_chunks)
     with GGUFFile(a) as file_a, GGUFFile(b) as file_b:
+        _check_model(file_a)
+        _check_model(file_b)
         chunks = None
         if text is not None:
-            integer("--ctx", n_ctx, MIN_N_CTX)
-            chunks = read_text(text).chunks(_common_tokenizer(file_a, file_b), n_ctx, n_chunks)
+            tokenizer = _common_tokenizer(file_a, file_b)
+            chunks = read_text(text).chunks(tokenizer, n_ctx or DEFAULT_N_CTX, n_chunks)
         pairs = _compare_tensors(file_a, file_b, n_threads)
     report: dict[str, Any] = {"a": os.fspath(a), "b": os.fspath(b), **_describe(_sorted(pairs, sort))}
     if chunks is not None:
@@ -94,6 +103,22 @@ def compare(
         _print(report)
 
 
+def _check_chunking(text: Path | None, n_ctx: int | None, n_chunks: int | None) -> None:
+    for option, value, low in (("--ctx", n_ctx, MIN_N_CTX), ("--chunks", n_chunks, 1)):
+        if value is not None:
+            integer(option, value, low)
+            if text is None:
+                raise ArgumentError(f"{option} says how a text is read: give one with --text")
+
+
+def _check_model(file: GGUFFile) -> None:
+    """Raises FormatError for GGUF files of another content, such as importance matrices."""
+    kind = file.get("general.type", "model")
+    if kind != "model" or "general.architecture" not in file:
+        what = "" if kind == "model" else f": its general.type is {kind}"
+        raise FormatError(f"{file.path}: the GGUF file is no model{what}")
+
+
 def _common_tokenizer(a: GGUFFile, b: GGUFFile) -> Tokenizer:
     """Raises ArgumentError when the files do not have the same tokens."""
     key = "tokenizer.ggml.tokens"
@@ -104,8 +129,11 @@ def _common_tokenizer(a: GGUFFile, b: GGUFFile) -> Tokenizer:
 
 def _compare_tensors(file_a: GGUFFile, file_b: GGUFFile, n_threads: int) -> list[TensorPair]:
     rows_a, rows_b = TensorRows(file_a), TensorRows(file_b)
+    total = common_elements(rows_a, rows_b)
+    if total == 0:
+        raise ArgumentError(f"{file_a.path} and {file_b.path} have no tensor in common, of one name and shape")
     done = 0
-    with progress_bar("comparing tensors", common_elements(rows_a, rows_b)) as update:
+    with progress_bar("comparing tensors", total) as update:
 
         def advance(n: int) -> None:
             nonlocal done
@@ -139,7 +167,7 @@ def _open(
     return model, session, lambda done, value: update(done, f"perplexity {value:.4f}")
 
 
-def _sorted(pairs: list[TensorPair], order: Order) -> list[TensorPair]:
+def _sorted(pairs: list[TensorPair], order: str) -> list[TensorPair]:
     """In the order wanted; what has no error comes last, and what is not finite first."""
 
     def error(pair: TensorPair) -> float:
@@ -150,9 +178,9 @@ def _sorted(pairs: list[TensorPair], order: Order) -> list[TensorPair]:
     def n_bytes(pair: TensorPair) -> int:
         return max(tensor.size for tensor in (pair.a, pair.b) if tensor is not None)
 
-    if order is Order.error:
+    if order == "error":
         return sorted(pairs, key=error, reverse=True)
-    return sorted(pairs, key=n_bytes, reverse=True) if order is Order.size else pairs
+    return sorted(pairs, key=n_bytes, reverse=True) if order == "size" else pairs
 
 
 def _describe(pairs: list[TensorPair]) -> dict[str, Any]:

@@ -17,6 +17,11 @@ def size(n_bytes: float) -> str:
     return f"{value:.0f} {unit}" if unit == "B" else f"{value:.2f} {unit}"
 
 
+def count(n: int, noun: str) -> str:
+    """Such as "1 file" and "2 files"."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
 def shorten(text: str, length: int) -> str:
     """`text` on one line of at most `length` characters."""
     line = " ".join(text.split())

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import typer
 
 from commandr_gguf.cli import options
+from commandr_gguf.cli.format import count
 from commandr_gguf.cli.loading import load_model, set_verbose, warn_without_gpu
 from commandr_gguf.cli.outputs import Force, check_output
 from commandr_gguf.cli.progress import progress_bar
@@ -88,7 +89,7 @@ def imatrix(
         before = [ImportanceMatrix.read(path) for path in in_files or []]
         if text is None:
             ImportanceMatrix.merge(before).write(output)
-            print(f"{output}: {len(before)} files added up")
+            print(f"{output}: {count(len(before), 'file')} added up")
             return
         source = read_text(text)
         with source.named():
@@ -96,7 +97,9 @@ def imatrix(
     n_all = len(rows)
     rows = rows[from_chunk:][:n_chunks]
     if len(rows) == 0:
-        raise ArgumentError(f"--from-chunk {from_chunk} leaves nothing: {text} has {n_all} chunks of {ctx} tokens")
+        raise ArgumentError(
+            f"--from-chunk {from_chunk} leaves nothing: {text} has {count(n_all, 'chunk')} of {ctx} tokens"
+        )
     warn_without_gpu(n_gpu_layers)
     with (
         load_model(model, n_gpu_layers=n_gpu_layers, n_threads=n_threads) as opened,
@@ -114,7 +117,7 @@ def imatrix(
             return f"--in-file {name} --from-chunk {from_chunk + n_done}{left}{in_place} and another --output"
 
         _run(collector, rows, result, output, options_to_go_on)
-    print(f"{output}: {len(rows)} chunks of {ctx} tokens")
+    print(f"{output}: {count(len(rows), 'chunk')} of {ctx} tokens")
 
 
 def _run(
@@ -144,6 +147,6 @@ def _run(
         if n_done > 0:
             matrix.write(output)
             how = "" if n_done == len(rows) else f"; to go on, give {options_to_go_on(n_done)}"
-            print(f"commandr: stopped; {output} holds {n_done} of {len(rows)} chunks{how}", file=sys.stderr)
+            print(f"commandr: stopped; {output} holds {n_done} of {count(len(rows), 'chunk')}{how}", file=sys.stderr)
         raise
     done[1].write(output)

@@ -15,7 +15,7 @@ from commandr_gguf.cli.loading import load_model, set_verbose, warn_without_gpu
 from commandr_gguf.cli.outputs import Force, check_output
 from commandr_gguf.cli.progress import progress_bar
 from commandr_gguf.cli.scores import finite, print_scores
-from commandr_gguf.cli.texts import NChunks, read_text
+from commandr_gguf.cli.texts import NChunks, OptionalChunkCtx, read_text
 from commandr_gguf.errors import ArgumentError, integer
 from commandr_gguf.gguf_file import GGUFFile
 from commandr_gguf.hparams import HParams
@@ -36,15 +36,7 @@ def perplexity(
             show_default=False,
         ),
     ] = None,
-    n_ctx: Annotated[
-        int | None,
-        typer.Option(
-            "--ctx",
-            "-c",
-            help=f"Tokens of a chunk; the second half of them is scored. {DEFAULT_N_CTX} without it.",
-            show_default=False,
-        ),
-    ] = None,
+    n_ctx: OptionalChunkCtx = None,
     n_chunks: NChunks = None,
     kl_base: Annotated[
         Path | None,

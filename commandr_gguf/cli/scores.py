@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from commandr_gguf.cli.format import count
+
 
 def finite(value: Any) -> Any:
     """The same for JSON, which has neither NaN nor infinity: they become null."""
@@ -18,7 +20,7 @@ def finite(value: Any) -> Any:
 def print_scores(figures: dict[str, Any]) -> None:
     """Lines of values with their standard errors; `figures` are those of `Scores.summary`, n_ctx and n_chunks."""
     n_chunks, n_ctx, n_tokens = (figures[key] for key in ("n_chunks", "n_ctx", "n_tokens"))
-    print(f"{n_tokens} tokens scored in {n_chunks} chunks of {n_ctx}")
+    print(f"{count(n_tokens, 'token')} scored in {count(n_chunks, 'chunk')} of {n_ctx}")
     _print("perplexity", figures, "perplexity", ".4f")
     if "kl_mean" not in figures:
         return

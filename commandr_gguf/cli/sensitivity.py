@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from commandr_gguf.cli import options
-from commandr_gguf.cli.format import size
+from commandr_gguf.cli.format import count, size
 from commandr_gguf.cli.loading import load_model, set_verbose, warn_without_gpu
 from commandr_gguf.cli.outputs import check_output
 from commandr_gguf.cli.progress import progress_bar
@@ -69,7 +69,7 @@ def sensitivity(
     write_sensitivities(output, subject, found)  # what cannot be written is known before the work
     n_bytes = size(base_bytes(len(chunks), n_ctx, n_vocab))
     print(
-        f"commandr: {len(left)} of {len(probes)} tensors to measure on {n_tokens} tokens, "
+        f"commandr: {len(left)} of {count(len(probes), 'tensor')} to measure on {n_tokens} tokens, "
         f"with a temporary file of {n_bytes}",
         file=sys.stderr,
     )
@@ -81,7 +81,7 @@ def sensitivity(
     ):
 
         def advance(done: int) -> None:
-            update(done, f"{len(found)} of {len(probes)} tensors")
+            update(done, f"{len(found)} of {count(len(probes), 'tensor')}")
 
         for name, result in measure(loaded, chunks, left, n_threads=n_threads, progress=advance):
             found[name] = result

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from commandr_gguf.chat.toolbox import Toolbox
+from commandr_gguf.cli.format import count
 from commandr_gguf.errors import ArgumentError
 from commandr_gguf.reading import read_documents
 
@@ -34,7 +35,7 @@ def read(paths: Sequence[Path]) -> list[dict[str, Any]]:
             progress=lambda done, total: bar.update(task, completed=done, total=total, visible=True),
         )
     n_files = len({document["id"].rpartition("#")[0] for document in documents})
-    print(f"commandr: {len(documents)} parts of {n_files} files", file=sys.stderr)
+    print(f"commandr: {count(len(documents), 'part')} of {count(n_files, 'file')}", file=sys.stderr)
     return documents
 
 

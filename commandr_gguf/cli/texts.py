@@ -17,6 +17,15 @@ from commandr_gguf.tokenizer import Tokenizer
 
 TextPath = Annotated[Path, typer.Argument(metavar="TEXT", help="A text file in UTF-8.", show_default=False)]
 ChunkCtx = Annotated[int, typer.Option("--ctx", "-c", help="Tokens of a chunk; the second half of them is scored.")]
+OptionalChunkCtx = Annotated[
+    int | None,
+    typer.Option(
+        "--ctx",
+        "-c",
+        help=f"Tokens of a chunk; the second half of them is scored. {DEFAULT_N_CTX} without it.",
+        show_default=False,
+    ),
+]
 NChunks = Annotated[
     int | None, typer.Option("--chunks", help="Chunks to evaluate; without it all of the text.", show_default=False)
 ]

@@ -49,9 +49,13 @@ def plan_probes(tensors: Collection[TensorInfo], ggml_type: str) -> list[Probe]:
     """The matrices that are worth a probe, in file order: norms are never quantized.
 
     Raises:
-        ArgumentError: the type cannot be used without an importance matrix.
+        ArgumentError: the type cannot be used without an importance matrix, or is not a quantized one.
         UnsupportedError: a tensor is stored in no more bits than the type has, so that little can be measured.
     """
+    if block_size(ggml_type) == 1:
+        raise ArgumentError(
+            f"--type {ggml_type} is not a quantized type: there is no rounding to measure; choose one such as Q4_K"
+        )
     if needs_imatrix(ggml_type):
         raise ArgumentError(f"--type {ggml_type} needs an importance matrix; choose a type of more bits, such as Q3_K")
     probes = []
@@ -62,7 +66,7 @@ def plan_probes(tensors: Collection[TensorInfo], ggml_type: str) -> list[Probe]:
         if row_size(tensor.type, tensor.shape[0]) <= row_size(rounded, tensor.shape[0]):
             raise UnsupportedError(
                 f"{tensor.name} is stored in {tensor.type}: what {rounded} does to it is to be measured "
-                "with a file of more bits, such as BF16 or Q8_0"
+                "with a file of more bits, such as BF16"
             )
         probes.append(Probe(tensor, rounded))
     return probes

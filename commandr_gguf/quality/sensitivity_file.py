@@ -55,8 +55,8 @@ def read_sensitivities(path: Path, subject: Subject) -> dict[str, Sensitivity]:
         return {}
     except OSError as error:
         raise FileError(f"{path}: the sensitivities cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise FormatError(f"{path}: this is no file of sensitivities: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path}: this is no file of sensitivities: it is not JSON") from error
     if not isinstance(content, dict) or any(content.get(key) != value for key, value in _FORMAT.items()):
         raise FormatError(f"{path}: this is no file of sensitivities, version {_FORMAT['version']}")
     for key, value in asdict(subject).items():

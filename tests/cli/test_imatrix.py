@@ -55,9 +55,11 @@ def test_parts_of_a_text_add_up_to_the_whole(text: Path) -> None:
     assert all(np.allclose(a.entries[k].sums, b.entries[k].sums, rtol=1e-6) for k in a.entries)
 
 
-def test_files_are_added_up_without_a_text(text: Path) -> None:
-    one, two = text.with_name("one.gguf"), text.with_name("two.gguf")
+def test_files_are_added_up_without_a_text(text: Path, capsys: Capture) -> None:
+    one, two, copy = (text.with_name(name) for name in ("one.gguf", "two.gguf", "copy.gguf"))
     assert run(text, "-o", one, "--chunks", 1) == 0
+    assert run("-o", copy, "--in-file", one) == 0
+    assert capsys.readouterr().out == f"{one}: 1 chunk of 64 tokens\n{copy}: 1 file added up\n"
     assert run("-o", two, "--in-file", one, "--in-file", one) == 0
     assert n_tokens(two) == 2 * n_tokens(one)
 

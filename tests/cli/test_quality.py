@@ -15,6 +15,7 @@ import pytest
 
 import kl_models
 import models
+import tiny_models
 from commandr_gguf.cli import main
 from commandr_gguf.cli.scores import finite
 
@@ -81,6 +82,11 @@ def test_two_models_are_compared_by_a_file(
     labels = ("perplexity", "of the base", "ratio", "mean KL", "median", "99 %", "99.9 %", "maximum", "same top")
     assert [line[:12].strip() for line in lines[1:]] == list(labels)
     assert lines[4].split()[2:] == [f"{with_text['kl_mean']:.6f}", "±", f"{with_text['kl_mean_error']:.6f}"]
+
+
+def test_one_chunk_is_told_in_the_singular(full: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["perplexity", full, text, *CTX, "--chunks", "1"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "15 tokens scored in 1 chunk of 32"
 
 
 def test_a_base_can_be_compared_with_and_another_written_in_one_run(
@@ -242,6 +248,44 @@ def test_compare_on_a_text_needs_one_vocabulary(
     run(capsys, "compare", full, str(other))
 
 
+def test_compare_needs_something_in_common(full: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other.gguf"
+    content = Path(full).read_bytes()
+    other.write_bytes(
+        content.replace(b"blk.", b"BLK.").replace(b"token_embd.w", b"x" * 12).replace(b"output_n", b"OUTPUT_N")
+    )
+    sentence = refuse(capsys, "compare", full, str(other))
+    assert f"{full} and {other} have no tensor in common, of one name and shape" in sentence
+
+
+def test_compare_refuses_files_that_are_no_models(
+    full: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    matrix = tmp_path / "x.imatrix.gguf"
+    tiny_models.llama_cpp_imatrix("gqa").write(matrix)
+    untyped = tmp_path / "untyped.gguf"
+    untyped.write_bytes(Path(full).read_bytes().replace(b"general.architecture", b"general.Architecture"))
+    for path, fault in (
+        (matrix, "no model: its general.type is imatrix\n"),
+        (untyped, "untyped.gguf: the GGUF file is no model\n"),
+    ):
+        for files in ((full, str(path)), (str(path), full), (str(path), str(path))):
+            assert fault in refuse(capsys, "compare", *files)
+
+
+def test_compare_refuses_options_of_a_text_without_one(full: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--ctx", "--chunks"):
+        assert f"{option} says how a text is read: give one with --text" in refuse(
+            capsys, "compare", full, full, option, "9"
+        )
+
+
+def test_an_unknown_order_is_told_with_the_known_ones(full: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", full, full, "--sort", "foo"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "'--sort': 'foo' is not one of file, error, size" in said
+
+
 # ---- sensitivity
 
 
@@ -294,9 +338,13 @@ def test_sensitivity_refuses_what_it_cannot_measure(
     for arguments, sentence in (
         (measure(small, text, out), "is stored in Q4_K: what Q4_K does to it"),
         (measure(full, text, out, "--type", "IQ1_S"), "IQ1_S needs an importance matrix"),
+        (measure(full, text, out, "--type", "f32"), "--type F32 is not a quantized type: there is no rounding to"),
         (measure(full, text, out, "--type", "Q9_K"), "no ggml type named 'Q9_K'"),
         (measure(full, text, tmp_path / "absent" / "x.json"), "absent/x.json: its folder does not exist"),
-        (measure(full, text, models.GOLDEN / "kl-base.bin"), "kl-base.bin: this is no file of sensitivities"),
+        (
+            measure(full, text, models.GOLDEN / "kl-base.bin"),
+            "kl-base.bin: this is no file of sensitivities: it is not JSON\n",
+        ),
     ):
         assert sentence in refuse(capsys, *arguments)
     assert not out.exists()

@@ -157,7 +157,7 @@ def test_documents_at_a_terminal(tmp_path: Path) -> None:
     (tmp_path / "bridge.txt").write_text("The Velmora Bridge was opened in 1987.\n")
     terminal = Terminal(tmp_path, "--docs", "bridge.txt", "--ctx", "2048", "-n", "30", "--seed", "1")
     try:
-        assert "1 parts of 1 files" in terminal.read_until(PROMPT)
+        assert "1 part of 1 file\n" in terminal.read_until(PROMPT)
         terminal.say("When was it opened?")
         assert "reply 30 tokens" in terminal.say("/stats")
         terminal.say("/save chat.json")

@@ -119,13 +119,22 @@ def test_rows_that_are_no_whole_number_of_blocks_are_rounded_to_smaller_ones() -
 
 @pytest.mark.parametrize(("stored", "wanted"), [("Q4_K", "Q4_K"), ("Q4_K", "Q6_K"), ("Q8_0", "Q8_0")])
 def test_a_source_of_no_more_bits_is_refused(stored: str, wanted: str) -> None:
-    with pytest.raises(UnsupportedError, match=f"a.weight is stored in {stored}: what {wanted} does"):
+    with pytest.raises(UnsupportedError, match=f"a.weight is stored in {stored}: what {wanted} does.*, such as BF16$"):
         plan_probes([tensor("a.weight", (512, 2), stored)], wanted)
 
 
 def test_types_that_need_an_importance_matrix_are_refused() -> None:
     with pytest.raises(ArgumentError, match="IQ2_XXS needs an importance matrix"):
         plan_probes([tensor("a.weight", (512, 2))], "IQ2_XXS")
+
+
+@pytest.mark.parametrize("wanted", ["F32", "F16", "BF16"])
+def test_types_that_round_nothing_are_refused_without_other_advice(wanted: str) -> None:
+    with pytest.raises(
+        ArgumentError, match=f"--type {wanted} is not a quantized type: there is no rounding to"
+    ) as told:
+        plan_probes([tensor("a.weight", (512, 2), "BF16")], wanted)
+    assert "more bits" not in str(told.value)
 
 
 # ---- the file
@@ -167,8 +176,10 @@ def test_results_of_another_measurement_are_not_continued(
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"", "no file of sensitivities"),
-        (b"\xff\xfe", "no file of sensitivities"),
+        (b"", "no file of sensitivities: it is not JSON$"),
+        (b"\xff\xfe", "no file of sensitivities: it is not JSON$"),
+        (b"GGUF\3\0\0\0\x80", "no file of sensitivities: it is not JSON$"),
+        (b"[" * 100_000, "no file of sensitivities: it is not JSON$"),
         (b"[1]", "no file of sensitivities, version 1"),
         (b'{"format": "commandr-sensitivity", "version": 2}', "no file of sensitivities, version 1"),
     ],
