@@ -40,7 +40,7 @@ class Sensitivity:
     type: str
     """The type that the tensor was rounded to."""
     relative_error: float
-    """Sum of the squared changes of the weights by the sum of their squares."""
+    """The squared one: sum of the squared changes of the weights by the sum of their squares."""
     kl: float
     """Mean KL(unmodified || probed) in nats per token, see `Divergence.excess`."""
 

@@ -6,8 +6,9 @@ JSON:
      "type": wanted type of the probes, "n_ctx": tokens of a chunk, "n_tokens": scored tokens,
      "tensors": {name: {"type": of this probe, "relative_error": E, "kl": K}, ...}}
 
-E is sum((w - w')^2) / sum(w^2) of the rounding, K the mean KL(unmodified || probed) in nats per token. To first order,
-another rounding of the tensor with the error E' gives K * E' / E, and several roundings add up.
+E is the squared relative error of the rounding, sum((w - w')^2) / sum(w^2), K the mean KL(unmodified || probed) in nats
+per token. To first order, another rounding of the tensor with the squared error E' gives K * E' / E, and several
+roundings add up.
 """
 
 from __future__ import annotations

@@ -49,14 +49,17 @@ class TensorError:
 
     @property
     def relative(self) -> float:
-        """Sum of (a - b)^2 by sum of a^2; NaN where values are not finite, infinite where all a are 0 and b are not."""
+        """The squared relative error, sum of (a - b)^2 by sum of a^2.
+
+        NaN where values are not finite, infinite where all a are 0 and b are not.
+        """
         if self.square == 0:
             return math.inf if self.error > 0 else 0.0
         return self.error / self.square
 
     @property
     def relative_rms(self) -> float:
-        """The square root of `relative`."""
+        """The relative RMS error: root mean square of a - b by that of a, the square root of `relative`."""
         return math.sqrt(self.relative)
 
     @property
