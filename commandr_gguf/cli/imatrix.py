@@ -128,25 +128,24 @@ def _run(
     options_to_go_on: Callable[[int], str],
 ) -> None:
     """Write what all rows give, or what whole rows gave before a stop: the rest can be added to that."""
-    done = 0, result()  # files of another model are refused here
+    result()  # files of another model are refused here
     saved = time.monotonic()
 
     def report(n: int, _: int) -> None:
-        update(done[0] * rows.shape[1] + n, f"chunk {done[0] + 1} of {len(rows)}")
+        update(collector.n_chunks * rows.shape[1] + n, f"chunk {collector.n_chunks + 1} of {len(rows)}")
 
     try:
         with progress_bar("reading", rows.size) as update:
             for row in rows:
                 collector.add(row, report)
-                done = done[0] + 1, result()
                 if time.monotonic() - saved >= _SAVE_SECONDS:
-                    done[1].write(output)
+                    result().write(output)
                     saved = time.monotonic()
     except (KeyboardInterrupt, Stopped):
-        n_done, matrix = done
+        n_done = collector.n_chunks
         if n_done > 0:
-            matrix.write(output)
+            result().write(output)
             how = "" if n_done == len(rows) else f"; to go on, give {options_to_go_on(n_done)}"
             print(f"commandr: stopped; {output} holds {n_done} of {count(len(rows), 'chunk')}{how}", file=sys.stderr)
         raise
-    done[1].write(output)
+    result().write(output)

@@ -92,17 +92,17 @@ def test_ctrl_c_keeps_the_chunks_that_were_read(
         )
 
 
-def stop_in_chunk(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C when the model has read the n-th chunk (from 0) and the command does not know it yet."""
+def stop_after(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C when n chunks have been read."""
     add = ImatrixCollector.add
     calls: list[object] = []
 
     def interrupted(*arguments: object) -> None:
-        add(*arguments)  # type: ignore[arg-type]
-        calls.append(arguments)
-        if len(calls) > n:
+        if len(calls) == n:
             monkeypatch.setattr(ImatrixCollector, "add", add)
             raise KeyboardInterrupt
+        calls.append(arguments)
+        add(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(ImatrixCollector, "add", interrupted)
 
@@ -115,7 +115,7 @@ def test_the_options_that_a_stop_prints_lead_to_the_whole(
     assert run(text, "-o", whole, "--chunks", 5, "--from-chunk", 1) == 0
     arguments = ["--chunks", "5", "--from-chunk", "1"]
     for part, said in ((parts[0], ""), (parts[1], ", in place of the --in-file given,")):
-        stop_in_chunk(2, monkeypatch)
+        stop_after(2, monkeypatch)
         assert run(text, "-o", part, *arguments) == 130
         told = capsys.readouterr().err.partition("to go on, give ")[2]
         assert told.endswith(f"{said} and another --output\n")
@@ -131,7 +131,7 @@ def test_the_same_command_after_a_stop_keeps_what_was_done(
     text: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     out = text.with_name("x.gguf")
-    stop_in_chunk(3, monkeypatch)
+    stop_after(3, monkeypatch)
     assert run(text, "-o", out) == 130
     capsys.readouterr()
     assert run(text, "-o", out) == 2
@@ -158,7 +158,8 @@ def test_ctrl_c_in_a_chunk_saves_the_chunks_before_it(
     with monkeypatch.context() as patch:
         patch.setattr(ImatrixCollector, "add", interrupted)
         assert main([*command, "2", "-o", str(stopped)]) == 130
-    assert capsys.readouterr().err == f"commandr: stopped; {stopped} holds 1 of 2 chunks\n"
+    told = f"commandr: stopped; {stopped} holds 1 of 2 chunks; to go on, give --in-file {stopped} --from-chunk 1 "
+    assert capsys.readouterr().err == f"{told}--chunks 1 and another --output\n"
     assert main([*command, "1", "-o", str(resumed), "--in-file", str(stopped), "--from-chunk", "1"]) == 0
     assert main([*command, "2", "-o", str(whole)]) == 0
     a, b = ImportanceMatrix.read(resumed), ImportanceMatrix.read(whole)
