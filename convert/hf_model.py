@@ -14,7 +14,7 @@ from convert.templates import read_chat_templates
 from convert.vocab import read_vocab
 
 # What conversions leave in the folder of a checkpoint is no part of it.
-_OUTPUTS = (".gguf", ".part", ".done", ".new", ".old")
+_OUTPUTS = (".gguf", ".part", ".done", ".new", ".replaced")
 
 
 def read_hf_model(folder: Path, *, context_length: int | None = None) -> SourceModel:

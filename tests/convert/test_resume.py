@@ -152,7 +152,7 @@ def kill_later(*arguments):
     global left
     if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
-    if what == "block" or str(arguments[0]).endswith((".part", ".gguf")):
+    if what == "block" or str(arguments[0]).endswith((".part", ".gguf")):  # not the journal
         left -= 1
     return plain(*arguments)
 
@@ -214,6 +214,21 @@ def test_process_killed_while_files_get_their_names_is_resumed(
     status, _ = converted(folder, tmp_path / "x.gguf", *options, kill=kill)
     assert status in {0, -signal.SIGKILL}
     if status:
+        assert converted(folder, tmp_path / "x.gguf", *options, *again) == (0, "")
+    assert outputs(tmp_path) == whole
+
+
+@pytest.mark.parametrize("again", [["--resume", "--force"], ["--force"]])
+@pytest.mark.parametrize("n_renames", [1, 2, 4, 5])
+def test_process_killed_while_it_replaces_files_leaves_nothing_of_them_in_the_end(
+    folder: Path, tmp_path: Path, whole: dict[str, bytes], again: list[str], n_renames: int
+) -> None:
+    options = split_of(whole)
+    for name in whole:
+        (tmp_path / name).write_text("old")
+    status, _ = converted(folder, tmp_path / "x.gguf", *options, "--force", kill=("rename", n_renames))
+    if status:
+        assert status == -signal.SIGKILL
         assert converted(folder, tmp_path / "x.gguf", *options, *again) == (0, "")
     assert outputs(tmp_path) == whole
 
