@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import sentencepiece
+from gguf import TokenType
 
 from convert.checkpoint import read_json
 from convert.errors import CheckpointError, UnsupportedError
-from convert.vocab import TokenType, Vocab, read_flag, read_special_ids, refuse_flags
+from convert.vocab import Vocab, read_flag, read_special_ids, refuse_flags
 
 FILE = "tokenizer.model"
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+from gguf import TokenType
 from tokenizers import Tokenizer
 
 from convert.checkpoint import read_json
@@ -21,17 +21,6 @@ from convert.errors import CheckpointError, UnsupportedError
 MODEL, PRE_TOKENIZER = "gpt2", "command-r"
 
 SPECIAL_KINDS = ("bos", "eos", "unk", "sep", "pad", "mask")  # those that a GGUF file has keys for
-
-
-class TokenType(IntEnum):
-    """GGUF's token types, which are those of SentencePiece."""
-
-    NORMAL = 1
-    UNKNOWN = 2
-    CONTROL = 3
-    USER_DEFINED = 4
-    UNUSED = 5
-    BYTE = 6
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,9 @@ class Writer:
         self._ours = True
         if self._resume and self._journal.is_committing() and self._is_all_there():
             self.finished = {name: (finished or {}).get(name, 0) for name in self._places}
+            for path, file in zip(self._partials, self._files, strict=True):
+                if not self._holds(path, file):  # it has its name already, and opening it to lock it has made a new one
+                    path.unlink(missing_ok=True)
             return
         sound = [self._holds(path, file) for path, file in zip(self._partials, self._files, strict=True)]
         self.finished = {
@@ -128,13 +131,12 @@ class Writer:
         first = self._partials[0]
         before = [path for path in (*self._partials, self._journal.path) if path.exists()]
         self._handles.append(self._open(first))
-        with contextlib.suppress(PermissionError, InterruptedError):
-            try:
-                fcntl.flock(self._handles[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ArgumentError(f"{first} is being written by another process") from None
-            except OSError:
-                return before  # a file system without locks
+        try:
+            fcntl.flock(self._handles[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ArgumentError(f"{first} is being written by another process") from None
+        except OSError:
+            return before  # a file system without locks
         mine = os.fstat(self._handles[0])
         if not first.exists() or (first.stat().st_ino, first.stat().st_dev) != (mine.st_ino, mine.st_dev):
             raise ArgumentError(f"{first} has just been finished or removed by another process")

@@ -138,29 +138,40 @@ def test_two_conversions_do_not_write_one_file(folder: Path, tmp_path: Path) -> 
 
 
 KILLED = """
-import os, signal, sys
+import os, signal, sys, time
 import convert.blocks, convert.rename
 from convert.cli import main
 from pathlib import Path
 
 convert.blocks._SYNC_SECONDS = 0.0
 what, left = sys.argv[1], int(sys.argv[2])
-plain = {"block": convert.blocks.convert_block, "rename": Path.replace}[what]
+plain = {"block": convert.blocks.convert_block, "rename": Path.replace, "unlink": Path.unlink}[what]
+
+counted = {"block": (), "rename": (".part", ".gguf"), "unlink": (".part.done",)}[what]
+
+
+def is_noted():  # does the journal name a tensor? another thread notes them
+    return any(len(path.read_text().splitlines()) > 1 for path in Path(sys.argv[5]).parent.glob("*.part.done"))
 
 
 def kill_later(*arguments):
     global left
-    if left == 0:
+    if left == 0 and (what == "block" or str(arguments[0]).endswith(counted)):
+        deadline = time.monotonic() + 5
+        while what == "block" and not is_noted() and time.monotonic() < deadline:
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
-    if what == "block" or str(arguments[0]).endswith((".part", ".gguf")):  # not the journal
+    if what == "block" or str(arguments[0]).endswith(counted):
         left -= 1
     return plain(*arguments)
 
 
 if what == "block":
     convert.blocks.convert_block = kill_later
-else:
+elif what == "rename":
     Path.replace = kill_later
+else:
+    Path.unlink = lambda self, missing_ok=False: kill_later(self, missing_ok)
 raise SystemExit(main(sys.argv[3:]))
 """
 
@@ -218,6 +229,18 @@ def test_process_killed_while_files_get_their_names_is_resumed(
     assert outputs(tmp_path) == whole
 
 
+@pytest.mark.parametrize("again", [["--resume"], ["--resume", "--force"]])
+def test_process_killed_when_all_files_have_their_names_keeps_them(
+    folder: Path, tmp_path: Path, whole: dict[str, bytes], again: list[str]
+) -> None:
+    """Only the journal is left: its file is removed once before the start, and last of all."""
+    options = split_of(whole)
+    assert converted(folder, tmp_path / "x.gguf", *options, kill=("unlink", 1))[0] == -signal.SIGKILL
+    assert {*outputs(tmp_path)} - {*whole} == {f"{min(whole)}.part.done"}
+    assert converted(folder, tmp_path / "x.gguf", *options, *again) == (0, "")
+    assert outputs(tmp_path) == whole
+
+
 @pytest.mark.parametrize("again", [["--resume", "--force"], ["--force"]])
 @pytest.mark.parametrize("n_renames", [1, 2, 4, 5])
 def test_process_killed_while_it_replaces_files_leaves_nothing_of_them_in_the_end(
@@ -239,6 +262,7 @@ def test_a_journal_is_not_believed_without_its_file(
 ) -> None:
     options = split_of(whole)
     converted(folder, tmp_path / "x.gguf", *options, kill=("block", 16))
+    assert len(next(tmp_path.glob("*.done")).read_text().splitlines()) > 1
     partial = min(tmp_path.glob("*.part"))
     if damage == "removed":
         partial.unlink()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf import TokenType
 
 import corpus
 import oracles
@@ -22,7 +23,6 @@ from convert.pipeline import write_plan
 from convert.plan import make_plan
 from convert.recipe import file_type
 from convert.spm_vocab import read_sentencepiece_vocab
-from convert.vocab import TokenType
 
 START, END, USER = spm_models.TURNS
 

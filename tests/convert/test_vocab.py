@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gguf import TokenType
 
 import data
 import shapes
@@ -13,7 +14,7 @@ import tiny_tokenizer
 from convert.checkpoint import read_json
 from convert.errors import CheckpointError, ConvertError, UnsupportedError
 from convert.templates import read_chat_templates
-from convert.vocab import TokenType, Vocab, read_vocab
+from convert.vocab import Vocab, read_vocab
 
 
 @pytest.fixture

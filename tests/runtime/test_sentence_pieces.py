@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gguf import TokenType
 
 import corpus
 import spm_models
 from commandr_gguf.constraint import ConstraintEngine
 from commandr_gguf.errors import FormatError, UnsupportedError
 from commandr_gguf.tokenizer import Tokenizer
-from convert.vocab import TokenType
 
 START, END, USER = spm_models.TURNS
 SETTINGS: dict[str, dict[str, Any]] = {
