@@ -45,3 +45,14 @@ def test_targets_are_told_with_their_sensitivity(tmp_path: Path, option: str, va
     about = told(output)
     assert about["target"] == expected
     assert about["sensitivity.sha256"] == read_sensitivity(DEMO_SENSITIVITY).sha256
+
+
+def test_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    fingerprints = []
+    for seed in (0, 1, 0):
+        folder = shapes.write_checkpoint(tmp_path / str(len(fingerprints)) / "model", "gqa", n_layers=1, seed=seed)
+        assert main([str(folder), "-o", str(folder.with_suffix(".gguf")), "-q"]) == 0
+        about = told(folder.with_suffix(".gguf"))
+        assert about["source"] == "model"
+        fingerprints.append(about["source_fingerprint"])
+    assert fingerprints[0] == fingerprints[2] != fingerprints[1]
