@@ -48,7 +48,7 @@ def test_targets_are_told_with_their_sensitivity(tmp_path: Path, option: str, va
 
 
 def test_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
-    fingerprints = []
+    fingerprints: list[object] = []
     for seed in (0, 1, 0):
         folder = shapes.write_checkpoint(tmp_path / str(len(fingerprints)) / "model", "gqa", n_layers=1, seed=seed)
         assert main([str(folder), "-o", str(folder.with_suffix(".gguf")), "-q"]) == 0
