@@ -1,7 +1,8 @@
 /* Our products of packed weights against sums in double precision of the same weights and the same rounded activations.
- * Exit code 77: this processor has no kernel. */
+ * COMMANDR_CPU names the level, see level.h. */
 #include "ggml-backend.h"
 #include "ggml-cpu.h"
+#include "kernels/level.h"
 #include "kernels/matmul.h"
 #include "kernels/packed.h"
 
@@ -137,7 +138,7 @@ static void check(enum ggml_type type, int64_t n_in, int64_t n_out) {
     const int64_t    ne[2]    = { n_in, n_out };
     fixture          f        = { .n_threads = 1 };
     if (!commandr_matmul_has(type, ne)) {
-        exit(77);
+        fail("there is no kernel", type, ne, 0);
     }
     struct ggml_context * ctx = ggml_init((struct ggml_init_params) { 64 << 20, NULL, false });
     f.file                    = ggml_new_tensor_2d(ctx, type, n_in, n_out);
@@ -180,6 +181,10 @@ static void check(enum ggml_type type, int64_t n_in, int64_t n_out) {
 }
 
 int main(void) {
+    if (commandr_level_check() != COMMANDR_OK) {
+        printf("COMMANDR_CPU is no level of this processor\n");
+        return 1;
+    }
     for (size_t t = 0; t < sizeof(TYPES) / sizeof(TYPES[0]); t++) {
         check(TYPES[t], 256, 16);
         check(TYPES[t], 768, 48);

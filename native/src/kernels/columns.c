@@ -60,11 +60,16 @@ static void round_block(const float * x, bool fine, int64_t n, int32_t * to) {
         memcpy(to + i * n, q + 4 * i, 4);
     }
     for (int s = 0; s < BLOCK / 16; s++) {
-        to[(COMMANDR_SHIFT_AT + s) * n] = -32 * sums[s];
+        const int32_t of_fine = s < BLOCK / 32 ? -128 * (sums[2 * s] + sums[2 * s + 1]) : 0;
+
+        to[(COMMANDR_SHIFT_AT + s) * n] = fine ? of_fine : -32 * sums[s];
+    }
+    for (int j = 0; j < BLOCK / 64; j++) {
+        const int16_t pair[2] = { (int16_t) (sums[4 * j] + sums[4 * j + 1]),
+                                  (int16_t) (sums[4 * j + 2] + sums[4 * j + 3]) };
+        memcpy(to + (COMMANDR_PAIRS_AT + j) * n, pair, sizeof(pair));
     }
     for (int s = 0; s < BLOCK / 32; s++) {
-        const float sum = (float) (sums[2 * s] + sums[2 * s + 1]);
-        memcpy(to + (COMMANDR_SUM_AT + s) * n, &sum, sizeof(sum));
         memcpy(to + (COMMANDR_D_AT + s) * n, &d[s], sizeof(d[s]));
     }
 }

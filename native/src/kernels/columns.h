@@ -4,10 +4,11 @@
  * COMMANDR_GROUP columns, the last group with the rest. A group holds, each time for its n columns side by side (4-byte
  * units):
  *
- *     int8_t  q[64][n][4]   x = d q, q in -127..127
- *     int32_t shift[16][n]  -32 times the sum of 16 q: what multiplying with q6 instead of q6 - 32 adds, taken off
- *     float   sum[8][n]     of 32 q each, for formats whose weights are scale * q - min
- *     float   d[8][n]       for 32 q each: 8 different ones when rounding is fine, else all the same
+ *     int8_t  q[64][n][4]    x = d q, q in -127..127
+ *     int32_t shift[16][n]   -32 times the sum of 16 q: what multiplying with q6 instead of q6 - 32 adds, taken off. When
+ *                            rounding is fine 8, -128 times the sum of 32 q
+ *     int16_t pairs[4][n][2] the sum of 32 q each, for formats whose weights are scale * q - min
+ *     float   d[8][n]        for 32 q each: 8 different ones when rounding is fine, else all the same
  */
 #ifndef COMMANDR_SRC_KERNELS_COLUMNS_H
 #define COMMANDR_SRC_KERNELS_COLUMNS_H
@@ -21,9 +22,9 @@ enum {
     COMMANDR_GROUP = 8, /* columns */
     /* in units of 4 bytes for each column of the group: */
     COMMANDR_SHIFT_AT     = 64,
-    COMMANDR_SUM_AT       = 80,
-    COMMANDR_D_AT         = 88,
-    COMMANDR_COLUMN_UNITS = 96,
+    COMMANDR_PAIRS_AT     = 80,
+    COMMANDR_D_AT         = 84,
+    COMMANDR_COLUMN_UNITS = 92,
     COMMANDR_MAX_READERS  = 8
 };
 

@@ -20,7 +20,7 @@ enum {
 static void multiply_panel(struct ggml_tensor * dst, int64_t first, int64_t n_tiles, int64_t c) {
     const struct ggml_tensor * w         = dst->src[0];
     const int32_t *            x         = commandr_columns_units(dst->src[1]);
-    const commandr_tile_fn     one       = commandr_tile_avx512(w->type);
+    const commandr_tile_fn     one       = commandr_tile(w->type);
     const int64_t              tile_size = (int64_t) commandr_tile_size(w->type);
     const int64_t              n_blocks  = w->ne[0] / BLOCK;
     const int64_t              n_cols    = dst->ne[1] - c < PANEL ? dst->ne[1] - c : PANEL;
@@ -78,7 +78,7 @@ static void multiply(struct ggml_tensor * dst, int ith, int nth, void * user_dat
 }
 
 bool commandr_matmul_has(enum ggml_type type, const int64_t * ne) {
-    return ne[0] % BLOCK == 0 && commandr_tile_avx512(type);
+    return ne[0] % BLOCK == 0 && commandr_tile(type) != NULL;
 }
 
 bool commandr_matmul_wants_fine(enum ggml_type type) {

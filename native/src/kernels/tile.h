@@ -9,7 +9,17 @@
  * [n_cols][COMMANDR_LANES]. A column's result does not depend on the others. */
 typedef void (*commandr_tile_fn)(const uint8_t * tile, const int32_t * x, int64_t n_cols, float (*out)[COMMANDR_LANES]);
 
-/* NULL for types without one, and where the processor lacks AVX-512 VNNI. */
+/* The function of each level, NULL for types without one. They are compiled for processors that have the level. */
+#define COMMANDR_TILE_NAME(level) commandr_tile_##level
+#define COMMANDR_TILE(level)      COMMANDR_TILE_NAME(level)
+commandr_tile_fn commandr_tile_portable(enum ggml_type type);
+commandr_tile_fn commandr_tile_avx2(enum ggml_type type);
+commandr_tile_fn commandr_tile_avxvnni(enum ggml_type type);
 commandr_tile_fn commandr_tile_avx512(enum ggml_type type);
+commandr_tile_fn commandr_tile_dotprod(enum ggml_type type);
+
+/* That of the best level this processor has, see level.h; NULL for types without
+ * one, and where the best level is the portable one without having been asked for. */
+commandr_tile_fn commandr_tile(enum ggml_type type);
 
 #endif

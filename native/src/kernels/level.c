@@ -1,0 +1,92 @@
+#include "kernels/level.h"
+
+#include "kernels/tile.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
+/* In the order of commandr_level. */
+static const char * const NAMES[] = { "portable", "avx2", "avxvnni", "avx512", "dotprod" };
+
+enum { N_LEVELS = sizeof(NAMES) / sizeof(NAMES[0]) };
+
+#if defined(__x86_64__)
+/* Bit 4 of EAX in leaf 7.1. */
+static bool has_avxvnni(void) {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+}
+#endif
+
+static bool has_level(commandr_level level) {
+    switch (level) {
+        case COMMANDR_LEVEL_PORTABLE: return true;
+#if defined(__x86_64__)
+        case COMMANDR_LEVEL_AVX2: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+        case COMMANDR_LEVEL_AVXVNNI: return has_level(COMMANDR_LEVEL_AVX2) && has_avxvnni();
+        case COMMANDR_LEVEL_AVX512:
+            return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                   __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                   __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+#elif defined(__aarch64__) && defined(__linux__)
+        case COMMANDR_LEVEL_DOTPROD: return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+#elif defined(__aarch64__) && defined(__APPLE__)
+        case COMMANDR_LEVEL_DOTPROD: return true; /* every Mac of this architecture */
+#endif
+        default: return false;
+    }
+}
+
+/* That which COMMANDR_CPU names; N_LEVELS when it is not set, or to none of this processor. */
+static commandr_level wished(void) {
+    const char * name = getenv("COMMANDR_CPU");
+    for (commandr_level i = 0; name && i < N_LEVELS; i++) {
+        if (strcmp(name, NAMES[i]) == 0 && has_level(i)) {
+            return i;
+        }
+    }
+    return N_LEVELS;
+}
+
+commandr_level commandr_level_best(void) {
+    commandr_level level = wished();
+    if (level == N_LEVELS) {
+        do {
+            level--;
+        } while (!has_level(level));
+    }
+    return level;
+}
+
+commandr_status commandr_level_check(void) {
+    const char * name = getenv("COMMANDR_CPU");
+    if (!name || wished() < N_LEVELS) {
+        return COMMANDR_OK;
+    }
+    char known[64] = "";
+    for (commandr_level i = 0; i < N_LEVELS; i++) {
+        if (has_level(i)) {
+            strcat(strcat(known, *known ? ", " : ""), NAMES[i]);
+        }
+    }
+    return commandr_fail(COMMANDR_ERROR_ARGUMENT, "COMMANDR_CPU is \"%s\"; this processor has %s", name, known);
+}
+
+commandr_tile_fn commandr_tile(enum ggml_type type) {
+    switch (commandr_level_best()) {
+#if defined(__x86_64__)
+        case COMMANDR_LEVEL_AVX2: return commandr_tile_avx2(type);
+        case COMMANDR_LEVEL_AVXVNNI: return commandr_tile_avxvnni(type);
+        case COMMANDR_LEVEL_AVX512: return commandr_tile_avx512(type);
+#elif defined(__aarch64__)
+        case COMMANDR_LEVEL_DOTPROD: return commandr_tile_dotprod(type);
+#endif
+        default: return getenv("COMMANDR_CPU") ? commandr_tile_portable(type) : NULL;
+    }
+}

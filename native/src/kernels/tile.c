@@ -1,0 +1,475 @@
+/* A tile of packed weights with a super-block of columns, compiled once for each level of level.h. */
+#include "kernels/tile.h"
+
+#include "kernels/lanes.h"
+
+enum {
+    LANES   = COMMANDR_LANES,
+    BLOCK   = COMMANDR_SUPER_BLOCK,
+    AT_ONCE = VECTOR / 4,                                    /* rows in a vector */
+    MAX_SUMS = VECTOR == 64 ? MAX_COLUMNS : 2 * MAX_COLUMNS, /* of [vectors][columns] */
+    AHEAD = 2048 /* bytes between what is read and what is fetched from memory meanwhile; 2 to 6 KiB do as well */
+};
+
+/* Arrays stay in registers only where every index is a constant. */
+#if defined(LANES_PORTABLE)
+#define UNROLL
+#elif defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+/* What the bytes of a super-block of 16 rows mean, computed once for all groups of columns. weight = scale * q - min,
+ * in Q6_K scale * (q - 32). */
+typedef struct tile_scales {
+    float   scale[BLOCK / 16][LANES];
+    int32_t mins[4][LANES]; /* of sub-blocks 2j and 2j + 1, in the low and high 16 bits, times min_d */
+    float   min_d[LANES];
+} tile_scales;
+
+/* ---- the formats: ggml's blocks, of which word i of 16 rows is vector i of a tile ---- */
+
+/* Word i of AT_ONCE rows from `lane` on. */
+COMMANDR_INLINE words word(const uint8_t * tile, int i, int lane) {
+    return words_at(tile + 4 * (LANES * i + lane));
+}
+
+/* The same for a word that is read for the first time. While several columns are computed the processor does not read far
+ * enough ahead by itself; with one column it does, and better than it can be told to. */
+COMMANDR_INLINE words next_word(const uint8_t * tile, int i, int lane, int n_cols) {
+    if (n_cols > 1 && lane == 0) {
+        __builtin_prefetch(tile + 4 * LANES * i + AHEAD);
+    }
+    return word(tile, i, lane);
+}
+
+COMMANDR_INLINE floats bits_of(words x, int shift, uint32_t mask) {
+    return to_floats((ints) (x >> shift & mask));
+}
+
+COMMANDR_INLINE void put(float * to, floats x) {
+    memcpy(to, &x, sizeof(x));
+}
+
+/* The low two bytes as 16-bit halves. */
+COMMANDR_INLINE words spread(words x) {
+    return (x & 0xff) | (x << 8 & 0xff0000);
+}
+
+/* Q4_K and Q5_K: word 0 has d below dmin. Words 1 to 3 are 12 bytes a, b, c of 4 each: scales 0 to 3 and minimums 0 to 3
+ * are the low 6 bits of a and b; those 4 to 7 have their low 4 bits in the halves of c and their high 2 in the rest of a
+ * and b. */
+COMMANDR_INLINE void read_scales_with_min(const uint8_t * tile, int lane, tile_scales * to) {
+    const words  a      = word(tile, 1, lane);
+    const words  b      = word(tile, 2, lane);
+    const words  c      = word(tile, 3, lane);
+    const words  a_high = (c & 0x0f0f0f0f) | (a >> 2 & 0x30303030);
+    const words  b_low  = b & 0x3f3f3f3f;
+    const words  b_high = (c >> 4 & 0x0f0f0f0f) | (b >> 2 & 0x30303030);
+    const floats d      = halves(word(tile, 0, lane) & 0xffff);
+    for (int i = 0; i < 4; i++) {
+        put(to->scale[i] + lane, d * bits_of(a, 8 * i, 63));
+        put(to->scale[i + 4] + lane, d * bits_of(a_high, 8 * i, 63));
+    }
+    for (int i = 0; i < 2; i++) {
+        const words low  = spread(b_low >> 16 * i);
+        const words high = spread(b_high >> 16 * i);
+        memcpy(to->mins[i] + lane, &low, sizeof(low));
+        memcpy(to->mins[i + 2] + lane, &high, sizeof(high));
+    }
+    put(to->min_d + lane, halves(word(tile, 0, lane) >> 16));
+}
+
+/* Half floats of neighboring lanes. */
+COMMANDR_INLINE floats halves_at(const uint8_t * at) {
+    words h;
+    for (int i = 0; i < AT_ONCE; i++) {
+        uint16_t bits;
+        memcpy(&bits, at + 2 * i, sizeof(bits));
+        h[i] = bits;
+    }
+    return halves(h);
+}
+
+/* Q6_K: words 0 to 3 are 16 signed bytes, d stands behind all words. */
+COMMANDR_INLINE void read_signed_scales(const uint8_t * tile, int lane, tile_scales * to) {
+    const floats d = halves_at(tile + 4 * LANES * 52 + 2 * lane);
+    for (int s = 0; s < BLOCK / 16; s++) {
+        put(to->scale[s] + lane, d * to_floats((ints) (word(tile, s / 4, lane) << (24 - 8 * (s % 4))) >> 24));
+    }
+}
+
+/* Q8_0: d of 8 blocks stand behind their 64 words. */
+COMMANDR_INLINE void read_block_scales(const uint8_t * tile, int lane, tile_scales * to) {
+    for (int s = 0; s < BLOCK / 32; s++) {
+        put(to->scale[s] + lane, halves_at(tile + LANES * (4 * 64 + 2 * s) + 2 * lane));
+    }
+}
+
+COMMANDR_INLINE void read_scales(enum ggml_type type, const uint8_t * tile, tile_scales * to) {
+    for (int lane = 0; lane < LANES; lane += AT_ONCE) {
+        if (type == GGML_TYPE_Q6_K) {
+            read_signed_scales(tile, lane, to);
+        } else if (type == GGML_TYPE_Q8_0) {
+            read_block_scales(tile, lane, to);
+        } else {
+            read_scales_with_min(tile, lane, to);
+        }
+    }
+}
+
+/* Quants come in pairs of sub-blocks that share bytes: the first one's low 4 bits are the low halves, the second one's
+ * the high halves. Q4_K, Q5_K: 32 bytes a pair, sub-blocks 2p and 2p + 1 of 32 elements. Q6_K: 16 bytes, sub-blocks of 16
+ * elements that are 4 apart; pair 4 is 8 sub-blocks behind pair 0. Q8_0 has whole bytes in sub-blocks of 32. */
+COMMANDR_INLINE int first_of_pair(enum ggml_type type, int half, int p) {
+    return type == GGML_TYPE_Q6_K ? 8 * half + p : 2 * p;
+}
+
+/* Words of 4 elements in a sub-block. */
+COMMANDR_INLINE int steps_in(enum ggml_type type) {
+    return type == GGML_TYPE_Q6_K ? 4 : 8;
+}
+
+COMMANDR_INLINE int apart_in_pair(enum ggml_type type) {
+    return type == GGML_TYPE_Q6_K ? 4 : 1;
+}
+
+/* Elements 4t to 4t + 3 of both sub-blocks of pair p, 0 to 3, in one of the two halves of Q6_K. */
+COMMANDR_INLINE void read_pair(enum ggml_type type, const uint8_t * tile, int half, int p, int t, int lane, int n_cols,
+                               words * first, words * second) {
+    if (type == GGML_TYPE_Q8_0) {
+        const uint32_t offset = SIGNED_BYTES ? 0 : 0x80808080;
+        *first                = next_word(tile, 16 * p + 2 * t, lane, n_cols) ^ offset;
+        *second               = next_word(tile, 16 * p + 2 * t + 1, lane, n_cols) ^ offset;
+        return;
+    }
+    const int   q5_at = p == 0 ? 4 + 2 * t : 12 + 8 * p + t;
+    const int   l     = 4 * p + t; /* of 16 words of a half of Q6_K */
+    const int   q6_at = 4 + 24 * half + (l < 8 ? 2 * l : 8 + l);
+    const int   at    = type == GGML_TYPE_Q4_K ? 4 + 8 * p + t : type == GGML_TYPE_Q5_K ? q5_at : q6_at;
+    const words both  = next_word(tile, at, lane, n_cols);
+    *first            = both & 0x0f0f0f0f;
+    *second           = both >> 4 & 0x0f0f0f0f;
+    if (type == GGML_TYPE_Q5_K) { /* bit s of byte l of 32 is the fifth of element l in sub-block s */
+        const words high = next_word(tile, 5 + 2 * t, lane, p == 0 ? n_cols : 1);
+        *first |= shift_left(high, 4 - 2 * p) & 0x10101010;
+        *second |= shift_left(high, 3 - 2 * p) & 0x10101010;
+    }
+    if (type == GGML_TYPE_Q6_K) { /* byte l of 32 has 2 bits for each of the elements l, l + 32, l + 64, l + 96 */
+        const words high = next_word(tile, 4 + 24 * half + 2 * (l % 8) + 1, lane, l < 8 ? n_cols : 1);
+        *first |= shift_left(high, 4 - l / 8 * 2) & 0x30303030;
+        *second |= shift_left(high, -(l / 8 * 2)) & 0x30303030;
+    }
+}
+
+/* ---- the product ---- */
+
+/* What one call computes: n_vectors vectors of rows from `lane` on with n columns, of which x points at the first in a
+ * group of n_group. All but the pointers are constants. Where an array has an element for each sum, it is
+ * [n_vectors][n]. */
+typedef struct piece {
+    enum ggml_type  type;
+    int             n_vectors;
+    int             n;
+    int             lane;
+    int             n_group;
+    const uint8_t * tile;
+    const int32_t * x;
+} piece;
+
+/* What the integer sum of a column's sub-block begins with. Q6_K's q are 32 too large, and those of Q8_0 128 where the
+ * processor wants no signs. */
+COMMANDR_INLINE ints shift_of(const piece * m, int s, int column) {
+    const ints zero = { 0 };
+    if (m->type == GGML_TYPE_Q6_K || (m->type == GGML_TYPE_Q8_0 && !SIGNED_BYTES)) {
+        return all_ints(m->x + (COMMANDR_SHIFT_AT + s) * m->n_group + column);
+    }
+    return zero;
+}
+
+/* What a sub-block's integer sum number k is multiplied with before it is added. */
+COMMANDR_INLINE floats scale_of(const piece * m, const tile_scales * scales, int s, int k) {
+    const floats scale = floats_at(scales->scale[s] + m->lane + k / m->n * AT_ONCE);
+    return m->type == GGML_TYPE_Q8_0 ? scale * all_floats(m->x + (COMMANDR_D_AT + s) * m->n_group + k % m->n) : scale;
+}
+
+/* The integer sums of both sub-blocks of a pair. dots: [2][n_vectors][n] */
+COMMANDR_INLINE void multiply_pair(const piece * m, int half, int p, ints * dots) {
+    const uint8_t * tile = m->tile;
+    /* What pairs have in common is read again for each: kept, it would fill the registers. */
+    __asm__("" : "+r"(tile));
+
+    const int n_steps = steps_in(m->type);
+    const int n_run   = steps_of(m->type) < n_steps ? steps_of(m->type) : n_steps;
+    const int s       = first_of_pair(m->type, half, p);
+    const int apart   = apart_in_pair(m->type);
+    const int n_sums  = m->n_vectors * m->n;
+    UNROLL
+    for (int k = 0; k < 2 * n_sums; k++) {
+        dots[k] = shift_of(m, s + k / n_sums * apart, k % m->n);
+    }
+    UNROLL
+    for (int begin = 0; begin < n_steps; begin += n_run) {
+        partial parts[2 * MAX_SUMS];
+        UNROLL
+        for (int k = 0; k < 2 * n_sums; k++) {
+            parts[k] = start(dots[k]);
+        }
+        UNROLL
+        for (int t = begin; t < begin + n_run; t++) {
+            UNROLL
+            for (int v = 0; v < m->n_vectors; v++) {
+                words first, second;
+                read_pair(m->type, tile, half, p, t, m->lane + v * AT_ONCE, m->n, &first, &second);
+                UNROLL
+                for (int c = 0; c < m->n; c++) {
+                    const int32_t * column = m->x + (s * n_steps + t) * m->n_group + c;
+                    const int       k      = v * m->n + c;
+                    parts[k]               = dot(m->type, t == begin, parts[k], first, column);
+                    column += apart * n_steps * m->n_group;
+                    parts[n_sums + k] = dot(m->type, t == begin, parts[n_sums + k], second, column);
+                }
+            }
+        }
+        UNROLL
+        for (int k = 0; k < 2 * n_sums; k++) {
+            dots[k] = finish(dots[k], parts[k]);
+        }
+    }
+}
+
+/* Adds them, scaled, to sums: [n_vectors][n]. */
+COMMANDR_INLINE void add_pair(const piece * m, const tile_scales * scales, int half, int p, floats * sums) {
+    const int n_sums = m->n_vectors * m->n;
+    ints      dots[2 * MAX_SUMS];
+    multiply_pair(m, half, p, dots);
+    UNROLL
+    for (int k = 0; k < 2 * n_sums; k++) {
+        const int s      = first_of_pair(m->type, half, p) + k / n_sums * apart_in_pair(m->type);
+        sums[k % n_sums] = fma_of(scale_of(m, scales, s, k % n_sums), to_floats(dots[k]), sums[k % n_sums]);
+    }
+}
+
+/* The end of it: takes the minimums off, scales by the columns and adds to out: [n][LANES]. */
+COMMANDR_INLINE void add_sums(const piece * m, const tile_scales * scales, floats * sums, float (*out)[LANES]) {
+    UNROLL
+    for (int k = 0; k < m->n_vectors * m->n; k++) {
+        const int       first  = m->lane + k / m->n * AT_ONCE;
+        const int32_t * column = m->x + k % m->n;
+        float *         to     = out[k % m->n] + first;
+        if (m->type == GGML_TYPE_Q4_K || m->type == GGML_TYPE_Q5_K) {
+            ints mins = { 0 };
+            UNROLL
+            for (int j = 0; j < 4; j++) {
+                const int32_t * pairs = column + (COMMANDR_PAIRS_AT + j) * m->n_group;
+                mins                  = dot_pairs(mins, words_at(scales->mins[j] + first), pairs);
+            }
+            sums[k] = fma_of(-floats_at(scales->min_d + first), to_floats(mins), sums[k]);
+        }
+        if (m->type == GGML_TYPE_Q8_0) {
+            put(to, sums[k] + floats_at(to));
+        } else {
+            put(to, fma_of(all_floats(column + COMMANDR_D_AT * m->n_group), sums[k], floats_at(to)));
+        }
+    }
+}
+
+/* Few columns: weights go from memory into registers and from there into the sums. */
+COMMANDR_INLINE void multiply_packed(const piece * m, const tile_scales * scales, float (*out)[LANES]) {
+    floats sums[MAX_SUMS];
+    UNROLL
+    for (int k = 0; k < m->n_vectors * m->n; k++) {
+        sums[k] = no_floats();
+    }
+    if (m->type == GGML_TYPE_Q4_K || m->type == GGML_TYPE_Q8_0) { /* all pairs are alike */
+        for (int p = 0; p < 4; p++) {
+            add_pair(m, scales, 0, p, sums);
+        }
+    } else {
+        for (int half = 0; half < (m->type == GGML_TYPE_Q6_K ? 2 : 1); half++) {
+            UNROLL
+            for (int p = 0; p < 4; p++) {
+                add_pair(m, scales, half, p, sums);
+            }
+        }
+    }
+    add_sums(m, scales, sums, out);
+}
+
+/* ---- many columns: weights are unpacked once, into words that stay in the level-1 cache ---- */
+
+/* to: [64][LANES], in the order of the elements. */
+COMMANDR_INLINE void unpack(enum ggml_type type, const uint8_t * tile, int32_t (*to)[LANES]) {
+    const int n_steps = steps_in(type);
+    for (int half = 0; half < (type == GGML_TYPE_Q6_K ? 2 : 1); half++) {
+        UNROLL
+        for (int p = 0; p < 4; p++) {
+            const int first  = first_of_pair(type, half, p) * n_steps;
+            const int second = first + apart_in_pair(type) * n_steps;
+            UNROLL
+            for (int t = 0; t < n_steps; t++) {
+                UNROLL
+                for (int lane = 0; lane < LANES; lane += AT_ONCE) {
+                    words w[2];
+                    read_pair(type, tile, half, p, t, lane, COMMANDR_GROUP, &w[0], &w[1]);
+                    memcpy(to[first + t] + lane, &w[0], sizeof(words));
+                    memcpy(to[second + t] + lane, &w[1], sizeof(words));
+                }
+            }
+        }
+    }
+}
+
+/* Adds a sub-block's integer sums, scaled, to sums. w: the sub-block's words, unpacked. */
+COMMANDR_INLINE void add_unpacked(const piece * m, const tile_scales * scales, int s, int32_t (*w)[LANES],
+                                  floats * sums) {
+    const int       n_steps = steps_in(m->type);
+    const int       n_run   = steps_of(m->type) < n_steps ? steps_of(m->type) : n_steps;
+    const int       n_sums  = m->n_vectors * m->n;
+    const int32_t * column  = m->x + s * n_steps * m->n_group;
+    ints            dots[MAX_SUMS];
+    UNROLL
+    for (int k = 0; k < n_sums; k++) {
+        dots[k] = shift_of(m, s, k % m->n);
+    }
+    UNROLL
+    for (int begin = 0; begin < n_steps; begin += n_run) {
+        partial parts[MAX_SUMS];
+        UNROLL
+        for (int k = 0; k < n_sums; k++) {
+            parts[k] = start(dots[k]);
+        }
+        UNROLL
+        for (int t = begin; t < begin + n_run; t++) {
+            UNROLL
+            for (int k = 0; k < n_sums; k++) {
+                const words some = words_at(w[t] + m->lane + k / m->n * AT_ONCE);
+                parts[k]         = dot(m->type, t == begin, parts[k], some, column + t * m->n_group + k % m->n);
+            }
+        }
+        UNROLL
+        for (int k = 0; k < n_sums; k++) {
+            dots[k] = finish(dots[k], parts[k]);
+        }
+    }
+    UNROLL
+    for (int k = 0; k < n_sums; k++) {
+        sums[k] = fma_of(scale_of(m, scales, s, k), to_floats(dots[k]), sums[k]);
+    }
+}
+
+COMMANDR_INLINE void multiply_unpacked(const piece * m, const tile_scales * scales, int32_t (*w)[LANES],
+                                       float (*out)[LANES]) {
+    floats sums[MAX_SUMS];
+    UNROLL
+    for (int k = 0; k < m->n_vectors * m->n; k++) {
+        sums[k] = no_floats();
+    }
+    for (int i = 0; i < BLOCK / 4 / steps_in(m->type); i++) {
+        /* In the order of the pairs, for the same sums. */
+        const int s = m->type == GGML_TYPE_Q6_K ? i / 8 * 8 + i % 2 * 4 + i % 8 / 2 : i;
+        add_unpacked(m, scales, s, w + s * steps_in(m->type), sums);
+    }
+    add_sums(m, scales, sums, out);
+}
+
+/* ---- all rows of a tile ---- */
+
+/* n columns, at most MAX_COLUMNS. The fewer there are the more rows at once, as each needs sums in registers of its own. */
+COMMANDR_INLINE void multiply_few(enum ggml_type type, int n, const uint8_t * tile, const tile_scales * scales,
+                                  const int32_t * x, float (*out)[LANES]) {
+    const int room      = n > 0 ? MAX_COLUMNS / n : 1;
+    const int most      = LANES / AT_ONCE;
+    const int n_vectors = room >= 4 && most >= 4 ? 4 : room >= 2 && most >= 2 ? 2 : 1;
+    UNROLL
+    for (int lane = 0; lane < LANES; lane += n_vectors * AT_ONCE) {
+        const piece m = { type, n_vectors, n, lane, n, tile, x };
+        multiply_packed(&m, scales, out);
+    }
+}
+
+/* A group of n_group columns. w: what unpack() made of the tile. */
+COMMANDR_INLINE void multiply_group(enum ggml_type type, int n_group, int32_t (*w)[LANES], const tile_scales * scales,
+                                    const int32_t * x, float (*out)[LANES]) {
+    const int n_vectors = LANES / AT_ONCE > 1 ? 2 : 1; /* share the loading of columns */
+    UNROLL
+    for (int lane = 0; lane < LANES; lane += n_vectors * AT_ONCE) {
+        UNROLL
+        for (int c = 0; c < n_group; c += MAX_COLUMNS) {
+            const int   n = n_group - c < MAX_COLUMNS ? n_group - c : MAX_COLUMNS;
+            const piece m = { type, n_vectors, n, lane, n_group, NULL, x + c };
+            multiply_unpacked(&m, scales, w, out + c);
+        }
+    }
+}
+
+/* n columns of one group or less, as a case of a switch rules out what does not fit the registers. */
+#define FEW(n)  multiply_few(type, (n) <= MAX_COLUMNS ? (n) : 0, tile, &scales, x, out)
+#define MANY(n) multiply_group(type, n, w, &scales, x, out)
+
+/* A tile with a super-block of n_cols columns, group after group. */
+COMMANDR_INLINE void multiply(enum ggml_type type, const uint8_t * tile, const int32_t * x, int64_t n_cols,
+                              float (*out)[LANES]) {
+    tile_scales          scales;
+    _Alignas(64) int32_t w[BLOCK / 4][LANES];
+    const bool           in_registers = n_cols <= MAX_COLUMNS || (int) MAX_COLUMNS == (int) COMMANDR_GROUP;
+    read_scales(type, tile, &scales);
+    if (!in_registers) {
+        unpack(type, tile, w);
+    }
+    for (; n_cols > 0; n_cols -= COMMANDR_GROUP) {
+        const int64_t n = n_cols < COMMANDR_GROUP ? n_cols : COMMANDR_GROUP;
+        if (in_registers) {
+            switch (n) {
+                case 1: FEW(1); break;
+                case 2: FEW(2); break;
+                case 3: FEW(3); break;
+                case 4: FEW(4); break;
+                case 5: FEW(5); break;
+                case 6: FEW(6); break;
+                case 7: FEW(7); break;
+                default: FEW(8);
+            }
+        } else {
+            switch (n) {
+                case 1: MANY(1); break;
+                case 2: MANY(2); break;
+                case 3: MANY(3); break;
+                case 4: MANY(4); break;
+                case 5: MANY(5); break;
+                case 6: MANY(6); break;
+                case 7: MANY(7); break;
+                default: MANY(8);
+            }
+        }
+        x += COMMANDR_GROUP * COMMANDR_COLUMN_UNITS;
+        out += COMMANDR_GROUP;
+    }
+}
+
+static void multiply_q4_k(const uint8_t * tile, const int32_t * x, int64_t n_cols, float (*out)[LANES]) {
+    multiply(GGML_TYPE_Q4_K, tile, x, n_cols, out);
+}
+
+static void multiply_q5_k(const uint8_t * tile, const int32_t * x, int64_t n_cols, float (*out)[LANES]) {
+    multiply(GGML_TYPE_Q5_K, tile, x, n_cols, out);
+}
+
+static void multiply_q6_k(const uint8_t * tile, const int32_t * x, int64_t n_cols, float (*out)[LANES]) {
+    multiply(GGML_TYPE_Q6_K, tile, x, n_cols, out);
+}
+
+static void multiply_q8_0(const uint8_t * tile, const int32_t * x, int64_t n_cols, float (*out)[LANES]) {
+    multiply(GGML_TYPE_Q8_0, tile, x, n_cols, out);
+}
+
+commandr_tile_fn COMMANDR_TILE(COMMANDR_LEVEL)(enum ggml_type type) {
+    switch ((int) type) {
+        case GGML_TYPE_Q4_K: return multiply_q4_k;
+        case GGML_TYPE_Q5_K: return multiply_q5_k;
+        case GGML_TYPE_Q6_K: return multiply_q6_k;
+        case GGML_TYPE_Q8_0: return multiply_q8_0;
+        default: return NULL;
+    }
+}
