@@ -65,8 +65,8 @@ test-oracle: setup test-data ## compare with transformers and llama.cpp, install
 test-large: setup ## tensors of more than 2^31 elements, 104 B weights (20 GB of memory, 45 GB of disk)
 	$(PY) -m pytest tests -m large
 
-bench: setup ## compare speed and memory with llama.cpp
-	$(PY) tests/oracle/setup.py
+bench: setup ## compare speed and memory with llama.cpp and transformers (an hour)
+	$(PY) tests/oracle/setup.py --variants
 	$(PY) tests/bench/compare_llama_cpp.py
 
 bench-convert: setup test-data ## compare conversions with llama.cpp's, and our encoders with ggml's

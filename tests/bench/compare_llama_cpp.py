@@ -1,181 +1,151 @@
-"""The same file, machine and threads in commandr-gguf and in llama.cpp: loading, prefill, decode, peak memory.
+"""commandr-gguf beside llama.cpp and transformers on the CPU, in one table with the aims and the machine's limits.
 
-    python tests/bench/compare_llama_cpp.py                  # writes the 8B file (5.1 GB), compares, deletes it
-    python tests/bench/compare_llama_cpp.py --layers 4       # a quick look
-    python tests/bench/compare_llama_cpp.py --model X.gguf   # a file of yours
-    python tests/bench/compare_llama_cpp.py --threads 1 --cpu-time      # on a machine with other work to do
+    python tests/bench/compare_llama_cpp.py                       # writes the files it needs (8.5 GB), deletes them
+    python tests/bench/compare_llama_cpp.py --layers 3 --rounds 1       # a quick look
+    python tests/bench/compare_llama_cpp.py --rows "1b" "Q4_K_M decode"   # only rows with one of these in their names
+    python tests/bench/compare_llama_cpp.py --model X.gguf              # a file of yours
 
-Needs `make test-oracle`, which compiles llama-cpp-python with the flags of our own ggml. Each program runs in a process
-of its own; they take turns with every step, so that what else the machine does strikes both. The figures are medians
-over the rounds, the ratios medians of the rounds' ratios.
+Rows: `8b Q4_K_M` and `8b Q8_0` with `prefill LEVEL`, `decode 128`, `decode 4096`, `verify` and `memory`; `1b Q4_K_M`
+with `prefill LEVEL` and `decode 128`, beside transformers as well. LEVEL is a set of instructions, each that the
+processor has: amx, avx512 (with VNNI), avxvnni, avx2; the other rows are measured with the best.
+
+Needs `python tests/oracle/setup.py --variants`: llama.cpp compiled for this processor, for AVX2 alone and, by clang,
+for AMX; and our program with ggml's prebuilt AVX2 libraries. Each program runs in a process of its own; they take turns
+with every step, so that what else the machine does strikes all. The figures are medians over the rounds, the results
+medians of the rounds' ratios; 8B files need three times their size in memory.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
-import platform
-import statistics
-import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+import programs
+import roofline
+import rounds
+import rows
+import sizes
+import write_model
+from rows import Part
 
-import oracles  # noqa: E402
+from commandr_gguf.devices import default_n_threads
 
-PROGRAMS = {
-    "commandr-gguf": (Path(sys.executable), "worker_commandr.py"),
-    "llama.cpp": (oracles.FOLDER / "bin" / "python", "worker_llama_cpp.py"),
-}
-DECODE_STEP = 8
-Figures = dict[str, dict[str, list[float]]]
-"""Figure -> program -> one value a round."""
-
-
-class Worker:
-    """A running program, see worker_common.py for what it understands. Use it in a `with` statement."""
-
-    def __init__(self, program: str, model: Path, options: argparse.Namespace) -> None:
-        python, script = PROGRAMS[program]
-        n_ctx = max(options.prompts) + options.generate + DECODE_STEP
-        command = [str(python), str(HERE / script), str(model), f"--threads={options.threads}", f"--n-ctx={n_ctx}"]
-        command += ["--cpu-time"] if options.cpu_time else []
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def __call__(self, command: str) -> dict[str, Any]:
-        """Send a command, wait for the answer."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(command + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self._process.args!r} stopped at {command!r} with status {self._process.wait()}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._process.communicate()
+BEST = ("prefill", "decode 128", "decode 4096", "verify", "memory")
+SPARE = 64  # positions behind the longest context, for what is decoded there
 
 
-def turns(i: int) -> list[str]:
-    """The programs, in the order of round i."""
-    return sorted(PROGRAMS, reverse=i % 2 == 1)
+def parts(options: argparse.Namespace) -> Iterator[Part]:
+    """What is to be measured, file by file."""
+    best, *others = programs.levels()
+    files = [options.model.name] if options.model else [f"8b {file_type}" for file_type in options.types]
+    candidates = [
+        Part(file, level, BEST if level == best else ("prefill",)) for file in files for level in (best, *others)
+    ]
+    if not options.model:
+        candidates.append(Part("1b Q4_K_M", best, ("prefill", "decode 128")))
+    for part in candidates:
+        wanted = tuple(m for m in part.measures if any(text in part.row_name(m) for text in options.rows))
+        if wanted:
+            yield Part(part.file, part.level, wanted)
 
 
-def measure_loading(model: Path, options: argparse.Namespace) -> Figures:
-    """Load time and memory, each round in new processes, one program at a time."""
-    figures: Figures = {name: {program: [] for program in PROGRAMS} for name in ("load, s", "peak memory, GiB")}
-    for i in range(options.load_rounds):
-        for program in turns(i):
-            with Worker(program, model, options) as worker:
-                figures["load, s"][program].append(worker("load")["seconds"])
-                worker(f"prefill {max(options.prompts)}")
-                worker(f"decode {DECODE_STEP}")
-                memory = worker("memory")
-                figures["peak memory, GiB"][program].append(memory["peak"] / 2**30)
-                print(f"{program}: {memory}", file=sys.stderr)
-    return figures
+def programs_of(part: Part, options: argparse.Namespace) -> list[programs.Program]:
+    """Ours first. Those that are not installed are named on standard error and left out."""
+    found = [programs.ours(part.level, options.python_avx2), programs.llama_cpp(part.level)]
+    if part.small:
+        builds = {programs.llama_cpp(level) for level in programs.levels() if level != "avx2"} or {found[1]}
+        found = [found[0], *sorted(builds, key=lambda program: program.name), programs.transformers()]
+    for program in found:
+        if program.missing:
+            print(f"{part.file}, {part.level}, {program.name}: {program.missing}", file=sys.stderr)
+    return [program for program in found if not program.missing]
 
 
-def measure_speed(model: Path, options: argparse.Namespace) -> Figures:
-    """Prefill and decode, both programs loaded, in turns with every step."""
-    prefills = [f"prefill of {n}, tokens/s" for n in options.prompts]
-    figures: Figures = {name: {program: [] for program in PROGRAMS} for name in (*prefills, "decode, tokens/s")}
-    with Worker("commandr-gguf", model, options) as ours, Worker("llama.cpp", model, options) as theirs:
-        workers = {"commandr-gguf": ours, "llama.cpp": theirs}
-        for worker in workers.values():
-            worker("load")
-            worker(f"prefill {max(options.prompts)}")  # the first time, pages are still being read
-            worker("decode 2")
-        for i in range(options.rounds):
-            for name, n in zip(prefills, options.prompts, strict=True):
-                for program in turns(i):
-                    figures[name][program].append(n / workers[program](f"prefill {n}")["seconds"])
-            seconds = dict.fromkeys(PROGRAMS, 0.0)
-            tokens: dict[str, list[int]] = {program: [] for program in PROGRAMS}
-            for step in range(options.generate // DECODE_STEP):
-                for program in turns(i + step):
-                    answer = workers[program](f"decode {DECODE_STEP}")
-                    seconds[program] += answer["seconds"]
-                    tokens[program] += answer["tokens"]
-            for program in PROGRAMS:
-                figures["decode, tokens/s"][program].append(len(tokens[program]) / seconds[program])
-            print(
-                f"round {i + 1}: {figures}; same tokens: {len(set(map(tuple, tokens.values()))) == 1}", file=sys.stderr
-            )
-    return figures
+def measure(part: Part, model: Path, options: argparse.Namespace, scratch: Path) -> rounds.Figures | None:
+    """All figures of a part; None where there is nothing to compare."""
+    chosen = programs_of(part, options)
+    if len(chosen) < 2 or chosen[0].name != programs.OURS:
+        return None
+    longest = max([rounds.PROMPT, *rounds.contexts(part.measures)])
+    n_ctx = longest + SPARE + rounds.DECODE_STEP * options.rounds
+    machine = rounds.Machine(
+        roofline.reader(options.threads), roofline.arithmetic(part.level, options.threads, scratch)
+    )
+    with contextlib.ExitStack() as stack:
+        workers = []
+        for program in chosen:
+            name = str(model)
+            if program.script == "worker_transformers.py":
+                name = json.dumps(sizes.config_json("1b", options.layers, transformers=5))
+            workers.append(stack.enter_context(programs.Worker(program, name, options.threads, n_ctx)))
+        return rounds.measure_all(workers, part.measures, options.rounds, machine)
 
 
-def table(figures: Figures) -> str:
-    """Medians and ratios in Markdown."""
-    lines = [f"| | {' | '.join(PROGRAMS)} | ratio |", "|---|---|---|---|"]
-    for name, values in figures.items():
-        ours, theirs = values.values()
-        ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-        lines.append(f"| {name} | {statistics.median(ours):.2f} | {statistics.median(theirs):.2f} | {ratio:.3f} |")
-    return "\n".join(lines)
+@contextlib.contextmanager
+def model_file(part: Part, options: argparse.Namespace, scratch: Path) -> Iterator[Path]:
+    """A part's file, in the page cache for all programs; deleted afterwards unless it is the user's."""
+    path: Path = options.model or scratch / f"{part.file.replace(' ', '-')}.gguf"
+    if not path.exists():
+        for other in scratch.glob("*.gguf"):
+            other.unlink()
+        size, recipe = part.file.split()
+        print(f"writing {path.name}", file=sys.stderr)
+        write_model.write_model(path, size=size, recipe=recipe, n_layers=options.layers)
+    with path.open("rb") as file:
+        while file.read(1 << 24):
+            pass
+    yield path
 
 
-def processor() -> str:
-    """The machine's processor, as the system names it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Compare commandr-gguf with llama.cpp and transformers.")
+    parser.add_argument("--rows", nargs="+", default=[""], help="only rows with one of these in their names")
+    parser.add_argument("--model", type=Path, help="a GGUF file instead of those that are written and deleted")
+    parser.add_argument("--layers", type=int, help="layers of the files that are written (default: the shapes' own)")
+    parser.add_argument("--types", nargs="+", default=["Q4_K_M", "Q8_0"], help="types of the 8B files")
+    parser.add_argument("--threads", type=int, default=default_n_threads())
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--python-avx2", type=Path, default=programs.AVX2_PYTHON, help="ours with an AVX2 ggml")
+    parser.add_argument("--json", type=Path, help="write all figures there")
+    return parser.parse_args()
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Compare commandr-gguf with llama.cpp.")
-    parser.add_argument("--model", type=Path, help="a GGUF file; without it one is written and deleted")
-    parser.add_argument("--layers", type=int, help="layers of the file that is written (default: 32)")
-    parser.add_argument("--type", default="Q4_K_M", help="type of the file that is written")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--load-rounds", type=int, default=3)
-    parser.add_argument("--prompts", type=int, nargs="+", default=[256, 512])
-    parser.add_argument("--generate", type=int, default=32)
-    parser.add_argument("--cpu-time", action="store_true", help="measure CPU time instead of the clock's")
-    parser.add_argument("--json", type=Path, help="write all figures there")
-    options = parser.parse_args()
-    python = PROGRAMS["llama.cpp"][0]
-    if not python.exists():
-        print(f"{python} is absent: run `make test-oracle` first", file=sys.stderr)
-        return 2
+    options = arguments()
+    report: dict[str, Any] = {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "processor": programs.processor(),
+        "threads": options.threads,
+        "last_level_cache": roofline.last_level_cache(),
+        "parts": [],
+    }
+    lines: list[str] = []
+    builds: dict[str, str] = {}
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", "/var/tmp")) as folder:
-        model = options.model
-        if model is None:
-            import write_model
-
-            model = Path(folder) / "model.gguf"
-            write_model.write_model(model, recipe=options.type, n_layers=options.layers)
-        with model.open("rb") as file:  # both programs shall find it in the page cache
-            while file.read(1 << 24):
-                pass
-        size = model.stat().st_size
-        figures = measure_speed(model, options)
-        if options.load_rounds:
-            figures |= measure_loading(model, options)
-    now = datetime.now(timezone.utc).strftime("%Y-%m-%d")
-    clock = "CPU time" if options.cpu_time else "wall time"
-    print(f"{now}, {processor()}, {options.threads} threads, {size / 1e9:.2f} GB, {options.rounds} rounds, {clock}\n")
-    print(table(figures))
+        scratch = Path(folder)
+        for part in parts(options):
+            print(f"{part.file}, {part.level}: {', '.join(part.measures)}", file=sys.stderr)
+            with model_file(part, options, scratch) as model:
+                figures = measure(part, model, options, scratch)
+                if figures is None:
+                    continue
+                file_size = model.stat().st_size
+                lines += rows.rows(part, figures, roofline.Need.of(model), file_size)
+            builds |= {f"{name} ({part.level})": text for name, text in figures.builds.items()}
+            report["parts"].append({"file": part.file, "level": part.level, "bytes": file_size} | vars(figures))
+    print(f"{report['date']}, {report['processor']}, {options.threads} threads, {options.rounds} rounds\n")
+    print(rows.HEADER, *lines, "", *(f"- {name}: {text}" for name, text in builds.items()), sep="\n")
     if options.json:
-        report = {"date": now, "processor": processor(), "model_bytes": size, "clock": clock, "figures": figures}
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return 0
+    return 0 if lines else 2
 
 
 if __name__ == "__main__":

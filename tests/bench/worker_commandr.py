@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+import argparse
 import array
-from typing import Any
+import os
+from collections.abc import Sequence
 
 import worker_common
 
+from commandr_gguf.devices import devices
 from commandr_gguf.model import Model
 from commandr_gguf.session import Session
 from commandr_gguf.tokenizer import Tokenizer
 
 
-def main() -> None:
-    options = worker_common.arguments(__doc__ or "")
-    state: dict[str, Any] = {}
-
-    def load() -> None:
+class CommandR(worker_common.Program):
+    def load(self, options: argparse.Namespace) -> str:
         model = Model(options.model, n_threads=options.threads)
         Tokenizer.from_gguf(model.gguf)
-        state["session"] = Session(model, n_ctx=options.n_ctx, n_threads=options.threads)
+        self.session = Session(model, n_ctx=options.n_ctx, n_threads=options.threads)
+        level = os.environ.get("COMMANDR_CPU", "any")
+        return f"weights {model.computed_by}, kernels for {level}; ggml: {devices()[0].features}"
 
-    def run(tokens: list[int], _n_new: int) -> int:
-        state["session"].eval(array.array("i", tokens))
-        return int(state["session"].logits()[0].argmax())
+    def run(self, tokens: Sequence[int], n_new: int, *, all_logits: bool = False) -> int:
+        self.session.eval(array.array("i", tokens), n_outputs=n_new if all_logits else 1)
+        return int(self.session.logits()[-1].argmax())
 
-    worker_common.serve(options.cpu_time, load, lambda: state["session"].seq_rm(0), run)
+    def cut(self, n: int) -> None:
+        self.session.seq_rm(0, n)
 
 
 if __name__ == "__main__":
-    main()
+    worker_common.serve(CommandR(), __doc__ or "")

@@ -19,6 +19,8 @@ import numpy.typing as npt
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
+import sizes  # noqa: E402
+
 import data  # noqa: E402
 import shapes  # noqa: E402
 import tiny_tokenizer  # noqa: E402
@@ -29,19 +31,6 @@ from convert.plan import PlannedTensor, make_plan  # noqa: E402
 from convert.recipe import file_type  # noqa: E402
 from convert.writer import Writer  # noqa: E402
 
-SIZES: dict[str, dict[str, Any]] = {
-    # Command R7B's width with Command-R's layers: 8.0e9 weights, grouped heads, no windows.
-    "8b": {
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "num_hidden_layers": 32,
-        "vocab_size": 256000,
-        "rope_theta": 4000000.0,
-        "logit_scale": 0.0625,
-    },
-}
 BLOCK_BYTES = 16 << 20
 
 
@@ -91,9 +80,7 @@ def random_rows() -> Callable[[PlannedTensor], Iterator[npt.NDArray[Any]]]:
 
 def write_model(path: Path, *, size: str = "8b", recipe: str = "Q4_K_M", n_layers: int | None = None) -> None:
     """Write the file. n_layers: instead of the size's own number."""
-    config = shapes.config_json("gqa", **SIZES[size])
-    if n_layers is not None:
-        config["num_hidden_layers"] = n_layers
+    config = sizes.config_json(size, n_layers)
     with tempfile.TemporaryDirectory() as folder:
         write_hollow_checkpoint(Path(folder), config)
         plan = make_plan(read_hf_model(Path(folder)), file_type(recipe))
@@ -110,7 +97,7 @@ def write_model(path: Path, *, size: str = "8b", recipe: str = "Q4_K_M", n_layer
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write a GGUF file of a real model's size with random weights.")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--size", choices=SIZES, default="8b")
+    parser.add_argument("--size", choices=sizes.SIZES, default="8b")
     parser.add_argument("--type", default="Q4_K_M")
     parser.add_argument("--layers", type=int, default=None)
     arguments = parser.parse_args()

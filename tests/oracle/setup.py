@@ -1,12 +1,13 @@
-"""Make the environment of the oracles, for `make test-oracle`: python tests/oracle/setup.py [--variants]
+"""Make the environment of the oracles, for `make test-oracle`: python tests/oracle/setup.py [--variants [avx2] [amx]]
 
 The folder, $COMMANDR_ORACLE or .venv-oracle, becomes a virtual environment with torch, transformers 5 and
 llama-cpp-python, the latter compiled for this machine as our own ggml is (about four minutes). llama.cpp's checkpoint
 converter needs transformers 4, which goes to transformers4/ inside it, to be put before the rest by PYTHONPATH.
 
---variants compiles llama-cpp-python twice more (minutes each), for tests/bench/compare_llama_cpp.py: for processors
-with no more than AVX2 into llama.cpp-avx2/, and by clang for those with AMX into llama.cpp-amx/. PYTHONPATH chooses
-one of them as well.
+--variants adds what tests/bench/compare_llama_cpp.py compares besides, minutes each: llama-cpp-python compiled for no
+more than AVX2 into llama.cpp-avx2/, and by clang for processors with AMX into llama.cpp-amx/, chosen by PYTHONPATH as
+well; and our own program with ggml's prebuilt AVX2 libraries, an environment of its own in commandr-avx2/. Without
+names of variants it takes those that this processor runs; any can be compiled anywhere.
 
 The tests never import these programs: they run them as processes, so that no process ever holds two versions of ggml.
 Running this again does nothing when the pins below have not changed.
@@ -16,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -123,17 +123,39 @@ def install_variant(target: Path, name: str) -> bool:
     return True
 
 
+def install_ours(target: Path) -> bool:
+    """Our program as it is now, with ggml's prebuilt libraries; whether it went well."""
+    into = target / "commandr-avx2"
+    if not (into / "bin" / "python").exists():
+        venv.create(into, with_pip=True)
+    return run(
+        "commandr-gguf with ggml for AVX2", [*pip_install(into), "--only-binary", "libggml-python", str(ROOT)], {}
+    )
+
+
+def runnable() -> list[str]:
+    """The variants that this processor runs."""
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.exists() else ""
+    return [name for name, found in (("avx2", " avx2 " in text), ("amx", ggml_build.has_amx(text))) if found]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Make the environment of the oracles.")
-    parser.add_argument("--variants", action="store_true", help="compile llama.cpp for AVX2 and for AMX as well")
+    parser.add_argument(
+        "--variants", nargs="*", choices=VARIANTS, help="builds of llama.cpp to compare with, see above"
+    )
     options = parser.parse_args()
     target = folder()
     if not install(target):
         return 1
-    if options.variants and platform.machine() in {"x86_64", "AMD64"}:
-        failed = [name for name in VARIANTS if not install_variant(target, name)]
-        return 1 if failed else 0
-    return 0
+    if options.variants is None:
+        return 0
+    names = options.variants or runnable()
+    failed = [name for name in names if not install_variant(target, name)]
+    if "avx2" in names and not install_ours(target):
+        failed.append("ours")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
