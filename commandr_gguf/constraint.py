@@ -79,6 +79,8 @@ class Constraint:
         self._ends = ends
         self._ended = False
         self._words = np.zeros((n_vocab + _WORD_BITS - 1) // _WORD_BITS, dtype=np.uint32)
+        self._computed = False
+        """Whether the words are those of the state."""
 
     def mask(self) -> npt.NDArray[np.uint32]:
         """The tokens allowed now, as `Sampler.sample` takes them: bit (i % 32) of word i // 32 allows token i.
@@ -91,9 +93,11 @@ class Constraint:
         Raises:
             UnsupportedError: the grammar is too ambiguous to go on with.
         """
-        self._matcher.unsafe_compute_mask_ptr(self._words.ctypes.data, self._words.nbytes)
-        if self._matcher.is_error():
-            raise UnsupportedError(f"the grammar cannot be followed: {first_line(self._matcher.get_error())}")
+        if not self._computed:
+            self._matcher.unsafe_compute_mask_ptr(self._words.ctypes.data, self._words.nbytes)
+            if self._matcher.is_error():
+                raise UnsupportedError(f"the grammar cannot be followed: {first_line(self._matcher.get_error())}")
+            self._computed = True
         return self._words
 
     def accept(self, token: int) -> None:
@@ -109,6 +113,7 @@ class Constraint:
             allowed = not self._ended and self._matcher.try_consume_tokens([token]) == 1
         if not allowed:
             raise ArgumentError(f"token {token} is not allowed here by the grammar")
+        self._computed = False
 
     def forced(self) -> list[int]:
         """The tokens that must follow now, as the tokenizer encodes their text; empty where there is a choice.
@@ -120,6 +125,28 @@ class Constraint:
     def count_allowed(self, tokens: Sequence[int]) -> int:
         """How many of these tokens, one behind the other, the grammar allows now. The state stays as it is."""
         return self._matcher.validate_tokens(list(tokens))
+
+    def lookahead(self, tokens: Sequence[int], n_most: int) -> npt.NDArray[np.uint32] | None:
+        """The tokens that may come now or behind one of the first of `tokens`, as a mask; the state stays as it is.
+
+        None where more than `n_most` may come at one of these places.
+
+        Raises:
+            UnsupportedError: see `mask`.
+        """
+        if _count(self.mask()) > n_most:
+            return None
+        found: npt.NDArray[np.uint32] = self.mask().copy()
+        words = np.empty_like(found)
+        matcher = self._matcher.deep_copy()
+        for token in tokens:
+            if token in self._ends or matcher.try_consume_tokens([token]) != 1:
+                break
+            matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
+            if matcher.is_error() or _count(words) > n_most:
+                return None
+            found |= words
+        return found
 
     @property
     def done(self) -> bool:
@@ -171,6 +198,10 @@ def _composed_pieces(text: str) -> list[str]:
         else:
             pieces.append(character)
     return pieces
+
+
+def _count(words: npt.NDArray[np.uint32]) -> int:
+    return int.from_bytes(words.tobytes(), "little").bit_count()
 
 
 def first_line(message: str) -> str:

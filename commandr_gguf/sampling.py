@@ -148,11 +148,7 @@ class Sampler:
         """
         if self._pointer is None:
             raise ClosedError("the sampler was closed")
-        words = ffi.NULL
-        if mask is not None:
-            if mask.dtype != np.uint32 or mask.shape != ((self._n_vocab + 31) // 32,):
-                raise ArgumentError(f"mask must be uint32 words for {self._n_vocab} tokens")
-            words = ffi.from_buffer("uint32_t[]", mask)
+        words = ffi.NULL if mask is None else mask_buffer(mask, self._n_vocab)
         row = _row(logits, self._n_vocab)
         n = len(history) if n_history is None else n_history
         check(lib.commandr_sampler_sample(self._pointer, row, history, n, words, self._token))
@@ -188,6 +184,13 @@ def _row(logits: Any, n_vocab: int) -> Any:
     if row.shape != (n_vocab,):
         raise ArgumentError(f"logits must have the shape ({n_vocab},), not {row.shape}")
     return ffi.from_buffer("float[]", row)
+
+
+def mask_buffer(mask: npt.NDArray[np.uint32], n_vocab: int) -> Any:
+    """A mask as a native uint32_t[]. Raises ArgumentError unless it is one of this many tokens."""
+    if mask.dtype != np.uint32 or mask.shape != ((n_vocab + 31) // 32,):
+        raise ArgumentError(f"mask must be uint32 words for {n_vocab} tokens")
+    return ffi.from_buffer("uint32_t[]", mask)
 
 
 def allowed_mask(n_vocab: int, allowed: Sequence[int]) -> npt.NDArray[np.uint32]:

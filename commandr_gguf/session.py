@@ -12,13 +12,16 @@ import numpy.typing as npt
 
 from commandr_gguf._native import ffi, lib
 from commandr_gguf.errors import ArgumentError, check, int32, integer
-from commandr_gguf.sampling import Logprobs, Sampler, logprobs
+from commandr_gguf.sampling import Logprobs, Sampler, logprobs, mask_buffer
 from commandr_gguf.session_handle import Progress, SessionHandle
 from commandr_gguf.token_buffer import Tokens, token_buffer
 from commandr_gguf.token_constraint import TokenConstraint
 from commandr_gguf.verification import n_common, verify
 
 __all__ = ["EvalItem", "NextToken", "Progress", "Session", "Tokens"]
+
+_FEW = 2048
+"""Tokens up to which the native library may compute their logits alone."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,10 @@ class EvalItem:
     seq_id: int = 0
     n_outputs: int = 1
     """Outputs for the last n_outputs positions, 0 to len(tokens)."""
+    mask: npt.NDArray[np.uint32] | None = None
+    """Of the tokens whose logits are needed, in the words that `Sampler.sample` takes; None needs all.
+
+    Where they are few, the others are not computed and get -inf; where they are not, masks may make no difference."""
 
 
 @dataclass(frozen=True)
@@ -133,14 +140,16 @@ class Session(SessionHandle):
 
         Args:
             tokens: see `eval`; the errors and the state they leave are those of `eval_batch`.
-            sampler: None computes and picks nothing.
+            sampler: None only makes the sequence hold the tokens, and no logits are computed.
             seq_id: the sequence.
             mask: see `Sampler.sample`.
             top_logprobs: see `sample`.
             progress: instead of the session's.
         """
         with self._use() as pointer:
-            self._eval(pointer, [EvalItem(tokens, seq_id)], lib.COMMANDR_OUTPUT_LOGITS, progress)
+            n_outputs = 0 if sampler is None else 1
+            needed = mask if top_logprobs is None else None
+            self._eval(pointer, [EvalItem(tokens, seq_id, n_outputs, needed)], lib.COMMANDR_OUTPUT_LOGITS, progress)
             n_reused = int(lib.commandr_session_n_reused(pointer, 0))
             if sampler is None:
                 return NextToken(None, None, n_reused)
@@ -174,7 +183,8 @@ class Session(SessionHandle):
             sampler: picks a token in each row.
             seq_id: the sequence.
             constraint: gives the mask of each row and is told each token. Unless log-probabilities are wanted, tokens
-                that it forces are taken without sampling; those at the end are not evaluated yet.
+                that it forces are taken without sampling; those at the end are not evaluated yet. Then, too, only the
+                logits that it needs are computed where they are few.
             end_tokens: nothing comes after one of these, and the constraint is not told of it.
             top_logprobs: see `sample`.
             progress: instead of the session's.
@@ -189,8 +199,12 @@ class Session(SessionHandle):
         n_tokens = len(sequence)
         draft = draft[: self.n_draft_max]
         sequence.extend(draft)
+        needed = None  # log-probabilities are those among all tokens
+        if constraint is not None and top_logprobs is None:
+            needed = constraint.lookahead(draft, _FEW)
+        item = EvalItem(sequence, seq_id, len(draft) + 1, needed)
         with self._use() as pointer:
-            self._eval(pointer, [EvalItem(sequence, seq_id, len(draft) + 1)], lib.COMMANDR_OUTPUT_LOGITS, progress)
+            self._eval(pointer, [item], lib.COMMANDR_OUTPUT_LOGITS, progress)
             n_reused = int(lib.commandr_session_n_reused(pointer, 0))
             history = ffi.from_buffer("int32_t[]", sequence)
 
@@ -215,6 +229,9 @@ class Session(SessionHandle):
             c_item.n_tokens = len(buffer)
             c_item.seq_id = int32("seq_id", item.seq_id)
             c_item.n_outputs = integer("n_outputs", item.n_outputs)
+            if item.mask is not None:
+                buffers.append(mask_buffer(item.mask, self._n_vocab))
+                c_item.mask = buffers[-1]
         self._items = []
         self._callback.function = progress or self.progress
         try:

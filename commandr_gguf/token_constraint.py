@@ -24,6 +24,12 @@ class TokenConstraint(Protocol):
     def count_allowed(self, tokens: Sequence[int]) -> int:
         """How many of these tokens, one behind the other, may come now. The state stays as it is."""
 
+    def lookahead(self, tokens: Sequence[int], n_most: int) -> npt.NDArray[np.uint32] | None:
+        """The tokens that may come now or behind one of the first of `tokens`, as a mask; the state stays as it is.
+
+        None where more than `n_most` may come at one of these places: then all of the logits are worth computing.
+        """
+
     @property
     def done(self) -> bool:
         """Whether nothing may follow but the end of the generation."""

@@ -153,10 +153,11 @@ typedef struct commandr_session_params {
     void *                 progress_user_data;
 } commandr_session_params;
 typedef struct commandr_eval_item {
-    int32_t         seq_id;    /* 0..n_seq_max-1, each at most once in an evaluation */
-    const int32_t * tokens;    /* [n_tokens]: all that the sequence shall hold; the position of tokens[i] is i */
-    int64_t         n_tokens;  /* >= 1 */
-    int64_t         n_outputs; /* outputs for the last n_outputs positions, 0..n_tokens */
+    int32_t          seq_id;    /* 0..n_seq_max-1, each at most once in an evaluation */
+    const int32_t *  tokens;    /* [n_tokens]: all that the sequence shall hold; the position of tokens[i] is i */
+    int64_t          n_tokens;  /* >= 1 */
+    int64_t          n_outputs; /* outputs for the last n_outputs positions, 0..n_tokens */
+    const uint32_t * mask;      /* as for sampling, of the tokens whose logits are needed: others may get -infinity */
 } commandr_eval_item;
 #define COMMANDR_OUTPUT_LOGITS 1
 #define COMMANDR_OUTPUT_HIDDEN 2
@@ -191,8 +192,7 @@ commandr_status commandr_session_memory(const commandr_session * session, int64_
 void commandr_session_cancel(commandr_session * session, bool cancelled);
 
 /* A sequence's tokens and KV rows to and from a file. Load checks magic, version, model, cache types, length and
- * checksum; refused by its header, the sequence stays as it was, after another failure it is empty. Save writes a
- * temporary file beside path and renames it. */
+ * checksum; the sequence stays when the header is refused, else a failure empties it. Save replaces path at its end. */
 commandr_status commandr_session_state_save(const commandr_session * session, int32_t seq_id, const char * path);
 commandr_status commandr_session_state_load(commandr_session * session, int32_t seq_id, const char * path);
 

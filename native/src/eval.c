@@ -81,6 +81,7 @@ static commandr_status compute(commandr_session * s, int32_t outputs) {
     shape.n_kv[1]          = kv_extent(&s->caches[1]);
     shape.n_outputs        = s->n_rows;
     shape.outputs          = s->n_rows > 0 ? outputs : 0;
+    shape.n_head           = shape.outputs & COMMANDR_OUTPUT_LOGITS ? s->head.n_padded : 0;
     commandr_status status = prepare_graph(s, &shape);
     if (status != COMMANDR_OK) {
         return status;
@@ -88,6 +89,7 @@ static commandr_status compute(commandr_session * s, int32_t outputs) {
     set_input(s->graph.tokens, s->batch_tokens);
     set_input(s->graph.pos, s->batch_pos);
     set_input(s->graph.rows, s->batch_rows);
+    set_input(s->graph.head_ids, s->head.ids);
     for (int which = 0; which < 2; which++) {
         set_input(s->graph.cells[which], s->batch_cells[which]);
         fill_mask(s, &s->caches[which], s->graph.mask[which]);
@@ -178,9 +180,7 @@ static void collect(commandr_session * s, progress * items, int32_t n_items) {
         if (n > 0) {
             const int64_t to = items[i].rows->first + (from - start);
             if (s->graph.logits) {
-                ggml_backend_tensor_get(s->graph.logits, s->logits + to * n_vocab,
-                                        (size_t) (row * n_vocab) * sizeof(float),
-                                        (size_t) (n * n_vocab) * sizeof(float));
+                commandr_head_read(&s->head, s->graph.logits, row, n, n_vocab, s->logits + to * n_vocab);
             }
             if (s->graph.hidden) {
                 ggml_backend_tensor_get(s->graph.hidden, s->hidden + to * n_embd,
@@ -380,6 +380,7 @@ commandr_status commandr_session_eval(commandr_session * s, const commandr_eval_
         n_rows += items[i].n_outputs;
         s->n_total += items[i].n_tokens - n_keep[i];
     }
+    commandr_head_choose(s->model, items, n_items, &s->head);
     status = compute_all(s, work, n_items, outputs);
     if (status == COMMANDR_OK) {
         memcpy(s->items, rows, (size_t) n_items * sizeof(*rows));
@@ -413,7 +414,8 @@ int64_t commandr_session_n_reused(const commandr_session * s, int32_t item) {
 
 /* ---- compute buffers ---- */
 
-static commandr_status reserve_shape(commandr_session * s, int64_t n_tokens, int64_t n_outputs, int32_t outputs) {
+static commandr_status reserve_shape(commandr_session * s, int64_t n_tokens, int64_t n_outputs, int32_t outputs,
+                                     int64_t n_head) {
     commandr_graph_shape shape;
     memset(&shape, 0, sizeof(shape));
     shape.n_tokens = n_tokens;
@@ -422,6 +424,7 @@ static commandr_status reserve_shape(commandr_session * s, int64_t n_tokens, int
     }
     shape.n_outputs        = n_outputs;
     shape.outputs          = outputs;
+    shape.n_head           = n_head;
     commandr_status status = build_graph(s, &shape);
     if (status != COMMANDR_OK) {
         return status;
@@ -437,16 +440,20 @@ static commandr_status reserve_shape(commandr_session * s, int64_t n_tokens, int
 
 commandr_status commandr_eval_reserve(commandr_session * s) {
     const int32_t   both   = COMMANDR_OUTPUT_LOGITS | COMMANDR_OUTPUT_HIDDEN;
-    commandr_status status = reserve_shape(s, s->params.n_ubatch, s->params.n_outputs, both);
+    const int64_t   n_head = commandr_head_most(s->model);
+    commandr_status status = reserve_shape(s, s->params.n_ubatch, s->params.n_outputs, both, 0);
     /* The most tokens that our attention computes: it keeps parts of long sums, ggml's none. */
     if (status == COMMANDR_OK && s->params.n_ubatch >= COMMANDR_ATTENTION_TILES) {
-        status = reserve_shape(s, COMMANDR_ATTENTION_TILES - 1, 1, both);
+        status = reserve_shape(s, COMMANDR_ATTENTION_TILES - 1, 1, both, 0);
     }
     if (status == COMMANDR_OK) {
-        status = reserve_shape(s, 1, 1, both);
+        status = reserve_shape(s, 1, 1, both, 0);
+    }
+    if (status == COMMANDR_OK && n_head > 0) {
+        status = reserve_shape(s, s->params.n_ubatch, s->params.n_outputs, COMMANDR_OUTPUT_LOGITS, n_head);
     }
     if (status == COMMANDR_OK) {
-        status = reserve_shape(s, s->params.n_ubatch, s->params.n_outputs, both);
+        status = reserve_shape(s, s->params.n_ubatch, s->params.n_outputs, both, 0);
     }
     ggml_backend_sched_reset(s->backends.sched);
     return status;

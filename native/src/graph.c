@@ -1,7 +1,9 @@
 #include "graph.h"
 
 #include "devices.h"
+#include "head.h"
 #include "kernels/attention.h"
+#include "kernels/gather.h"
 #include "kernels/matmul.h"
 #include "kernels/packed.h"
 
@@ -46,15 +48,27 @@ static commandr_columns * rounded(builder * b, struct ggml_tensor * x, enum ggml
     return &b->rounded;
 }
 
-/* W x, for every weight matrix of the model. x: [n_in, n]; result: [n_out, n]. Packed weights are for our products;
- * those of the CPU in their file's layout go through them where they beat ggml's. With a GPU in use ggml may compute
- * the latter there. */
-static struct ggml_tensor * product(builder * b, struct ggml_tensor * w, struct ggml_tensor * x) {
+/* Whether our products compute n columns with w: packed weights are for them; those of the CPU in their file's layout
+ * go through them where they beat ggml's. With a GPU in use ggml may compute the latter there. */
+static bool is_ours(const builder * b, const struct ggml_tensor * w, int64_t n) {
     const bool in_file_layout = b->model->n_devs == 0 && ggml_backend_buffer_is_host(w->buffer);
-    if (commandr_is_packed(w) || (in_file_layout && commandr_matmul_wanted(w, x->ne[1]))) {
-        return commandr_matmul(b->ctx, w, rounded(b, x, w->type));
+    return commandr_is_packed(w) || (in_file_layout && commandr_matmul_wanted(w, n));
+}
+
+/* W x, for every weight matrix of the model. x: [n_in, n]; result: [n_out, n] */
+static struct ggml_tensor * product(builder * b, struct ggml_tensor * w, struct ggml_tensor * x) {
+    return is_ours(b, w, x->ne[1]) ? commandr_matmul(b->ctx, w, rounded(b, x, w->type)) : ggml_mul_mat(b->ctx, w, x);
+}
+
+/* The head's rows that are wanted times x: [n, n_outputs] */
+static struct ggml_tensor * head(builder * b, struct ggml_tensor * x) {
+    struct ggml_tensor * w = b->model->head;
+    if (b->shape->n_head == 0) {
+        return product(b, w, x);
     }
-    return ggml_mul_mat(b->ctx, w, x);
+    struct ggml_tensor * rows = commandr_gather(b->ctx, w, b->graph.head_ids);
+    return is_ours(b, w, x->ne[1]) ? commandr_matmul(b->ctx, rows, rounded(b, x, w->type))
+                                   : ggml_mul_mat(b->ctx, rows, x);
 }
 
 static struct ggml_tensor * embed(builder * b, struct ggml_tensor * ids) {
@@ -191,6 +205,9 @@ static void add_inputs(builder * b) {
     if (s->n_outputs > 0 && s->n_outputs < s->n_tokens) {
         b->graph.rows = input(b, GGML_TYPE_I32, s->n_outputs, 1, "rows");
     }
+    if (s->n_head > 0) {
+        b->graph.head_ids = input(b, GGML_TYPE_I32, s->n_head, 1, "head_ids");
+    }
 }
 
 static void add_output(builder * b, struct ggml_tensor * t, const char * name) {
@@ -229,7 +246,7 @@ commandr_graph commandr_graph_build(struct ggml_context * ctx, const commandr_mo
             add_output(&b, x, "hidden");
         }
         if (shape->outputs & COMMANDR_OUTPUT_LOGITS) {
-            b.graph.logits = ggml_scale(ctx, product(&b, model->head, x), b.hp->logit_scale);
+            b.graph.logits = ggml_scale(ctx, head(&b, x), b.hp->logit_scale);
             add_output(&b, b.graph.logits, "logits");
         }
     }

@@ -4,6 +4,7 @@
 
 #include "backends.h"
 #include "graph.h"
+#include "head.h"
 #include "kv-cache.h"
 #include "model.h"
 
@@ -47,6 +48,8 @@ struct commandr_session {
     int64_t * batch_cells[2];
     int64_t   n_batch;
     int64_t   n_rows;
+
+    commandr_head_list head; /* of the evaluation in progress */
 
     /* Outputs of the last evaluation. */
     float *              logits;

@@ -80,6 +80,9 @@ class Transcript:
         """All: what a draft gets wrong is to be computed, too."""
         return len(tokens)
 
+    def lookahead(self, _tokens: Sequence[int], _n_most: int) -> None:
+        """Nothing: what a free reply computes is to be computed."""
+
 
 @dataclass(frozen=True)
 class Task:

@@ -94,6 +94,10 @@ class Script:
         allowed = [token in place for token, place in zip(tokens, places, strict=False)]
         return [*allowed, False].index(False)
 
+    def lookahead(self, tokens: Sequence[int], _n_most: int) -> npt.NDArray[np.uint32] | None:
+        places = [*self.places[len(self.accepted) :], self.ends][: len(tokens) + 1]
+        return allowed_mask(self.n_vocab, [token for place in places for token in place])
+
     @property
     def done(self) -> bool:
         return len(self.accepted) == len(self.places)
