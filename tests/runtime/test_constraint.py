@@ -95,6 +95,29 @@ def test_allowed_tokens_are_counted_without_being_accepted() -> None:
     assert constraint.forced() == TOKENIZER.encode("abc")
 
 
+@pytest.mark.parametrize("text", ["abc 17;", "abc 1x", "", "x", "abc 17;abc"])
+def test_what_may_come_along_a_draft_is_what_the_masks_behind_its_tokens_allow(text: str) -> None:
+    grammar = 'start: "abc" / [0-9]{1,3};/'
+    constraint = start(grammar)
+    draft = [*TOKENIZER.encode(text), min(TOKENIZER.end_of_generation)]
+    expected, walker = np.zeros(N_VOCAB, bool), start(grammar)
+    sizes = []
+    for token in [*draft, None]:
+        allowed = constraints.allowed(walker.mask(), N_VOCAB)
+        expected |= allowed
+        sizes.append(allowed.sum())
+        if token is None or token in TOKENIZER.end_of_generation or not allowed[token]:
+            break
+        walker.accept(token)
+    before = constraint.mask().copy()
+    found = constraint.lookahead(draft, max(sizes))
+    assert found is not None
+    assert np.array_equal(constraints.allowed(found, N_VOCAB), expected)
+    assert constraint.lookahead(draft, max(sizes) - 1) is None
+    assert np.array_equal(constraint.mask(), before)
+    assert constraints.refused(constraint, TOKENIZER.encode("abc 17;")) is None
+
+
 @pytest.mark.parametrize(
     "text", ["plain words", "12 of 345", "caf\u00e9 \u4eca\u5929", "line\nline", "e\u0301\u212b x"]
 )
