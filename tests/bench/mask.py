@@ -2,7 +2,8 @@
 
 Right replies are walked through token by token, each with a new constraint: the mask of every token is computed and the
 token accepted, as decoding does. Forced tokens need no mask when decoding; here they have one, so the figures are above
-what a reply costs. `--decode` is the time of a model for one token, against which the masks are held.
+what a reply costs. Of the others, which are sampled, those are counted before which the mask allows so few tokens that
+their logits are computed alone. `--decode` is the time of a model for one token, against which the masks are held.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import numpy as np
+
 import constraints
 from commandr_gguf.chat.grammars import grounded_grammar, tools_grammar
 from commandr_gguf.chat.tools import normalize_tools
@@ -24,6 +27,8 @@ from commandr_gguf.constraint import ConstraintEngine
 from commandr_gguf.demo.data.example import Example, Task
 from commandr_gguf.demo.data.source import Source
 
+MOST_GROUPS = 128
+"""Groups of 16 tokens up to which logits are computed alone: COMMANDR_HEAD_MANY in native/src/head.h."""
 TASKS: tuple[Task, ...] = ("tools", "accurate", "fast")
 # Answers as long as those of large models: paragraphs, a list, code, and many citations.
 LONG_DOCUMENTS = 20
@@ -41,6 +46,8 @@ class Figures:
     n_tokens: int = 0
     n_forced: int = 0
     """Tokens that the grammar forced."""
+    n_few: int = 0
+    """Tokens before which a mask allowed few, forced ones left out."""
     compiles: list[float] = field(default_factory=list)
     """Per reply: the grammar's text, the parser's tables."""
     masks: list[float] = field(default_factory=list)
@@ -82,17 +89,29 @@ def measure(
             mask = constraint.mask()
             constraint.accept(token)
             figures.masks.append(clock() - begin)
+            allowed = mask.view(np.uint16)  # in groups of 16
             if not mask[token // 32] >> (token % 32) & 1:
                 raise SystemExit(f"the grammar does not allow the reply {reply!r}")
             figures.n_tokens += 1
             figures.n_forced += n_forced > 0
+            figures.n_few += int(not n_forced and np.count_nonzero(allowed) <= MOST_GROUPS)
             n_forced = max(0, n_forced - 1)
     return figures
 
 
 def table(results: dict[str, Figures], decode: float) -> str:
     """Milliseconds in Markdown."""
-    columns = ("tokens", "forced", "grammar", "mask, mean", "median", "99 %", "mean / decode", "99 % / decode")
+    columns = (
+        "tokens",
+        "forced",
+        "few / sampled",
+        "grammar",
+        "mask, mean",
+        "median",
+        "99 %",
+        "mean / decode",
+        "99 % / decode",
+    )
     lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for name, figures in results.items():
         masks = sorted(figures.masks)
@@ -100,6 +119,7 @@ def table(results: dict[str, Figures], decode: float) -> str:
         late = masks[len(masks) * 99 // 100]
         lines.append(
             f"| {name} | {figures.n_tokens} | {figures.n_forced / figures.n_tokens:.0%} "
+            f"| {figures.n_few / (figures.n_tokens - figures.n_forced):.0%} "
             f"| {1000 * statistics.median(figures.compiles):.1f} ms | {1000 * mean:.3f} ms | {1000 * median:.3f} ms "
             f"| {1000 * late:.3f} ms | {mean / decode:.2%} | {late / decode:.2%} |"
         )
