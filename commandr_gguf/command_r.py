@@ -50,13 +50,14 @@ class CommandR:
         path: a GGUF file.
         n_ctx: tokens that prompt and reply together may have. None takes as many as a KV cache of 2 GiB holds, but 4096
             to 32768 and at most the model's context length; 0 takes the model's context length.
-        n_gpu_layers, main_device, tensor_split, use_mmap, repack: see `Model`.
+        n_gpu_layers, main_device, tensor_split, use_mmap, repack, cache_packed: see `Model`.
         n_batch, n_ubatch, n_threads, type_k, type_v, flash_attn: see `Session`.
         n_seq_max: how many prompts are kept, 1 to 64. None takes 4, or 2 of a model with a sliding window, where each
             takes memory of its own.
         prompt_cache: a folder in which the beginnings of prompts are kept, so that another process can go on from them.
             It holds what prompts say.
-        draft: a GGUF file of a smaller model with the same vocabulary, which guesses what this one writes next.
+        draft: a GGUF file of a smaller model with the same vocabulary, which guesses what this one writes next. It is
+            loaded with the same n_gpu_layers, repack and cache_packed.
         progress: called with the fraction of the load that is done; returning False cancels it.
     """
 
@@ -70,6 +71,7 @@ class CommandR:
         tensor_split: Sequence[float] | None = None,
         use_mmap: bool = True,
         repack: bool = True,
+        cache_packed: bool = False,
         n_batch: int = 2048,
         n_ubatch: int = 512,
         n_threads: int = 0,
@@ -90,6 +92,7 @@ class CommandR:
                     tensor_split=tensor_split,
                     use_mmap=use_mmap,
                     repack=repack,
+                    cache_packed=cache_packed,
                     n_threads=n_threads,
                     progress=progress,
                 )
@@ -105,7 +108,8 @@ class CommandR:
             self.session = opened.enter_context(Session(self.model, n_ctx=n_ctx, n_seq_max=n_seq_max, **sizes))
             self._draft: Session | None = None
             if draft is not None:
-                smaller = opened.enter_context(Model(draft, n_gpu_layers=n_gpu_layers, n_threads=n_threads))
+                loading: dict[str, Any] = {"n_gpu_layers": n_gpu_layers, "repack": repack, "cache_packed": cache_packed}
+                smaller = opened.enter_context(Model(draft, n_threads=n_threads, **loading))
                 self._draft = opened.enter_context(Session(smaller, n_ctx=self.session.n_ctx, **sizes))
             self._cache = PrefixCache(self.session, prompt_cache)
             self._chat = ChatEngine(

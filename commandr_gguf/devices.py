@@ -39,7 +39,8 @@ class MemoryUse:
 
     device: str
     what: str
-    """mapped (in place in the file), packed (for our products), repacked (for ggml's), weights, kv, compute, output."""
+    """mapped (in place in the file), packed (for our products), packed-mapped (the same, in place in the file that
+    `cache_packed` keeps), repacked (for ggml's), weights, kv, compute, output."""
     size: int
     """Bytes."""
 

@@ -35,6 +35,11 @@ class Model:
         tensor_split: share of the offloaded layers per GPU, on any scale.
         use_mmap: use CPU weights in place, mapped from the file.
         repack: copy CPU weights into the layouts that are computed fastest, where there is one.
+        cache_packed: keep the weights that are packed for our products in a file beside the model, whose name is the
+            first file's with ".packed" behind it, and map them from there: the next load of the model packs nothing. It
+            takes as much disk as they do, is written anew when it is not of the model's files as they are, and may be
+            deleted at any time. Where it cannot be written, the log says why (`enable_native_log`), and the weights are
+            packed in memory. Needs use_mmap and repack.
         n_threads: for repacking; 0 = the physical cores that this process may use.
         progress: called with the fraction of the work done, 0 to 1; returning False cancels with CancelledError, and an
             exception in it ends the load and is raised.
@@ -52,6 +57,7 @@ class Model:
         tensor_split: Sequence[float] | None = None,
         use_mmap: bool = True,
         repack: bool = True,
+        cache_packed: bool = False,
         n_threads: int = 0,
         progress: Callable[[float], object] | None = None,
     ) -> None:
@@ -68,6 +74,7 @@ class Model:
             params.n_tensor_split = len(split)
         params.use_mmap = flag("use_mmap", use_mmap)
         params.repack = flag("repack", repack)
+        params.cache_packed = flag("cache_packed", cache_packed)
         params.n_threads = int32("n_threads", n_threads)
         params.progress = lib.commandr_py_on_load
         params.progress_user_data = handle
@@ -105,7 +112,8 @@ class Model:
         gpus = {device.name for device in devices() if device.type in ("gpu", "igpu")}
         sizes: dict[Computer, int] = {"gpu": 0, "packed": 0, "cpu": 0}
         for use in self.memory():
-            sizes["gpu" if use.device in gpus else "packed" if use.what == "packed" else "cpu"] += use.size
+            is_packed = use.what in ("packed", "packed-mapped")
+            sizes["gpu" if use.device in gpus else "packed" if is_packed else "cpu"] += use.size
         return max(sizes, key=lambda name: sizes[name])
 
     def set_tensor(self, name: str, data: npt.NDArray[np.generic] | bytes) -> None:

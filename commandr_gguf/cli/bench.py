@@ -16,7 +16,7 @@ import typer
 
 from commandr_gguf.cli import options
 from commandr_gguf.cli.format import size
-from commandr_gguf.cli.loading import set_verbose, warn_without_gpu
+from commandr_gguf.cli.loading import load_model, set_verbose, warn_without_gpu
 from commandr_gguf.devices import default_n_threads, read_bandwidth
 from commandr_gguf.errors import ArgumentError
 from commandr_gguf.model import Model
@@ -37,6 +37,7 @@ def bench(
     type_v: options.TypeV = "f16",
     mmap: Annotated[bool, typer.Option(help="Use CPU weights in place, mapped from the file.")] = True,
     repack: options.Repack = True,
+    cache_packed: options.CachePacked = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Measure prefill and decode speed, with the machine's memory bandwidth beside them.
@@ -52,7 +53,8 @@ def bench(
     warn_without_gpu(n_gpu_layers)
     n_threads = n_threads or default_n_threads()
     started = time.perf_counter()
-    with Model(model, n_gpu_layers=n_gpu_layers, n_threads=n_threads, use_mmap=mmap, repack=repack) as opened:
+    loading = {"use_mmap": mmap, "repack": repack, "cache_packed": cache_packed}
+    with load_model(model, n_gpu_layers=n_gpu_layers, n_threads=n_threads, **loading) as opened:
         load_seconds = time.perf_counter() - started
         with Session(
             opened,

@@ -74,6 +74,7 @@ def chat(
     type_k: options.TypeK = "f16",
     type_v: options.TypeV = "f16",
     repack: options.Repack = True,
+    cache_packed: options.CachePacked = False,
     draft_model: options.DraftModel = None,
     verbose: options.Verbose = False,
 ) -> None:
@@ -123,6 +124,7 @@ def chat(
         type_v=type_v,
         prompt_cache=prompt_cache,
         repack=repack,
+        cache_packed=cache_packed,
         draft=draft_model,
     ) as opened:
         conversation = Conversation(

@@ -67,6 +67,8 @@ def compare(
     as_json: options.AsJson = False,
     n_gpu_layers: options.GpuLayers = 0,
     n_threads: options.Threads = 0,
+    repack: options.Repack = True,
+    cache_packed: options.CachePacked = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Compare two files of one model: types, sizes and errors of the tensors, and on a text their predictions.
@@ -95,7 +97,8 @@ def compare(
     report: dict[str, Any] = {"a": os.fspath(a), "b": os.fspath(b), **_describe(_sorted(pairs, sort))}
     if chunks is not None:
         warn_without_gpu(n_gpu_layers)
-        scores = _score_both(a, b, chunks, n_gpu_layers, n_threads)
+        loading = {"n_gpu_layers": n_gpu_layers, "repack": repack, "cache_packed": cache_packed}
+        scores = _score_both(a, b, chunks, n_threads, loading)
         report["text"] = {"n_ctx": chunks.n_ctx, "n_chunks": len(chunks), **scores.summary()}
     if as_json:
         print(json.dumps(finite(report)))
@@ -143,25 +146,25 @@ def _compare_tensors(file_a: GGUFFile, file_b: GGUFFile, n_threads: int) -> list
         return compare_tensors(rows_a, rows_b, n_threads=n_threads, progress=advance)
 
 
-def _score_both(a: Path, b: Path, chunks: Chunks, n_gpu_layers: int, n_threads: int) -> Scores:
+def _score_both(a: Path, b: Path, chunks: Chunks, n_threads: int, loading: dict[str, Any]) -> Scores:
     """B's scores with A as the base."""
     with TemporaryDirectory(prefix="commandr-") as folder:
         path = Path(folder) / "base"
         with ExitStack() as opened:
-            model, session, progress = _open(opened, a, chunks, n_gpu_layers, n_threads)
+            model, session, progress = _open(opened, a, chunks, n_threads, loading)
             save = opened.enter_context(write_base(path, chunks, model.hparams.n_vocab))
             score(session, chunks, save=save, progress=progress)
         with ExitStack() as opened:
-            _, session, progress = _open(opened, b, chunks, n_gpu_layers, n_threads)
+            _, session, progress = _open(opened, b, chunks, n_threads, loading)
             base = opened.enter_context(BaseReader(path))
             return score(session, chunks, base=base, progress=progress)
 
 
 def _open(
-    opened: ExitStack, path: Path, chunks: Chunks, n_gpu_layers: int, n_threads: int
+    opened: ExitStack, path: Path, chunks: Chunks, n_threads: int, loading: dict[str, Any]
 ) -> tuple[Model, Session, Progress]:
     """A model, a session, and a bar, all of which end with `opened`."""
-    model = opened.enter_context(load_model(path, n_gpu_layers=n_gpu_layers, n_threads=n_threads))
+    model = opened.enter_context(load_model(path, n_threads=n_threads, **loading))
     session = opened.enter_context(open_session(model, chunks, n_threads=n_threads))
     update = opened.enter_context(progress_bar(path.name, len(chunks)))
     return model, session, lambda done, value: update(done, f"perplexity {value:.4f}")

@@ -51,6 +51,7 @@ def generate(
     type_k: options.TypeK = "f16",
     type_v: options.TypeV = "f16",
     repack: options.Repack = True,
+    cache_packed: options.CachePacked = False,
     draft_model: options.DraftModel = None,
     verbose: options.Verbose = False,
 ) -> None:
@@ -84,6 +85,7 @@ def generate(
         type_k=type_k,
         type_v=type_v,
         repack=repack,
+        cache_packed=cache_packed,
         draft=draft_model,
     ) as opened:
         stream = opened.generate(

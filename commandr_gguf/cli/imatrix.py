@@ -65,6 +65,8 @@ def imatrix(
     ] = False,
     n_gpu_layers: options.GpuLayers = 0,
     n_threads: options.Threads = 0,
+    repack: options.Repack = True,
+    cache_packed: options.CachePacked = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Measure which columns of the weights matter, for a better quantization: `convert --imatrix FILE` uses it.
@@ -101,8 +103,9 @@ def imatrix(
             f"--from-chunk {from_chunk} leaves nothing: {text} has {count(n_all, 'chunk')} of {ctx} tokens"
         )
     warn_without_gpu(n_gpu_layers)
+    loading = {"n_gpu_layers": n_gpu_layers, "n_threads": n_threads, "repack": repack, "cache_packed": cache_packed}
     with (
-        load_model(model, n_gpu_layers=n_gpu_layers, n_threads=n_threads) as opened,
+        load_model(model, **loading) as opened,
         ImatrixCollector(opened, n_ctx=ctx, n_threads=n_threads) as collector,
     ):
 

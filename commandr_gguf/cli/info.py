@@ -55,6 +55,7 @@ def describe(file: GGUFFile, n_ctx: int | None) -> dict[str, Any]:
         "path": file.path,
         "files": {path: Path(path).stat().st_size for path in file.files},
         "metadata": {key: _value(file, key) for key in file},
+        "packed_copy": _packed_copy(file.path),
         "tensors": dict(sorted(tensors.items(), key=lambda item: -item[1]["bytes"])),
     }
     try:
@@ -68,6 +69,12 @@ def describe(file: GGUFFile, n_ctx: int | None) -> dict[str, Any]:
         "kv_cache": {name: kv_cache_bytes(hparams, n_ctx, type_k=name, type_v=name) for name in _CACHE_TYPES},
     }
     return report
+
+
+def _packed_copy(path: str) -> dict[str, Any] | None:
+    """The file of --cache-packed. Whether a load can use it is found out by loading."""
+    copy = Path(f"{path}.packed")
+    return {"path": str(copy), "bytes": copy.stat().st_size} if copy.is_file() else None
 
 
 def _value(file: GGUFFile, key: str) -> Any:
@@ -89,6 +96,9 @@ def _print(report: dict[str, Any]) -> None:
     console.print(tensors)
     files = report["files"]
     console.print(f"{len(files)} {'file' if len(files) == 1 else 'files'} of {size(sum(files.values()))}")
+    if copy := report["packed_copy"]:
+        line = f"{copy['path']} of {size(copy['bytes'])}, the packed weights that --cache-packed keeps"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if memory := report.get("memory"):
         console.print(f"weights {size(memory['weights'])}; KV cache of {memory['n_ctx']} tokens:")
         for name, n_bytes in memory["kv_cache"].items():

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from commandr_gguf.command_r import CommandR
 from commandr_gguf.devices import devices
-from commandr_gguf.errors import integer
+from commandr_gguf.errors import ArgumentError, integer
 from commandr_gguf.log import enable_native_log
 from commandr_gguf.model import Model
 from commandr_gguf.sampling import SamplingParams
@@ -32,7 +32,9 @@ def check_numbers(max_tokens: int | None, **sampling: Any) -> dict[str, Any]:
 def load(path: Path, **options: Any) -> CommandR:
     """`CommandR(path, **options)`; the bar goes away when the model is there."""
     warn_without_gpu(options.get("n_gpu_layers", 0))
+    _check(options)
     model = _with_bar(CommandR, path, options)
+    _warn_without_cache(model.model, options)
     trained = model.model.hparams.n_ctx_train
     if model.n_ctx > trained:
         print(
@@ -50,7 +52,21 @@ def warn_without_gpu(n_gpu_layers: int) -> None:
 
 def load_model(path: Path, **options: Any) -> Model:
     """`Model(path, **options)`, the weights alone; the bar goes away when they are there."""
-    return _with_bar(Model, path, options)
+    _check(options)
+    model = _with_bar(Model, path, options)
+    _warn_without_cache(model, options)
+    return model
+
+
+def _check(options: dict[str, Any]) -> None:
+    for name, option in (("repack", "--no-repack"), ("use_mmap", "--no-mmap")):
+        if options.get("cache_packed") and not options.get(name, True):
+            raise ArgumentError(f"--cache-packed cannot go with {option}")
+
+
+def _warn_without_cache(model: Model, options: dict[str, Any]) -> None:
+    if options.get("cache_packed") and all(use.what != "packed-mapped" for use in model.memory()):
+        print(f"commandr: {model.path}: --cache-packed had no effect; --verbose tells why", file=sys.stderr)
 
 
 def _with_bar(opener: Callable[..., _T], path: Path, options: dict[str, Any]) -> _T:

@@ -59,6 +59,15 @@ Repack = Annotated[
         help="Copy CPU weights into the layouts that are computed fastest; without it they stay mapped from the file.",
     ),
 ]
+CachePacked = Annotated[
+    bool,
+    typer.Option(
+        "--cache-packed",
+        rich_help_panel=_MODEL,
+        help="Keep what is packed for our products in the file MODEL.packed, as large as MODEL: the next start maps it "
+        "and packs nothing. It may be deleted at any time.",
+    ),
+]
 DraftModel = Annotated[
     Path | None,
     typer.Option(

@@ -62,6 +62,8 @@ def perplexity(
     n_threads: options.Threads = 0,
     type_k: options.TypeK = "f16",
     type_v: options.TypeV = "f16",
+    repack: options.Repack = True,
+    cache_packed: options.CachePacked = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Measure the perplexity of a model on a text, and how far its predictions are from those of another model.
@@ -87,7 +89,8 @@ def perplexity(
                 check_output("--save-kl-base", save_kl_base, [*file.files, text, kl_base], force=force)
             chunks = _chunks(file, text, n_ctx, base).limit(n_chunks)
         warn_without_gpu(n_gpu_layers)
-        loaded = opened.enter_context(load_model(model, n_gpu_layers=n_gpu_layers, n_threads=n_threads))
+        loading = {"n_gpu_layers": n_gpu_layers, "repack": repack, "cache_packed": cache_packed}
+        loaded = opened.enter_context(load_model(model, n_threads=n_threads, **loading))
         session = opened.enter_context(open_session(loaded, chunks, n_threads=n_threads, type_k=type_k, type_v=type_v))
         save = None
         if save_kl_base is not None:

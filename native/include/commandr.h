@@ -44,7 +44,7 @@ typedef enum commandr_status {
 const char * commandr_last_error(void);
 const char * commandr_version(void);
 const char * commandr_ggml_version(void);
-/* Messages of ggml and its backends. level: 1 debug, 2 info, 3 warning, 4 error. Called on any thread with one line
+/* Messages of ggml, its backends and ours. level: 1 debug, 2 info, 3 warning, 4 error. Called on any thread with one line
  * without its newline. NULL drops messages, which is the default. Process-wide. */
 typedef void (*commandr_log_callback)(int32_t level, const char * text, void * user_data);
 void commandr_log_set(commandr_log_callback callback, void * user_data);
@@ -104,7 +104,6 @@ commandr_status commandr_gguf_hparams(const commandr_gguf * gguf, commandr_hpara
 typedef struct commandr_model commandr_model;
 /* fraction: 0..1 of the work done. Called on the calling thread. Return false to cancel. */
 typedef bool (*commandr_load_callback)(float fraction, void * user_data);
-
 typedef struct commandr_model_params {
     int32_t       n_gpu_layers;   /* layers on GPUs, from the last; > n_layer: the head too; -1: all. [0] */
     int32_t       main_device;    /* GPU of the head, and of all without tensor_split; -1: by free memory. [-1] */
@@ -113,6 +112,7 @@ typedef struct commandr_model_params {
     int32_t       n_threads;      /* for packing weights; 0 = commandr_default_n_threads(). [0] */
     bool          use_mmap;       /* use CPU weights in place, mapped from the file. [true] */
     bool          repack; /* copy CPU weights into the layouts that are computed fastest, where there is one. [true] */
+    bool          cache_packed; /* keep what we pack in the file path + ".packed"; needs use_mmap and repack. [false] */
     commandr_load_callback progress; /* [NULL] */
     void *                 progress_user_data;
 } commandr_model_params;
@@ -126,9 +126,10 @@ const commandr_gguf *    commandr_model_gguf(const commandr_model * model);
  * layout. Only while no session evaluates, and only in a model loaded without use_mmap and repack, else UNSUPPORTED. */
 commandr_status commandr_model_set_tensor(commandr_model * model, const char * name, const void * data, int64_t size);
 
-/* Bytes by place: index 0.. until ARGUMENT. */
+/* Bytes by place: index 0.. until ARGUMENT. what: mapped (the file), packed (by us), packed-mapped (from the file of
+ * cache_packed), repacked (by ggml), weights, kv, compute, output. */
 typedef struct commandr_memory_info {
-    const char *device, *what; /* mapped (the file), packed (by us), repacked (by ggml), weights, kv, compute, output */
+    const char *device, *what;
     int64_t     size;
 } commandr_memory_info;
 commandr_status commandr_model_memory(const commandr_model * model, int64_t index, commandr_memory_info * info);
@@ -188,8 +189,7 @@ const int32_t * commandr_session_seq_tokens(const commandr_session * session, in
 int64_t         commandr_session_n_ctx(const commandr_session * session);
 int64_t         commandr_session_n_free(const commandr_session * session); /* KV cells in use by no sequence */
 commandr_status commandr_session_memory(const commandr_session * session, int64_t index, commandr_memory_info * info);
-/* While cancelled is true, evaluations stop as soon as they can with CANCELLED. Any thread. */
-void commandr_session_cancel(commandr_session * session, bool cancelled);
+void commandr_session_cancel(commandr_session * session, bool cancelled); /* while true, evaluations stop: CANCELLED */
 
 /* A sequence's tokens and KV rows to and from a file. Load checks magic, version, model, cache types, length and
  * checksum; the sequence stays when the header is refused, else a failure empties it. Save replaces path at its end. */

@@ -7,8 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const uint64_t FNV_BASIS = 14695981039346656037u;
-
 static void describe(const commandr_part * part, int32_t number, int64_t index, commandr_tensor_info * info) {
     const int64_t * ne = gguf_get_tensor_ne(part->ctx, index);
     info->name         = gguf_get_tensor_name(part->ctx, index);
@@ -37,7 +35,7 @@ static commandr_status read_parts(commandr_gguf * gguf) {
     }
     commandr_tensor_info * next   = gguf->tensors;
     commandr_status        status = COMMANDR_OK;
-    gguf->fingerprint             = FNV_BASIS;
+    gguf->fingerprint             = COMMANDR_FNV1A_START;
     for (int32_t p = 0; p < gguf->n_parts && status == COMMANDR_OK; p++) {
         const int64_t n = gguf_get_n_tensors(gguf->parts[p].ctx);
         for (int64_t i = 0; i < n; i++) {

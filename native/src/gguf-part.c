@@ -87,7 +87,7 @@ void commandr_part_close(commandr_part * part) {
     *part = (commandr_part) { .path = NULL };
 }
 
-static uint64_t fnv1a(uint64_t hash, const void * data, size_t size) {
+uint64_t commandr_fnv1a(uint64_t hash, const void * data, size_t size) {
     const uint8_t * bytes = data;
     for (size_t i = 0; i < size; i++) {
         hash = (hash ^ bytes[i]) * 1099511628211u;
@@ -100,7 +100,7 @@ commandr_status commandr_part_hash(const commandr_part * part, uint64_t * hash) 
     if (!file) {
         return commandr_fail(COMMANDR_ERROR_IO, "%s: cannot be opened", part->path);
     }
-    uint64_t sum = fnv1a(*hash, &part->file_size, sizeof(part->file_size));
+    uint64_t sum = commandr_fnv1a(*hash, &part->file_size, sizeof(part->file_size));
     char     buffer[4096];
     size_t   left = gguf_get_data_offset(part->ctx);
     while (left > 0) {
@@ -108,7 +108,7 @@ commandr_status commandr_part_hash(const commandr_part * part, uint64_t * hash) 
         if (n == 0) {
             break;
         }
-        sum = fnv1a(sum, buffer, n);
+        sum = commandr_fnv1a(sum, buffer, n);
         left -= n;
     }
     const int64_t n_tensors = gguf_get_n_tensors(part->ctx);
@@ -116,7 +116,7 @@ commandr_status commandr_part_hash(const commandr_part * part, uint64_t * hash) 
         const size_t offset = gguf_get_data_offset(part->ctx) + gguf_get_tensor_offset(part->ctx, i);
         const size_t size   = gguf_get_tensor_size(part->ctx, i);
         if (fseeko(file, (off_t) offset, SEEK_SET) == 0) {
-            sum = fnv1a(sum, buffer, fread(buffer, 1, size < 256 ? size : 256, file));
+            sum = commandr_fnv1a(sum, buffer, fread(buffer, 1, size < 256 ? size : 256, file));
         }
     }
     fclose(file);

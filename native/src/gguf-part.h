@@ -15,7 +15,11 @@ typedef struct commandr_part {
 commandr_status commandr_part_open(const char * path, commandr_part * part);
 void            commandr_part_close(commandr_part * part); /* a zeroed one is allowed */
 
-/* Goes on with an FNV-1a hash over what tells two models apart without reading gigabytes: the header, the file's size,
+/* Goes on with an FNV-1a hash, which begins with COMMANDR_FNV1A_START. */
+#define COMMANDR_FNV1A_START 14695981039346656037u
+uint64_t commandr_fnv1a(uint64_t hash, const void * data, size_t size);
+
+/* Goes on with such a hash over what tells two models apart without reading gigabytes: the header, the file's size,
  * and the first bytes of some tensors, which are all that differs between fine-tunes of one name. */
 commandr_status commandr_part_hash(const commandr_part * part, uint64_t * hash);
 

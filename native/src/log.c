@@ -4,6 +4,7 @@
 #include "ggml.h"
 
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -25,6 +26,25 @@ static int32_t level_of(enum ggml_log_level level) {
     }
 }
 
+static void send(int32_t level, const char * text) {
+    pthread_mutex_lock(&mutex);
+    const commandr_log_callback call      = callback;
+    void * const                user_data = callback_user_data;
+    pthread_mutex_unlock(&mutex);
+    if (call) {
+        call(level, text, user_data);
+    }
+}
+
+void commandr_log(int32_t level, const char * format, ...) {
+    char    text[2048];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    send(level, text);
+}
+
 static void flush_line(void) {
     if (line[0] == '\0') {
         return;
@@ -34,13 +54,7 @@ static void flush_line(void) {
         const char * colon = strstr(line, ": ");
         snprintf(first_error, sizeof(first_error), "%.500s", colon ? colon + 2 : line);
     }
-    pthread_mutex_lock(&mutex);
-    const commandr_log_callback call      = callback;
-    void * const                user_data = callback_user_data;
-    pthread_mutex_unlock(&mutex);
-    if (call) {
-        call(line_level, line, user_data);
-    }
+    send(line_level, line);
     line[0] = '\0';
 }
 

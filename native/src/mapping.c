@@ -14,18 +14,32 @@ commandr_status commandr_mapping_open(const char * path, commandr_mapping * mapp
     if (fd < 0) {
         return commandr_fail(COMMANDR_ERROR_IO, "%s: cannot be opened: %s", path, strerror(errno));
     }
+    const commandr_status status = commandr_mapping_of(fd, path, mapping);
+    close(fd);
+    return status;
+}
+
+static int64_t mtime_ns(const struct stat * st) {
+#ifdef __APPLE__
+    const struct timespec time = st->st_mtimespec;
+#else
+    const struct timespec time = st->st_mtim;
+#endif
+    return (int64_t) time.tv_sec * 1000000000 + time.tv_nsec;
+}
+
+commandr_status commandr_mapping_of(int fd, const char * path, commandr_mapping * mapping) {
     struct stat st;
     void *      data = MAP_FAILED;
     if (fstat(fd, &st) == 0 && st.st_size > 0) {
         data = mmap(NULL, (size_t) st.st_size, PROT_READ, MAP_SHARED, fd, 0);
     }
-    const int map_errno = errno;
-    close(fd);
     if (data == MAP_FAILED) {
-        return commandr_fail(COMMANDR_ERROR_IO, "%s: cannot be mapped into memory: %s", path, strerror(map_errno));
+        return commandr_fail(COMMANDR_ERROR_IO, "%s: cannot be mapped into memory: %s", path, strerror(errno));
     }
-    mapping->data = data;
-    mapping->size = (int64_t) st.st_size;
+    mapping->data     = data;
+    mapping->size     = (int64_t) st.st_size;
+    mapping->mtime_ns = mtime_ns(&st);
     return COMMANDR_OK;
 }
 

@@ -15,6 +15,7 @@ commandr_model_params commandr_model_default_params(void) {
         .n_threads          = 0,
         .use_mmap           = true,
         .repack             = true,
+        .cache_packed       = false,
         .progress           = NULL,
         .progress_user_data = NULL,
     };

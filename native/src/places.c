@@ -41,6 +41,7 @@ void commandr_weights_free(commandr_weights * weights) {
     for (int32_t i = 0; i < weights->n_parts; i++) {
         commandr_mapping_close(&weights->mappings[i]);
     }
+    commandr_packed_file_close(&weights->packed_file);
     free(weights->places);
     free(weights->mappings);
     free(weights);
@@ -150,11 +151,26 @@ static int64_t size_of(const commandr_place * p) {
     return size;
 }
 
-static void point_into_file(commandr_place * p, const commandr_gguf * gguf) {
+commandr_place * commandr_places_packed(commandr_weights * weights) {
+    for (int32_t i = 0; i < weights->n_places; i++) {
+        if (weights->places[i].packed) {
+            return &weights->places[i];
+        }
+    }
+    return NULL;
+}
+
+void commandr_place_use_file(commandr_place * place, const commandr_weights * weights) {
+    place->mapped = &weights->packed_file.mapping;
+    place->what   = "packed-mapped";
+}
+
+static void point_into_file(commandr_place * p, const commandr_model * model) {
     for (struct ggml_tensor * t = ggml_get_first_tensor(p->ctx); t; t = ggml_get_next_tensor(p->ctx, t)) {
-        const commandr_tensor_info * info = commandr_gguf_find_tensor(gguf, t->name);
-        ggml_backend_tensor_alloc(p->buffer, t, p->mapped->data + info->offset);
-        commandr_mapping_prefetch(p->mapped, info->offset, info->size);
+        uint8_t * data = p->packed ? commandr_packed_file_data(&model->weights->packed_file, t)
+                                   : p->mapped->data + commandr_gguf_find_tensor(model->gguf, t->name)->offset;
+        ggml_backend_tensor_alloc(p->buffer, t, data);
+        commandr_mapping_prefetch(p->mapped, data - p->mapped->data, (int64_t) ggml_nbytes(t));
     }
 }
 
@@ -175,7 +191,7 @@ commandr_status commandr_places_allocate(commandr_model * model) {
         }
         ggml_backend_buffer_set_usage(p->buffer, GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
         if (p->mapped) {
-            point_into_file(p, model->gguf);
+            point_into_file(p, model);
         }
     }
     return COMMANDR_OK;

@@ -2,7 +2,7 @@
 #ifndef COMMANDR_SRC_PLACES_H
 #define COMMANDR_SRC_PLACES_H
 
-#include "mapping.h"
+#include "packed-file.h"
 #include "tensors.h"
 
 /* Tensors that share a buffer. */
@@ -18,10 +18,11 @@ typedef struct commandr_place {
 } commandr_place;
 
 struct commandr_weights {
-    commandr_mapping * mappings; /* [n_parts]: of the model's files */
-    int32_t            n_parts;
-    commandr_place *   places; /* [n_places] */
-    int32_t            n_places;
+    commandr_mapping *   mappings; /* [n_parts]: of the model's files */
+    int32_t              n_parts;
+    commandr_packed_file packed_file; /* of cache_packed */
+    commandr_place *     places;      /* [n_places] */
+    int32_t              n_places;
 };
 
 /* Maps the model's files. The places come with the tensors. On failure the model holds what was opened until then. */
@@ -32,6 +33,11 @@ commandr_status commandr_places_init(commandr_model * model);
 struct ggml_tensor * commandr_place_tensor(commandr_model * model, const commandr_model_params * params,
                                            const commandr_slot * slot, ggml_backend_dev_t dev,
                                            const commandr_place ** place);
+
+/* The place of packed tensors, or NULL. It is in memory until it is put into the model's packed file, which must be
+ * mapped and have all its tensors. */
+commandr_place * commandr_places_packed(commandr_weights * weights);
+void             commandr_place_use_file(commandr_place * place, const commandr_weights * weights);
 
 /* Gives every tensor its memory; those in place in a file are complete then. */
 commandr_status commandr_places_allocate(commandr_model * model);

@@ -2,16 +2,21 @@
 #include "error.h"
 #include "kernels/level.h"
 #include "kernels/packed.h"
+#include "log.h"
 #include "placement.h"
 #include "places.h"
 #include "threads.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* Uploads to a device, and what our products' weights are packed from, go in pieces of this many bytes, so that
  * progress shows, cancelling works and threads share the head. */
 #define COPY_PIECE ((int64_t) 64 << 20)
+
+/* What goes to the file of packed weights goes in pieces of this many bytes, which stay in a core's cache. */
+#define WRITE_PIECE ((int64_t) 1 << 20)
 
 /* Bytes that go from a file to a buffer: a tensor, or rows of one that is packed. */
 typedef struct copy {
@@ -20,7 +25,7 @@ typedef struct copy {
     int64_t                  offset; /* in the file */
     int64_t                  size;
     int64_t                  first_row; /* when packed */
-    bool                     parallel;  /* into host memory: any thread may do it */
+    bool                     parallel;  /* into host memory, as packed tensors are: any thread may do it */
 } copy;
 
 typedef struct loader {
@@ -31,7 +36,8 @@ typedef struct loader {
     copy *                        copies;
     int64_t                       n_copies;
     int64_t                       max_copies;
-    int64_t                       first_copy; /* of the group being copied on the host */
+    int64_t                       n_on_device, n_plain; /* once sorted: devices, then the host's, then packed ones */
+    int64_t                       first_copy;           /* of the group being copied on the host */
     int64_t                       bytes_done;
     int64_t                       bytes_total;
 } loader;
@@ -111,14 +117,28 @@ static commandr_status place_all(loader * ld) {
     return COMMANDR_OK;
 }
 
+static int kind_of(const copy * c) {
+    return c->parallel + commandr_is_packed(c->tensor);
+}
+
 static int in_order(const void * a, const void * b) {
     const copy * x = a;
     const copy * y = b;
-    if (x->parallel != y->parallel) {
-        return x->parallel - y->parallel;
+    if (kind_of(x) != kind_of(y)) {
+        return kind_of(x) - kind_of(y);
     }
     return x->file != y->file ? (x->file > y->file) - (x->file < y->file)
                               : (x->offset > y->offset) - (x->offset < y->offset);
+}
+
+static void sort_copies(loader * ld) {
+    if (ld->n_copies > 0) {
+        qsort(ld->copies, (size_t) ld->n_copies, sizeof(*ld->copies), in_order);
+    }
+    for (int64_t i = 0; i < ld->n_copies; i++) {
+        ld->n_on_device += kind_of(&ld->copies[i]) == 0;
+        ld->n_plain += kind_of(&ld->copies[i]) < 2;
+    }
 }
 
 static bool report(loader * ld, int64_t bytes) {
@@ -142,15 +162,92 @@ static void copy_on_host(void * user_data, int64_t begin, int64_t end) {
     }
 }
 
-/* Devices first, one piece after the other; then the host's, a few tensors at a time on all threads. */
-static commandr_status fill(loader * ld) {
-    const int32_t n_threads = ld->params->n_threads > 0 ? ld->params->n_threads : commandr_default_n_threads();
-    if (ld->n_copies > 0) {
-        qsort(ld->copies, (size_t) ld->n_copies, sizeof(*ld->copies), in_order);
+static void pack_into_file(void * user_data, int64_t begin, int64_t end) {
+    const loader *         ld   = user_data;
+    commandr_packed_file * file = &ld->model->weights->packed_file;
+    for (int64_t i = begin; i < end && atomic_load(&file->error) == 0; i++) {
+        const copy *       c        = &ld->copies[ld->first_copy + i];
+        const int64_t      row_size = (int64_t) c->tensor->nb[1];
+        const int64_t      n_step   = (WRITE_PIECE / row_size / COMMANDR_LANES + 1) * COMMANDR_LANES;
+        struct ggml_tensor piece    = *c->tensor;
+        piece.data                  = malloc((size_t) (n_step * row_size));
+        if (!piece.data) {
+            atomic_store(&file->error, ENOMEM);
+            return;
+        }
+        for (int64_t at = 0; at < c->size; at += n_step * row_size) {
+            const int64_t left = c->size - at;
+            const int64_t size = left < n_step * row_size ? left : n_step * row_size;
+            commandr_pack(&piece, 0, size / row_size, c->file->data + c->offset + at);
+            commandr_packed_file_write(file, c->tensor, c->first_row * row_size + at, piece.data, size);
+        }
+        free(piece.data);
+        commandr_mapping_drop(c->file, c->offset, c->size);
     }
-    int64_t i    = 0;
-    bool    goes = report(ld, 0);
-    for (; i < ld->n_copies && !ld->copies[i].parallel && goes; i++) {
+}
+
+/* Does copies begin..end-1 on all threads, a few at a time. false: cancelled. */
+static bool run_parallel(loader * ld, int64_t begin, int64_t end, commandr_work_fn work) {
+    const int32_t n_threads = ld->params->n_threads > 0 ? ld->params->n_threads : commandr_default_n_threads();
+    bool          goes      = true;
+    while (begin < end && goes) {
+        const int64_t left  = end - begin;
+        const int64_t n     = left < 2 * n_threads ? left : 2 * n_threads;
+        int64_t       bytes = 0;
+        for (int64_t k = 0; k < n; k++) {
+            const copy * c = &ld->copies[begin + k];
+            commandr_mapping_prefetch(c->file, c->offset, c->size);
+            bytes += c->size;
+        }
+        ld->first_copy = begin;
+        commandr_parallel_for(n_threads, n, 1, work, ld);
+        goes = report(ld, bytes);
+        begin += n;
+    }
+    return goes;
+}
+
+static commandr_status cancelled(const loader * ld) {
+    return commandr_fail(COMMANDR_ERROR_CANCELLED, "%s: loading was cancelled", ld->model->gguf->path);
+}
+
+/* Packed tensors from the file beside the model, which is written when there is none that fits. Without it, for
+ * whatever reason, they stay to be packed in memory. */
+static commandr_status use_packed_file(loader * ld) {
+    commandr_weights *     weights = ld->model->weights;
+    commandr_packed_file * file    = &weights->packed_file;
+    commandr_place *       place   = commandr_places_packed(weights);
+    if (!place) {
+        commandr_log(3, "%s: no packed weights are kept: none are packed here", ld->model->gguf->path);
+        return COMMANDR_OK;
+    }
+    int64_t n_bytes = 0;
+    for (int64_t i = ld->n_plain; i < ld->n_copies; i++) {
+        n_bytes += ld->copies[i].size;
+    }
+    const int64_t before   = ld->bytes_done;
+    bool          complete = commandr_packed_file_open(file, ld->model, place->ctx);
+    if (complete) {
+        ld->bytes_total -= n_bytes;
+    } else if (commandr_packed_file_create(file, ld->model, place->ctx)) {
+        if (!run_parallel(ld, ld->n_plain, ld->n_copies, pack_into_file)) {
+            return cancelled(ld);
+        }
+        complete = commandr_packed_file_finish(file);
+    }
+    if (complete) {
+        ld->n_copies = ld->n_plain;
+        commandr_place_use_file(place, weights);
+    } else {
+        ld->bytes_done = before; /* once more, in memory */
+    }
+    return COMMANDR_OK;
+}
+
+/* Devices first, one piece after the other; then the host's. */
+static commandr_status fill(loader * ld) {
+    bool goes = report(ld, 0);
+    for (int64_t i = 0; i < ld->n_on_device && goes; i++) {
         const copy * c = &ld->copies[i];
         for (int64_t done = 0; done < c->size && goes; done += COPY_PIECE) {
             const int64_t n = c->size - done < COPY_PIECE ? c->size - done : COPY_PIECE;
@@ -159,25 +256,11 @@ static commandr_status fill(loader * ld) {
             goes = report(ld, n);
         }
     }
-    while (i < ld->n_copies && goes) {
-        const int64_t left  = ld->n_copies - i;
-        const int64_t n     = left < 2 * n_threads ? left : 2 * n_threads;
-        int64_t       bytes = 0;
-        for (int64_t k = 0; k < n; k++) {
-            const copy * c = &ld->copies[i + k];
-            commandr_mapping_prefetch(c->file, c->offset, c->size);
-            bytes += c->size;
-        }
-        ld->first_copy = i;
-        commandr_parallel_for(n_threads, n, 1, copy_on_host, ld);
-        goes = report(ld, bytes);
-        i += n;
-    }
+    goes = goes && run_parallel(ld, ld->n_on_device, ld->n_copies, copy_on_host);
     if (goes && ld->bytes_total == 0 && ld->params->progress) {
         goes = ld->params->progress(1.0f, ld->params->progress_user_data); /* all of it is mapped */
     }
-    return goes ? COMMANDR_OK
-                : commandr_fail(COMMANDR_ERROR_CANCELLED, "%s: loading was cancelled", ld->model->gguf->path);
+    return goes ? COMMANDR_OK : cancelled(ld);
 }
 
 commandr_status commandr_weights_load(commandr_model * model, const commandr_model_params * params) {
@@ -185,6 +268,9 @@ commandr_status commandr_weights_load(commandr_model * model, const commandr_mod
     if (params->n_threads < 0 || params->n_threads > COMMANDR_MAX_THREADS) {
         return commandr_fail(COMMANDR_ERROR_ARGUMENT, "n_threads is %d, outside 0..%d", params->n_threads,
                              COMMANDR_MAX_THREADS);
+    }
+    if (params->cache_packed && !(params->use_mmap && params->repack)) {
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "cache_packed needs use_mmap and repack");
     }
     const commandr_hparams * hp         = &model->hparams;
     const bool               is_cohere2 = strcmp(hp->architecture, "cohere2") == 0;
@@ -209,6 +295,10 @@ commandr_status commandr_weights_load(commandr_model * model, const commandr_mod
     }
     if (status == COMMANDR_OK) {
         status = place_all(&ld);
+    }
+    if (status == COMMANDR_OK) {
+        sort_copies(&ld);
+        status = params->cache_packed ? use_packed_file(&ld) : COMMANDR_OK;
     }
     if (status == COMMANDR_OK) {
         status = commandr_places_allocate(model);

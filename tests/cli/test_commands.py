@@ -13,7 +13,7 @@ import pytest
 
 import models
 import shapes
-from commandr_gguf import ArgumentError, CommandR
+from commandr_gguf import CommandR
 from commandr_gguf.cli import main
 from commandr_gguf.cli.format import shorten, size
 
@@ -157,19 +157,6 @@ def test_chat_answers_each_line_of_a_pipe(
     captured = capsys.readouterr()
     assert captured.out == f"{first}\n{second}\n"
     assert captured.err == ""
-
-
-def test_weights_stay_mapped_when_asked_to(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[object] = []
-
-    def refuse(_path: Path, **options: Any) -> None:
-        asked.append(options["repack"])
-        raise ArgumentError("enough is known")
-
-    monkeypatch.setattr("commandr_gguf.cli.loading.CommandR", refuse)
-    for command in ["generate", path, "a", "--no-repack"], ["generate", path, "a"], ["chat", path, "--no-repack"]:
-        assert main(command) == 2
-    assert asked == [False, True, False]
 
 
 def test_a_reply_that_the_context_cuts_is_told_on_stderr(

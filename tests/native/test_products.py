@@ -125,8 +125,10 @@ def test_a_matrix_that_is_packed_in_pieces_is_whole(tmp_path: Path) -> None:
     checkpoint = shapes.write_checkpoint(tmp_path / "checkpoint", "gqa", n_layers=1, vocab_size=256000)
     path = models.convert(checkpoint, tmp_path / "large.gguf", "Q8_0")
 
-    def logits(*, repack: bool) -> npt.NDArray[np.float32]:
-        with Model(path, repack=repack) as model, Session(model, n_ctx=64, n_threads=2) as session:
+    def logits(*, repack: bool, cache_packed: bool = False) -> npt.NDArray[np.float32]:
+        loaded = Model(path, repack=repack, cache_packed=cache_packed)
+        with loaded as model, Session(model, n_ctx=64, n_threads=2) as session:
+            assert ("packed-mapped" in {use.what for use in model.memory()}) == cache_packed
             assert model.computed_by == ("packed" if repack else "cpu")
             session.eval([5, 100, 246735, 246736, 255999, 7], n_outputs=6)  # rows on both sides of the cut
             return session.logits()
@@ -134,3 +136,5 @@ def test_a_matrix_that_is_packed_in_pieces_is_whole(tmp_path: Path) -> None:
     packed, mapped = logits(repack=True), logits(repack=False)
     assert np.abs(mapped).max() > 0.1
     assert (packed == mapped).all()
+    for _ in range(2):  # written, then mapped
+        assert (logits(repack=True, cache_packed=True) == packed).all()

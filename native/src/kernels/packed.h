@@ -13,6 +13,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* To be raised whenever the order of the bytes changes: files of packed weights then are written anew. */
+#define COMMANDR_PACKED_VERSION 1
+
 enum {
     COMMANDR_SUPER_BLOCK = 256,                 /* weights of a row in a tile, and elements of a column */
     COMMANDR_LANES       = 16,                  /* rows of a tile */
