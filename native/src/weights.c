@@ -15,8 +15,9 @@
  * progress shows, cancelling works and threads share the head. */
 #define COPY_PIECE ((int64_t) 64 << 20)
 
-/* What goes to the file of packed weights goes in pieces of this many bytes, which stay in a core's cache. */
-#define WRITE_PIECE ((int64_t) 1 << 20)
+/* Bytes written at a time to the file of packed weights. The kernel caches a large piece in large pages, which the
+ * mapping is read from at the speed of memory of our own; with pieces of 1 MiB decoding was a fifth slower. */
+#define WRITE_PIECE ((int64_t) 8 << 20)
 
 /* Bytes that go from a file to a buffer: a tensor, or rows of one that is packed. */
 typedef struct copy {
