@@ -2,6 +2,7 @@
 
 #include "devices.h"
 #include "head.h"
+#include "kernels/amx.h"
 #include "kernels/attention.h"
 #include "kernels/gather.h"
 #include "kernels/matmul.h"
@@ -21,6 +22,8 @@ typedef struct builder {
     commandr_graph               graph;
     struct ggml_tensor *         rounded_from; /* the last activations rounded for our products */
     commandr_columns             rounded;
+    struct ggml_tensor *         amx_rounded_from; /* the same for AMX */
+    commandr_amx_columns         amx_rounded;
 } builder;
 
 size_t commandr_graph_max_nodes(const commandr_model * model) {
@@ -48,15 +51,30 @@ static commandr_columns * rounded(builder * b, struct ggml_tensor * x, enum ggml
     return &b->rounded;
 }
 
-/* Whether our products compute n columns with w: packed weights are for them; those of the CPU in their file's layout
- * go through them where they beat ggml's. With a GPU in use ggml may compute the latter there. */
+static commandr_amx_columns * amx_rounded(builder * b, struct ggml_tensor * x) {
+    if (b->amx_rounded_from != x) {
+        b->amx_rounded_from = x;
+        b->amx_rounded      = commandr_amx_round(b->ctx, x);
+    }
+    return &b->amx_rounded;
+}
+
+/* Whether w lies in the CPU's memory as our products read it: packed, or in the file's layout. With a GPU in use ggml
+ * may compute the latter there. */
+static bool is_readable(const builder * b, const struct ggml_tensor * w) {
+    return commandr_is_packed(w) || (b->model->n_devs == 0 && ggml_backend_buffer_is_host(w->buffer));
+}
+
+/* Whether our products compute n columns with w: packed weights are for them, others where they beat ggml's. */
 static bool is_ours(const builder * b, const struct ggml_tensor * w, int64_t n) {
-    const bool in_file_layout = b->model->n_devs == 0 && ggml_backend_buffer_is_host(w->buffer);
-    return commandr_is_packed(w) || (in_file_layout && commandr_matmul_wanted(w, n));
+    return commandr_is_packed(w) || (is_readable(b, w) && commandr_matmul_wanted(w, n));
 }
 
 /* W x, for every weight matrix of the model. x: [n_in, n]; result: [n_out, n] */
 static struct ggml_tensor * product(builder * b, struct ggml_tensor * w, struct ggml_tensor * x) {
+    if (is_readable(b, w) && commandr_amx_wanted(w, x->ne[1])) {
+        return commandr_amx_matmul(b->ctx, w, amx_rounded(b, x));
+    }
     return is_ours(b, w, x->ne[1]) ? commandr_matmul(b->ctx, w, rounded(b, x, w->type)) : ggml_mul_mat(b->ctx, w, x);
 }
 

@@ -2,6 +2,7 @@
 
 #include "devices.h"
 #include "error.h"
+#include "kernels/amx.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +27,7 @@ commandr_status commandr_model_load(const char * path, commandr_model_params par
         return commandr_fail(COMMANDR_ERROR_ARGUMENT, "commandr_model_load: path and out must not be NULL");
     }
     commandr_devices_init();
+    commandr_amx_available(); /* its child process shares this one's memory best while there is little of it */
     commandr_model * model = calloc(1, sizeof(*model));
     if (!model) {
         return commandr_fail(COMMANDR_ERROR_MEMORY, "%s: out of memory", path);

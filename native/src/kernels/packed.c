@@ -31,26 +31,6 @@ size_t commandr_tile_size(enum ggml_type type) {
     return LANES * ggml_row_size(type, BLOCK);
 }
 
-/* Where word i of block k is in a tile, in words of all lanes. read_pair in tile-avx512.c is the other end of it. */
-static size_t word_at(enum ggml_type type, size_t k, size_t i) {
-    if (type == GGML_TYPE_Q8_0) { /* two blocks taking turns */
-        return 16 * (k / 2) + 2 * i + k % 2;
-    }
-    if (type == GGML_TYPE_Q5_K && i >= 4 && i < 20) { /* fifth bits, each word behind the first that needs it */
-        return i < 12 ? 2 * i - 3 : 2 * i - 20;
-    }
-    if (type == GGML_TYPE_Q6_K) { /* scales first; then the same with the upper two bits, for each half */
-        if (i >= 48) {
-            return i - 48;
-        }
-        if (i >= 32) {
-            return 4 + 24 * ((i - 32) / 8) + 2 * (i % 8) + 1;
-        }
-        return 4 + 24 * (i / 16) + (i % 16 < 8 ? 2 * (i % 16) : i % 16 + 8);
-    }
-    return i;
-}
-
 static size_t half_at(const block_layout * layout, size_t k, size_t lane) {
     return LANES * (4 * (size_t) (layout->n * layout->n_words) + 2 * k) + 2 * lane;
 }
@@ -61,7 +41,7 @@ void commandr_pack_tile(enum ggml_type type, const uint8_t * rows, size_t row_si
     for (size_t k = 0; k < (size_t) layout->n; k++, rows += layout->size) {
         for (size_t i = 0; i < (size_t) layout->n_words; i++) {
             const uint8_t * from  = rows + (size_t) layout->words_at + 4 * i;
-            uint8_t *       words = to + 4 * LANES * word_at(type, k, i);
+            uint8_t *       words = to + 4 * LANES * commandr_packed_word_at(type, k, i);
             for (size_t lane = 0; lane < LANES; lane++) {
                 memcpy(words + 4 * lane, from + (lane < last ? lane : last) * row_size, 4);
             }
@@ -90,7 +70,8 @@ static void unpack_lane(enum ggml_type type, const uint8_t * tile, size_t lane, 
     const block_layout * layout = layout_of(type);
     for (size_t k = 0; k < (size_t) layout->n; k++, to += layout->size) {
         for (size_t i = 0; i < (size_t) layout->n_words; i++) {
-            memcpy(to + (size_t) layout->words_at + 4 * i, tile + 4 * (LANES * word_at(type, k, i) + lane), 4);
+            memcpy(to + (size_t) layout->words_at + 4 * i,
+                   tile + 4 * (LANES * commandr_packed_word_at(type, k, i) + lane), 4);
         }
         if (layout->half_at >= 0) {
             memcpy(to + layout->half_at, tile + half_at(layout, k, lane), 2);

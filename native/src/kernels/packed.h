@@ -11,6 +11,7 @@
 #include "ggml.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 /* To be raised whenever the order of the bytes changes: files of packed weights then are written anew. */
@@ -24,6 +25,26 @@ enum {
 
 /* Bytes of a tile. */
 size_t commandr_tile_size(enum ggml_type type);
+
+/* Where word i of block k of 256 weights is in a tile, in words of all lanes. */
+static inline size_t commandr_packed_word_at(enum ggml_type type, size_t k, size_t i) {
+    if (type == GGML_TYPE_Q8_0) { /* two blocks taking turns */
+        return 16 * (k / 2) + 2 * i + k % 2;
+    }
+    if (type == GGML_TYPE_Q5_K && i >= 4 && i < 20) { /* fifth bits, each word behind the first that needs it */
+        return i < 12 ? 2 * i - 3 : 2 * i - 20;
+    }
+    if (type == GGML_TYPE_Q6_K) { /* scales first; then the same with the upper two bits, for each half */
+        if (i >= 48) {
+            return i - 48;
+        }
+        if (i >= 32) {
+            return 4 + 24 * ((i - 32) / 8) + 2 * (i % 8) + 1;
+        }
+        return 4 + 24 * (i / 16) + (i % 16 < 8 ? 2 * (i % 16) : i % 16 + 8);
+    }
+    return i;
+}
 
 /* One tile from 256 weights of n_rows rows (1 to 16; the last one stands for those that are missing) in the file's
  * layout, row_size bytes apart. */
