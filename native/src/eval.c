@@ -442,9 +442,10 @@ commandr_status commandr_eval_reserve(commandr_session * s) {
     const int32_t   both   = COMMANDR_OUTPUT_LOGITS | COMMANDR_OUTPUT_HIDDEN;
     const int64_t   n_head = commandr_head_most(s->model);
     commandr_status status = reserve_shape(s, s->params.n_ubatch, s->params.n_outputs, both, 0);
-    /* The most tokens that our attention computes: it keeps parts of long sums, ggml's none. */
-    if (status == COMMANDR_OK && s->params.n_ubatch >= COMMANDR_ATTENTION_TILES) {
-        status = reserve_shape(s, COMMANDR_ATTENTION_TILES - 1, 1, both, 0);
+    /* The most tokens for which attention keeps parts of long sums. */
+    const int64_t n_parts = commandr_attention_max_parts(s->model->hparams.n_head, s->model->hparams.n_head_kv);
+    if (status == COMMANDR_OK && s->params.n_ubatch > n_parts && n_parts > 1) {
+        status = reserve_shape(s, n_parts, 1, both, 0);
     }
     if (status == COMMANDR_OK) {
         status = reserve_shape(s, 1, 1, both, 0);

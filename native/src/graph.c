@@ -24,6 +24,7 @@ typedef struct builder {
     commandr_columns             rounded;
     struct ggml_tensor *         amx_rounded_from; /* the same for AMX */
     commandr_amx_columns         amx_rounded;
+    commandr_mask                masks[2]; /* for our attention; those of no layer so far have no cells */
 } builder;
 
 size_t commandr_graph_max_nodes(const commandr_model * model) {
@@ -117,9 +118,12 @@ static struct ggml_tensor * attend(builder * b, int64_t il, int which, struct gg
     const int64_t             n_out = b->hp->n_head * b->hp->head_dim;
 
     q = ggml_permute(ctx, q, 0, 2, 1, 3); /* [head_dim, n_tokens, n_head] */
-    if (b->flash_attn && b->model->layers[il].dev == commandr_device_cpu() &&
-        commandr_attention_needed(k->type, v->type, b->shape->n_tokens, b->hp->head_dim)) {
-        return ggml_reshape_2d(ctx, commandr_attention(ctx, q, k, v, mask), n_out, b->shape->n_tokens);
+    if (b->flash_attn && b->model->layers[il].dev == commandr_device_cpu() && commandr_attention_has(b->hp->head_dim)) {
+        commandr_mask * summarized = &b->masks[which];
+        if (!summarized->cells) {
+            *summarized = commandr_mask_summarize(ctx, mask, b->hp->n_layer);
+        }
+        return ggml_reshape_2d(ctx, commandr_attention(ctx, q, k, v, summarized), n_out, b->shape->n_tokens);
     }
     if (b->flash_attn) {
         struct ggml_tensor * out = ggml_flash_attn_ext(ctx, q, k, v, mask, scale, 0.0f, 0.0f);

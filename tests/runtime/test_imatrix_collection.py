@@ -14,8 +14,10 @@ from commandr_gguf.model import Model
 from commandr_gguf.tokenizer import Tokenizer
 
 N_CTX = 64
-# Both add up floats in another order. Products in BF16 round their inputs, and not on all processors alike.
-TOLERANCE = {"F32": 1e-5, "BF16": 1e-3}
+# Both add up floats in another order, and the KV cache rounds what comes of it to half floats: in 64 layers, those of
+# r_plus, that makes 5e-4, between two vector widths of ours as well. Products in BF16 round their inputs, and not on
+# all processors alike.
+TOLERANCE = {"F32": 1e-3, "BF16": 3e-3}
 
 
 def collected(shape: str = "gqa", file_type: str = "F32", **options: object) -> ImportanceMatrix:

@@ -1,0 +1,50 @@
+/* Attention of a tile of query rows over a chunk of cells: what a processor does for kernels/attention.c.
+ *
+ * A query row is one head of one token. Rows of a tile share a KV head, so that they share the conversion of its cells
+ * to floats. A row's result does not depend on the other rows. */
+#ifndef COMMANDR_SRC_KERNELS_ATTENTION_TILE_H
+#define COMMANDR_SRC_KERNELS_ATTENTION_TILE_H
+
+#include "ggml.h"
+
+#include <stdint.h>
+
+enum {
+    COMMANDR_TILE_ROWS   = 64,
+    COMMANDR_BLOCK_CELLS = 64,  /* looked at together */
+    COMMANDR_MAX_DIM     = 256, /* of a head */
+    COMMANDR_DIM_PAD     = 16   /* rows of floats are zero up to a multiple of it */
+};
+
+/* What a token sees of a block of cells. */
+enum { COMMANDR_SEES_NONE = 0, COMMANDR_SEES_SOME = 1, COMMANDR_SEES_ALL = 2 };
+
+typedef struct commandr_attention_tile {
+    const struct ggml_tensor * k;    /* [dim, n_kv, n_head_kv] */
+    const struct ggml_tensor * v;    /* the same */
+    int64_t                    head; /* of k and v */
+    int64_t                    dim_pad;
+    int64_t                    n_rows;
+    int64_t                    n_tokens; /* of the batch */
+    const uint8_t *            sees;     /* [blocks][n_tokens]: COMMANDR_SEES_* */
+    int64_t                    token[COMMANDR_TILE_ROWS];
+    const ggml_fp16_t *        mask[COMMANDR_TILE_ROWS];                   /* [n_kv] of the row's token: 0 or -inf */
+    float                      q[COMMANDR_TILE_ROWS * COMMANDR_MAX_DIM];   /* rows of dim_pad, scaled */
+    float                      acc[COMMANDR_TILE_ROWS * COMMANDR_MAX_DIM]; /* rows of dim_pad: the weighted values */
+    float                      max[COMMANDR_TILE_ROWS]; /* the largest score, -inf when the row sees no cell */
+    float                      sum[COMMANDR_TILE_ROWS]; /* of exp(score - max); NaN when a score is not finite */
+} commandr_attention_tile;
+
+/* Computes acc, max and sum for cells begin..end-1; begin is a multiple of COMMANDR_BLOCK_CELLS. */
+typedef void (*commandr_attention_fn)(commandr_attention_tile * tile, int64_t begin, int64_t end);
+
+void commandr_attend_portable(commandr_attention_tile * tile, int64_t begin, int64_t end);
+#if defined(__x86_64__) && defined(__GNUC__)
+void commandr_attend_avx2(commandr_attention_tile * tile, int64_t begin, int64_t end); /* needs FMA and F16C, too */
+void commandr_attend_avx512(commandr_attention_tile * tile, int64_t begin, int64_t end);
+#endif
+
+/* The best that this processor has. */
+commandr_attention_fn commandr_attention_find(void);
+
+#endif
