@@ -42,7 +42,7 @@ test: setup ## the tests that need nothing but this folder
 check: setup $(VENV)/.dev ## lint, types, formatting, C warnings, import directions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $(C_FILES) native/amx_probe.cpp tests/native/*.[ch]
+	$(BIN)/clang-format --dry-run --Werror $(C_FILES) native/amx_probe.cpp tests/native/*.[ch] tests/bench/*.c
 	$(BIN)/mypy
 	@$(BIN)/cmake -S native -B $(VENV)/check -G Ninja --log-level=ERROR -DCMAKE_BUILD_TYPE=Release -DCOMMANDR_WERROR=ON \
 		-DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DPython_EXECUTABLE=$(abspath $(PY)) \
@@ -53,7 +53,7 @@ check: setup $(VENV)/.dev ## lint, types, formatting, C warnings, import directi
 format: setup $(VENV)/.dev ## put the Python and C files into their format
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(C_FILES) native/amx_probe.cpp tests/native/*.[ch]
+	$(BIN)/clang-format -i $(C_FILES) native/amx_probe.cpp tests/native/*.[ch] tests/bench/*.c
 
 test-data: setup ## fetch the real tokenizer for the tests
 	$(PY) tests/data.py

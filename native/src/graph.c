@@ -5,6 +5,7 @@
 #include "kernels/amx.h"
 #include "kernels/attention.h"
 #include "kernels/gather.h"
+#include "kernels/level.h"
 #include "kernels/matmul.h"
 #include "kernels/packed.h"
 
@@ -73,7 +74,7 @@ static bool is_ours(const builder * b, const struct ggml_tensor * w, int64_t n) 
 
 /* W x, for every weight matrix of the model. x: [n_in, n]; result: [n_out, n] */
 static struct ggml_tensor * product(builder * b, struct ggml_tensor * w, struct ggml_tensor * x) {
-    if (is_readable(b, w) && commandr_amx_wanted(w, x->ne[1])) {
+    if (commandr_level_chosen() == COMMANDR_LEVEL_AMX && is_readable(b, w) && commandr_amx_wanted(w, x->ne[1])) {
         return commandr_amx_matmul(b->ctx, w, amx_rounded(b, x));
     }
     return is_ours(b, w, x->ne[1]) ? commandr_matmul(b->ctx, w, rounded(b, x, w->type)) : ggml_mul_mat(b->ctx, w, x);

@@ -2,7 +2,7 @@
 
 #include "devices.h"
 #include "error.h"
-#include "kernels/amx.h"
+#include "kernels/level.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +27,11 @@ commandr_status commandr_model_load(const char * path, commandr_model_params par
         return commandr_fail(COMMANDR_ERROR_ARGUMENT, "commandr_model_load: path and out must not be NULL");
     }
     commandr_devices_init();
-    commandr_amx_available(); /* its child process shares this one's memory best while there is little of it */
+    /* Before anything is mapped: finding out about AMX takes a child process. */
+    const commandr_status level = commandr_level_choose();
+    if (level != COMMANDR_OK) {
+        return level;
+    }
     commandr_model * model = calloc(1, sizeof(*model));
     if (!model) {
         return commandr_fail(COMMANDR_ERROR_MEMORY, "%s: out of memory", path);

@@ -1,6 +1,5 @@
 #include "devices.h"
 #include "error.h"
-#include "kernels/level.h"
 #include "kernels/packed.h"
 #include "log.h"
 #include "placement.h"
@@ -284,10 +283,7 @@ commandr_status commandr_weights_load(commandr_model * model, const commandr_mod
         model->layers[i].has_rope   = !is_cohere2 || model->layers[i].has_window;
     }
 
-    commandr_status status = commandr_level_check();
-    if (status == COMMANDR_OK) {
-        status = commandr_placement_choose(model, params);
-    }
+    commandr_status status = commandr_placement_choose(model, params);
     if (status == COMMANDR_OK) {
         status = commandr_tensors_list(model, &ld.slots, &ld.n_slots);
     }

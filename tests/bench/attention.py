@@ -9,8 +9,6 @@ that the rest of a layer takes.
 from __future__ import annotations
 
 import argparse
-import os
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -18,12 +16,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import libggml
-
 from commandr_gguf import Model, Session
 from commandr_gguf.quantize import type_find
 
-ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import kernels
+
 N_HEAD = 32
 UBATCH = 512
 HEADS_KV = {32: "MHA", 8: "GQA"}
@@ -50,17 +49,6 @@ class Case:
         """Of the cache that is read."""
         bits = {"F16": 16, "Q8_0": 8.5}[self.kv_type]
         return 2 * DIM * self.n_head_kv * min(self.n_window or self.n_kv, self.n_kv) * bits / 8
-
-
-def build(target: Path) -> None:
-    """Compile attention.c with the kernels as they are in the tree."""
-    ggml = Path(libggml.__path__[0])
-    folder = next(ggml / name for name in ("lib64", "lib") if (ggml / name).is_dir())
-    sources = [Path(__file__).with_suffix(".c"), *sorted((ROOT / "native/src/kernels").glob("*.c"))]
-    command = [*shlex.split(os.environ.get("CC", "cc")), "-std=c11", "-D_GNU_SOURCE", "-O3", "-Wno-psabi"]
-    command += [f"-I{ROOT / 'native/src'}", f"-I{ggml / 'include'}", *map(str, sources), "-o", str(target)]
-    command += [f"-L{folder}", f"-Wl,-rpath,{folder}", "-lggml", "-lggml-cpu", "-lggml-base", "-lm"]
-    subprocess.run(command, check=True)
 
 
 def measure(program: Path, case: Case, rounds: int) -> tuple[float, float]:
@@ -99,7 +87,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "attention"
-        build(program)
+        kernels.compile_program(program, Path(__file__).with_suffix(".c"), "-O3")
         rest = rest_of_layer(options.model, program, options.rounds) if options.model else None
         if rest is not None:
             print(f"the rest of a layer: {rest:.3f} s for {UBATCH} tokens\n")

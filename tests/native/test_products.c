@@ -181,7 +181,7 @@ static void check(enum ggml_type type, int64_t n_in, int64_t n_out) {
 }
 
 int main(void) {
-    if (commandr_level_check() != COMMANDR_OK) {
+    if (commandr_level_choose() != COMMANDR_OK) {
         printf("COMMANDR_CPU is no level of this processor\n");
         return 1;
     }

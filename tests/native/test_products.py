@@ -3,54 +3,21 @@
 from __future__ import annotations
 
 import os
-import shlex
 import subprocess
 from pathlib import Path
 
-import libggml
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+import kernels
 import models
 import shapes
 from commandr_gguf import Model, Session
 from commandr_gguf.errors import ArgumentError
 
-ROOT = Path(__file__).parents[2]
-CPU_INFO = Path("/proc/cpuinfo")
-flags = set(CPU_INFO.read_text(encoding="utf-8", errors="replace").split()) if CPU_INFO.exists() else set()
-has_kernel = bool(flags & {"avx2", "asimddp"})
-AVX512 = ["-march=x86-64-v4", "-mavx512vnni"]
-LEVELS = {  # level -> (what the processor needs, how tile.c is compiled)
-    "portable": (set(), ["-DCOMMANDR_LANES_PORTABLE"]),
-    "avx2": ({"avx2", "fma"}, ["-march=x86-64-v3"]),
-    "avxvnni": ({"avx_vnni"}, ["-march=x86-64-v3", "-mavxvnni"]),
-    "avx512": ({"avx512_vnni", "avx512vl"}, AVX512),
-    "dotprod": ({"asimddp"}, ["-march=armv8.2-a+dotprod"]),
-}
-X86 = ["portable", "avx2", "avxvnni", "avx512"]
-ARM = ["portable", "dotprod"]
-
-
-def build(target: Path, levels: list[str], compiled_as: dict[str, list[str]] | None = None) -> None:
-    """Compile the program of this test with the kernels as they are in the tree."""
-    ggml = Path(libggml.__path__[0])
-    folder = next(ggml / name for name in ("lib64", "lib") if (ggml / name).is_dir())
-    source = ROOT / "native/src"
-    compiler = [*shlex.split(os.environ.get("CC", "cc")), "-std=c11", "-D_GNU_SOURCE", "-O2", "-Wno-psabi"]
-    compiler += [f"-I{source}", f"-I{ROOT / 'native/include'}", f"-I{ggml / 'include'}"]
-    tiles = []
-    for level in levels:
-        tiles.append(f"{target}-{level}.o")
-        how = (compiled_as or {}).get(level, LEVELS[level][1])
-        options = [f"-DCOMMANDR_LEVEL={level}", "-ffp-contract=off", *how, "-c", str(source / "kernels/tile.c")]
-        subprocess.run([*compiler, *options, "-o", tiles[-1]], check=True)
-    sources = [Path(__file__).with_suffix(".c"), source / "error.c"]
-    sources += [path for path in sorted((source / "kernels").glob("*.c")) if path.name != "tile.c"]
-    command = [*compiler, *map(str, sources), *tiles, "-o", str(target)]
-    command += [f"-L{folder}", f"-Wl,-rpath,{folder}", "-lggml", "-lggml-cpu", "-lggml-base", "-lm"]
-    subprocess.run(command, check=True)
+SOURCE = Path(__file__).with_suffix(".c")
+has_kernel = bool(kernels.cpu_flags & {"avx2", "asimddp"})
 
 
 def run(program: Path, level: str) -> tuple[int, str]:
@@ -63,23 +30,25 @@ def run(program: Path, level: str) -> tuple[int, str]:
 @pytest.fixture(scope="session")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("products") / "test_products"
-    build(target, X86 if "avx2" in flags else ARM)
+    kernels.compile_program(target, SOURCE, "-O2")
     return target
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", kernels.LEVELS)
 def test_products_are_exact_up_to_float32_and_a_column_does_not_depend_on_its_batch(level: str, program: Path) -> None:
-    if not LEVELS[level][0] <= flags or (level == "portable" and not has_kernel):
+    if not kernels.LEVELS[level][0] <= kernels.cpu_flags or (level == "portable" and not has_kernel):
         pytest.skip(f"this processor is not one of level {level}")
     assert run(program, level) == (0, "")
 
 
 def test_products_of_the_short_vectors_of_avxvnni_are_exact_too(tmp_path: Path) -> None:
     """The code of that level with the same instructions of AVX-512, for processors that encode them so only."""
-    if not LEVELS["avx512"][0] <= flags:
+    if not kernels.LEVELS["avx512"][0] <= kernels.cpu_flags:
         pytest.skip("this processor has no AVX-512")
-    build(tmp_path / "test_products", X86, {"avx512": [*AVX512, "-DCOMMANDR_LANES_256"]})
-    assert run(tmp_path / "test_products", "avx512") == (0, "")
+    target = tmp_path / "test_products"
+    short = [*kernels.AVX512, "-DCOMMANDR_LANES_256"]
+    kernels.compile_program(target, SOURCE, "-O2", compiled_as={"avx512": short})
+    assert run(target, "avx512") == (0, "")
 
 
 def test_a_level_that_the_processor_lacks_is_named_when_a_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

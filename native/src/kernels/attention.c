@@ -2,6 +2,7 @@
 
 #include "kernels/attention-tile.h"
 #include "kernels/columns.h"
+#include "kernels/level.h"
 
 #include <math.h>
 #include <stdatomic.h>
@@ -28,16 +29,15 @@ int64_t commandr_attention_max_parts(int64_t n_head, int64_t n_head_kv) {
 }
 
 commandr_attention_fn commandr_attention_find(void) {
+    switch (commandr_level_chosen()) {
 #if defined(__x86_64__) && defined(__GNUC__)
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl")) {
-        return commandr_attend_avx512;
-    }
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) { /* no processor has these without F16C */
-        return commandr_attend_avx2;
-    }
+        case COMMANDR_LEVEL_AVX2:
+        case COMMANDR_LEVEL_AVXVNNI: return commandr_attend_avx2;
+        case COMMANDR_LEVEL_AVX512:
+        case COMMANDR_LEVEL_AMX: return commandr_attend_avx512;
 #endif
-    return commandr_attend_portable;
+        default: return commandr_attend_portable;
+    }
 }
 
 /* ---- the mask ---- */

@@ -1,7 +1,9 @@
 #include "kernels/level.h"
 
+#include "kernels/amx.h"
 #include "kernels/tile.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,9 +14,9 @@
 #endif
 
 /* In the order of commandr_level. */
-static const char * const NAMES[] = { "portable", "avx2", "avxvnni", "avx512", "dotprod" };
+static const char * const NAMES[] = { "portable", "avx2", "avxvnni", "avx512", "amx", "dotprod" };
 
-enum { N_LEVELS = sizeof(NAMES) / sizeof(NAMES[0]) };
+#define N_LEVELS ((int) (sizeof(NAMES) / sizeof(NAMES[0])))
 
 #if defined(__x86_64__)
 /* Bit 4 of EAX in leaf 7.1. */
@@ -34,6 +36,7 @@ static bool has_level(commandr_level level) {
             return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                    __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
                    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+        case COMMANDR_LEVEL_AMX: return has_level(COMMANDR_LEVEL_AVX512) && commandr_amx_available();
 #elif defined(__aarch64__) && defined(__linux__)
         case COMMANDR_LEVEL_DOTPROD: return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
 #elif defined(__aarch64__) && defined(__APPLE__)
@@ -43,50 +46,50 @@ static bool has_level(commandr_level level) {
     }
 }
 
-/* That which COMMANDR_CPU names; N_LEVELS when it is not set, or to none of this processor. */
-static commandr_level wished(void) {
-    const char * name = getenv("COMMANDR_CPU");
-    for (commandr_level i = 0; name && i < N_LEVELS; i++) {
-        if (strcmp(name, NAMES[i]) == 0 && has_level(i)) {
-            return i;
-        }
+static commandr_level best(void) {
+    int level = N_LEVELS - 1;
+    while (!has_level((commandr_level) level)) {
+        level--;
     }
-    return N_LEVELS;
+    return (commandr_level) level;
 }
 
-commandr_level commandr_level_best(void) {
-    commandr_level level = wished();
-    if (level == N_LEVELS) {
-        do {
-            level--;
-        } while (!has_level(level));
-    }
-    return level;
-}
+static _Atomic int chosen = -1; /* none yet */
 
-commandr_status commandr_level_check(void) {
+commandr_status commandr_level_choose(void) {
     const char * name = getenv("COMMANDR_CPU");
-    if (!name || wished() < N_LEVELS) {
+    if (!name) {
+        atomic_store(&chosen, (int) best());
         return COMMANDR_OK;
     }
     char known[64] = "";
-    for (commandr_level i = 0; i < N_LEVELS; i++) {
-        if (has_level(i)) {
+    for (int i = 0; i < N_LEVELS; i++) {
+        if (has_level((commandr_level) i)) {
+            if (strcmp(name, NAMES[i]) == 0) {
+                atomic_store(&chosen, i);
+                return COMMANDR_OK;
+            }
             strcat(strcat(known, *known ? ", " : ""), NAMES[i]);
         }
     }
     return commandr_fail(COMMANDR_ERROR_ARGUMENT, "COMMANDR_CPU is \"%s\"; this processor has %s", name, known);
 }
 
+commandr_level commandr_level_chosen(void) {
+    const int level = atomic_load(&chosen);
+    return level >= 0 ? (commandr_level) level : best();
+}
+
 commandr_tile_fn commandr_tile(enum ggml_type type) {
-    switch (commandr_level_best()) {
+    switch (commandr_level_chosen()) {
 #if defined(__x86_64__)
         case COMMANDR_LEVEL_AVX2: return commandr_tile_avx2(type);
         case COMMANDR_LEVEL_AVXVNNI: return commandr_tile_avxvnni(type);
-        case COMMANDR_LEVEL_AVX512: return commandr_tile_avx512(type);
+        case COMMANDR_LEVEL_AVX512:
+        case COMMANDR_LEVEL_AMX: return commandr_tile_avx512(type);
 #elif defined(__aarch64__)
         case COMMANDR_LEVEL_DOTPROD: return commandr_tile_dotprod(type);
 #endif
-        default: return getenv("COMMANDR_CPU") ? commandr_tile_portable(type) : NULL;
+        default: return best() == COMMANDR_LEVEL_PORTABLE ? NULL : commandr_tile_portable(type);
     }
 }

@@ -5,17 +5,20 @@
 #include "error.h"
 
 typedef enum commandr_level {
-    COMMANDR_LEVEL_PORTABLE, /* plain C, the reference: slower than ggml */
-    COMMANDR_LEVEL_AVX2,     /* with FMA and F16C */
+    COMMANDR_LEVEL_PORTABLE, /* plain C, the reference: slower than ggml, and used only when it is asked for */
+    COMMANDR_LEVEL_AVX2,     /* with FMA */
     COMMANDR_LEVEL_AVXVNNI,
     COMMANDR_LEVEL_AVX512, /* F, BW, CD, DQ, VL and VNNI */
+    COMMANDR_LEVEL_AMX,    /* the same, and amx.h for batches */
     COMMANDR_LEVEL_DOTPROD /* of ARMv8.2 */
 } commandr_level;
 
-/* The best level there is; the environment variable COMMANDR_CPU names another one, for tests and comparisons. */
-commandr_level commandr_level_best(void);
+/* Settles on the best level there is, or on the one that the environment variable COMMANDR_CPU names, for tests and
+ * comparisons; an error when this processor lacks that. Each model that is loaded does so: threads that compute do not
+ * read the environment. */
+commandr_status commandr_level_choose(void);
 
-/* An error when COMMANDR_CPU is no level of this processor, which counts as not set. */
-commandr_status commandr_level_check(void);
+/* What has been settled on; at first the best level. */
+commandr_level commandr_level_chosen(void);
 
 #endif

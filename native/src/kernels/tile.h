@@ -18,8 +18,7 @@ commandr_tile_fn commandr_tile_avxvnni(enum ggml_type type);
 commandr_tile_fn commandr_tile_avx512(enum ggml_type type);
 commandr_tile_fn commandr_tile_dotprod(enum ggml_type type);
 
-/* That of the best level this processor has, see level.h; NULL for types without
- * one, and where the best level is the portable one without having been asked for. */
+/* That of the level chosen, see level.h; NULL for types without one, and where portable is the best there is. */
 commandr_tile_fn commandr_tile(enum ggml_type type);
 
 #endif
