@@ -16,6 +16,16 @@ enum {
     MIN_COLS = 2   /* packing weights anew in each product costs more than ggml needs for one column */
 };
 
+/* Asks for part i of n of a panel's next super-block, while this one is computed: a panel's super-blocks lie far from
+ * one another, and what reads ahead in the processor loses track between them. */
+static void fetch_part(const int32_t * x, int64_t n_cols, int64_t i, int64_t n) {
+    const char *  bytes = (const char *) x;
+    const int64_t part  = (4 * COMMANDR_COLUMN_UNITS * n_cols + n - 1) / n;
+    for (int64_t at = i * part; at < (i + 1) * part; at += 64) {
+        __builtin_prefetch(bytes + at, 0, 2); /* into the level-2 cache */
+    }
+}
+
 /* n_tiles super-blocks down the matrix from `first` on, with the columns from c on, at most PANEL. */
 static void multiply_panel(struct ggml_tensor * dst, int64_t first, int64_t n_tiles, int64_t c) {
     const struct ggml_tensor * w         = dst->src[0];
@@ -38,6 +48,9 @@ static void multiply_panel(struct ggml_tensor * dst, int64_t first, int64_t n_ti
                 commandr_pack_tile(w->type, rows + b * (tile_size / LANES), w->nb[1], left < LANES ? left : LANES,
                                    packed);
                 tile = packed;
+            }
+            if (n_cols > FEW_COLS && b + 1 < n_blocks) {
+                fetch_part(x + COMMANDR_COLUMN_UNITS * ((b + 1) * dst->ne[1] + c), n_cols, i, n_tiles);
             }
             one(tile, x + COMMANDR_COLUMN_UNITS * (b * dst->ne[1] + c), n_cols, sums[i]);
         }
