@@ -44,21 +44,29 @@ typedef uint32_t words __attribute__((vector_size(VECTOR)));
 typedef int32_t  ints __attribute__((vector_size(VECTOR)));
 typedef float    floats __attribute__((vector_size(VECTOR)));
 
+COMMANDR_INLINE words words_at(const void * p) {
+    words w;
+    memcpy(&w, p, sizeof(w));
+    return w;
+}
+
 /* ---- what the dialects differ in ----
  *
  * MAX_COLUMNS: that a loop can compute at once, two sub-blocks of each, in the registers there are.
+ * AHEAD: bytes between what is read and what is fetched from memory meanwhile, where 2 to 6 KiB do equally well; 0
+ *     leaves fetching to the processor.
  * SIGNED_BYTES: whether dot() takes weights below 0; if not, they come with 128 added.
  * steps_of(type): calls of dot() whose sums a partial can hold.
  * start(sum), finish(sum, partial): a partial to go on from a sum, and what that has become.
- * dot(type, is_first, partial, w, x): adds the products of w's 4 bytes with the 4 signed ones at x; is_first: behind
- *     start().
- * dot_pairs(sum, a, b): adds the products of the two signed 16-bit halves of a's lanes and b.
+ * dot(type, is_first, partial, w, x, i): adds the products of w's 4 bytes with the 4 signed ones of x[i]; is_first:
+ *     behind start(). i is a constant; what is read are the 4 elements around it at most, from a multiple of 4 on.
+ * dot_pairs(sum, a, b, i): adds the products of the two signed 16-bit halves of a's lanes and b[i].
  * fma_of(a, b, c): a b + c.
  * halves(h): the half floats in the low 16 bits of each lane; the others are 0. */
 
 #if defined(LANES_AVX512) || defined(LANES_AVXVNNI)
 
-enum { MAX_COLUMNS = VECTOR / 8, SIGNED_BYTES = 0 };
+enum { MAX_COLUMNS = VECTOR / 8, SIGNED_BYTES = 0, AHEAD = 2048 };
 typedef ints partial;
 
 COMMANDR_INLINE int steps_of(enum ggml_type type) {
@@ -67,14 +75,14 @@ COMMANDR_INLINE int steps_of(enum ggml_type type) {
 }
 
 #if defined(LANES_AVX512)
-COMMANDR_INLINE partial dot(enum ggml_type type, bool is_first, partial sum, words w, const int32_t * x) {
+COMMANDR_INLINE partial dot(enum ggml_type type, bool is_first, partial sum, words w, const int32_t * x, int i) {
     (void) type;
     (void) is_first;
-    return (partial) _mm512_dpbusd_epi32((__m512i) sum, (__m512i) w, _mm512_set1_epi32(*x));
+    return (partial) _mm512_dpbusd_epi32((__m512i) sum, (__m512i) w, _mm512_set1_epi32(x[i]));
 }
 
-COMMANDR_INLINE ints dot_pairs(ints sum, words a, const int32_t * b) {
-    return (ints) _mm512_dpwssd_epi32((__m512i) sum, (__m512i) a, _mm512_set1_epi32(*b));
+COMMANDR_INLINE ints dot_pairs(ints sum, words a, const int32_t * b, int i) {
+    return (ints) _mm512_dpwssd_epi32((__m512i) sum, (__m512i) a, _mm512_set1_epi32(b[i]));
 }
 
 COMMANDR_INLINE floats fma_of(floats a, floats b, floats c) {
@@ -85,16 +93,16 @@ COMMANDR_INLINE floats halves(words h) {
     return (floats) _mm512_cvtph_ps(_mm512_cvtepi32_epi16((__m512i) h));
 }
 #else
-COMMANDR_INLINE partial dot(enum ggml_type type, bool is_first, partial sum, words w, const int32_t * x) {
+COMMANDR_INLINE partial dot(enum ggml_type type, bool is_first, partial sum, words w, const int32_t * x, int i) {
     (void) type;
     (void) is_first;
-    return (partial) _mm256_dpbusd_epi32((__m256i) sum, (__m256i) w, _mm256_set1_epi32(*x));
+    return (partial) _mm256_dpbusd_epi32((__m256i) sum, (__m256i) w, _mm256_set1_epi32(x[i]));
 }
 #endif
 
 #elif defined(LANES_AVX2)
 
-enum { MAX_COLUMNS = 4, SIGNED_BYTES = 1 };
+enum { MAX_COLUMNS = 4, SIGNED_BYTES = 1, AHEAD = 2048 };
 typedef int16_t partial __attribute__((vector_size(VECTOR)));
 
 /* |2 w x| <= 2 * 127 * the largest w, and 16 bits end at 32767. */
@@ -102,9 +110,9 @@ COMMANDR_INLINE int steps_of(enum ggml_type type) {
     return type == GGML_TYPE_Q4_K ? 8 : type == GGML_TYPE_Q5_K ? 4 : type == GGML_TYPE_Q6_K ? 2 : 1;
 }
 
-COMMANDR_INLINE partial dot(enum ggml_type type, bool is_first, partial sum, words w, const int32_t * x) {
+COMMANDR_INLINE partial dot(enum ggml_type type, bool is_first, partial sum, words w, const int32_t * x, int i) {
     __m256i a = (__m256i) w;
-    __m256i b = _mm256_set1_epi32(*x);
+    __m256i b = _mm256_set1_epi32(x[i]);
     if (type == GGML_TYPE_Q8_0) { /* the instruction wants one side without a sign */
         b = _mm256_sign_epi8(b, a);
         a = _mm256_abs_epi8(a);
@@ -129,7 +137,7 @@ COMMANDR_INLINE ints finish(ints sum, partial p) {
 
 #elif defined(LANES_DOTPROD)
 
-enum { MAX_COLUMNS = 8, SIGNED_BYTES = 1 };
+enum { MAX_COLUMNS = 8, SIGNED_BYTES = 1, AHEAD = 0 };
 typedef ints partial;
 
 COMMANDR_INLINE int steps_of(enum ggml_type type) {
@@ -137,10 +145,32 @@ COMMANDR_INLINE int steps_of(enum ggml_type type) {
     return 8;
 }
 
-COMMANDR_INLINE partial dot(enum ggml_type type, bool is_first, partial sum, words w, const int32_t * x) {
+/* The instruction takes any of the 4 elements of a register: one load serves 4 columns, or 4 steps of one. */
+COMMANDR_INLINE partial dot(enum ggml_type type, bool is_first, partial sum, words w, const int32_t * x, int i) {
+    const int32x4_t a = (int32x4_t) sum;
+    const int8x16_t b = (int8x16_t) w;
+    const int8x16_t c = (int8x16_t) words_at(x + i / 4 * 4);
     (void) type;
     (void) is_first;
-    return (partial) vdotq_s32((int32x4_t) sum, (int8x16_t) w, vreinterpretq_s8_s32(vld1q_dup_s32(x)));
+    switch (i % 4) {
+        case 0: return (partial) vdotq_laneq_s32(a, b, c, 0);
+        case 1: return (partial) vdotq_laneq_s32(a, b, c, 1);
+        case 2: return (partial) vdotq_laneq_s32(a, b, c, 2);
+        default: return (partial) vdotq_laneq_s32(a, b, c, 3);
+    }
+}
+
+COMMANDR_INLINE ints dot_pairs(ints sum, words a, const int32_t * b, int i) {
+    const int16x4_t low  = vmovn_s32((int32x4_t) a);
+    const int16x4_t high = vshrn_n_s32((int32x4_t) a, 16);
+    const int16x8_t c    = (int16x8_t) words_at(b + i / 4 * 4);
+    const int32x4_t s    = (int32x4_t) sum;
+    switch (i % 4) {
+        case 0: return (ints) vmlal_laneq_s16(vmlal_laneq_s16(s, low, c, 0), high, c, 1);
+        case 1: return (ints) vmlal_laneq_s16(vmlal_laneq_s16(s, low, c, 2), high, c, 3);
+        case 2: return (ints) vmlal_laneq_s16(vmlal_laneq_s16(s, low, c, 4), high, c, 5);
+        default: return (ints) vmlal_laneq_s16(vmlal_laneq_s16(s, low, c, 6), high, c, 7);
+    }
 }
 
 COMMANDR_INLINE floats fma_of(floats a, floats b, floats c) {
@@ -153,7 +183,7 @@ COMMANDR_INLINE floats halves(words h) {
 
 #else
 
-enum { MAX_COLUMNS = 1, SIGNED_BYTES = 1 };
+enum { MAX_COLUMNS = 1, SIGNED_BYTES = 1, AHEAD = 2048 };
 typedef ints partial;
 
 COMMANDR_INLINE int steps_of(enum ggml_type type) {
@@ -161,12 +191,12 @@ COMMANDR_INLINE int steps_of(enum ggml_type type) {
     return 8;
 }
 
-COMMANDR_INLINE partial dot(enum ggml_type type, bool is_first, partial sum, words w, const int32_t * x) {
+COMMANDR_INLINE partial dot(enum ggml_type type, bool is_first, partial sum, words w, const int32_t * x, int i) {
     (void) type;
     (void) is_first;
-    for (int i = 0; i < 4; i++) {
-        const int32_t byte = (int32_t) ((uint32_t) *x << (24 - 8 * i)) >> 24;
-        sum += ((ints) (w << (24 - 8 * i)) >> 24) * byte;
+    for (int shift = 24; shift >= 0; shift -= 8) {
+        const int32_t byte = (int32_t) ((uint32_t) x[i] << shift) >> 24;
+        sum += ((ints) (w << shift) >> 24) * byte;
     }
     return sum;
 }
@@ -186,8 +216,8 @@ COMMANDR_INLINE floats halves(words h) {
 #endif
 
 #if defined(LANES_AVXVNNI) || defined(LANES_AVX2)
-COMMANDR_INLINE ints dot_pairs(ints sum, words a, const int32_t * b) {
-    return sum + (ints) _mm256_madd_epi16((__m256i) a, _mm256_set1_epi32(*b));
+COMMANDR_INLINE ints dot_pairs(ints sum, words a, const int32_t * b, int i) {
+    return sum + (ints) _mm256_madd_epi16((__m256i) a, _mm256_set1_epi32(b[i]));
 }
 
 COMMANDR_INLINE floats fma_of(floats a, floats b, floats c) {
@@ -198,10 +228,10 @@ COMMANDR_INLINE floats halves(words h) {
     const __m256i low = _mm256_and_si256((__m256i) h, _mm256_set1_epi32(0xffff));
     return (floats) _mm256_cvtph_ps(_mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1)));
 }
-#elif !defined(LANES_AVX512)
-COMMANDR_INLINE ints dot_pairs(ints sum, words a, const int32_t * b) {
-    const int32_t low  = (int32_t) ((uint32_t) *b << 16) >> 16;
-    const int32_t high = *b >> 16;
+#elif defined(LANES_PORTABLE)
+COMMANDR_INLINE ints dot_pairs(ints sum, words a, const int32_t * b, int i) {
+    const int32_t low  = (int32_t) ((uint32_t) b[i] << 16) >> 16;
+    const int32_t high = b[i] >> 16;
     return sum + ((ints) (a << 16) >> 16) * low + ((ints) a >> 16) * high;
 }
 #endif
@@ -213,17 +243,14 @@ COMMANDR_INLINE partial start(ints sum) {
 
 COMMANDR_INLINE ints finish(ints sum, partial p) {
     (void) sum;
+#if defined(LANES_DOTPROD)
+    __asm__ volatile("" : "+w"(p)); /* else Clang begins with the next sums, and has no registers to keep these in */
+#endif
     return p;
 }
 #endif
 
 /* ---- the same in all of them ---- */
-
-COMMANDR_INLINE words words_at(const void * p) {
-    words w;
-    memcpy(&w, p, sizeof(w));
-    return w;
-}
 
 COMMANDR_INLINE floats floats_at(const void * p) {
     floats f;

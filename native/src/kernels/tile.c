@@ -6,9 +6,8 @@
 enum {
     LANES   = COMMANDR_LANES,
     BLOCK   = COMMANDR_SUPER_BLOCK,
-    AT_ONCE = VECTOR / 4,                                    /* rows in a vector */
-    MAX_SUMS = VECTOR == 64 ? MAX_COLUMNS : 2 * MAX_COLUMNS, /* of [vectors][columns] */
-    AHEAD = 2048 /* bytes between what is read and what is fetched from memory meanwhile; 2 to 6 KiB do as well */
+    AT_ONCE = VECTOR / 4,                                   /* rows in a vector */
+    MAX_SUMS = VECTOR == 64 ? MAX_COLUMNS : 2 * MAX_COLUMNS /* of [vectors][columns] */
 };
 
 /* Arrays stay in registers only where every index is a constant. */
@@ -18,6 +17,21 @@ enum {
 #define UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+/* Of the loops over a tile's rows only those that fetch ahead need to know in advance which these are. */
+#if defined(LANES_DOTPROD)
+#define UNROLL_ROWS
+#else
+#define UNROLL_ROWS UNROLL
+#endif
+
+/* Makes compilers believe that a value has changed. On ARM they keep sums in registers only when it also
+ * stays where it is; on x86 that does harm. */
+#if defined(LANES_DOTPROD)
+#define BARRIER __asm__ volatile
+#else
+#define BARRIER __asm__
 #endif
 
 /* What the bytes of a super-block of 16 rows mean, computed once for all groups of columns. weight = scale * q - min,
@@ -38,7 +52,7 @@ COMMANDR_INLINE words word(const uint8_t * tile, int i, int lane) {
 /* The same for a word that is read for the first time. While several columns are computed the processor does not read far
  * enough ahead by itself; with one column it does, and better than it can be told to. */
 COMMANDR_INLINE words next_word(const uint8_t * tile, int i, int lane, int n_cols) {
-    if (n_cols > 1 && lane == 0) {
+    if (AHEAD > 0 && n_cols > 1 && lane == 0) {
         __builtin_prefetch(tile + 4 * LANES * i + AHEAD);
     }
     return word(tile, i, lane);
@@ -198,13 +212,16 @@ COMMANDR_INLINE floats scale_of(const piece * m, const tile_scales * scales, int
 COMMANDR_INLINE void multiply_pair(const piece * m, int half, int p, ints * dots) {
     const uint8_t * tile = m->tile;
     /* What pairs have in common is read again for each: kept, it would fill the registers. */
-    __asm__("" : "+r"(tile));
+    BARRIER("" : "+r"(tile));
 
     const int n_steps = steps_in(m->type);
     const int n_run   = steps_of(m->type) < n_steps ? steps_of(m->type) : n_steps;
     const int s       = first_of_pair(m->type, half, p);
     const int apart   = apart_in_pair(m->type);
     const int n_sums  = m->n_vectors * m->n;
+
+    const int32_t * x        = m->x + s * n_steps * m->n_group;
+    const int32_t * second_x = x + apart * n_steps * m->n_group;
     UNROLL
     for (int k = 0; k < 2 * n_sums; k++) {
         dots[k] = shift_of(m, s + k / n_sums * apart, k % m->n);
@@ -224,11 +241,10 @@ COMMANDR_INLINE void multiply_pair(const piece * m, int half, int p, ints * dots
                 read_pair(m->type, tile, half, p, t, m->lane + v * AT_ONCE, m->n, &first, &second);
                 UNROLL
                 for (int c = 0; c < m->n; c++) {
-                    const int32_t * column = m->x + (s * n_steps + t) * m->n_group + c;
-                    const int       k      = v * m->n + c;
-                    parts[k]               = dot(m->type, t == begin, parts[k], first, column);
-                    column += apart * n_steps * m->n_group;
-                    parts[n_sums + k] = dot(m->type, t == begin, parts[n_sums + k], second, column);
+                    const int k       = v * m->n + c;
+                    const int i       = t * m->n_group + c;
+                    parts[k]          = dot(m->type, t == begin, parts[k], first, x, i);
+                    parts[n_sums + k] = dot(m->type, t == begin, parts[n_sums + k], second, second_x, i);
                 }
             }
         }
@@ -262,8 +278,8 @@ COMMANDR_INLINE void add_sums(const piece * m, const tile_scales * scales, float
             ints mins = { 0 };
             UNROLL
             for (int j = 0; j < 4; j++) {
-                const int32_t * pairs = column + (COMMANDR_PAIRS_AT + j) * m->n_group;
-                mins                  = dot_pairs(mins, words_at(scales->mins[j] + first), pairs);
+                const int32_t * pairs = m->x + (COMMANDR_PAIRS_AT + j) * m->n_group;
+                mins                  = dot_pairs(mins, words_at(scales->mins[j] + first), pairs, k % m->n);
             }
             sums[k] = fma_of(-floats_at(scales->min_d + first), to_floats(mins), sums[k]);
         }
@@ -345,7 +361,7 @@ COMMANDR_INLINE void add_unpacked(const piece * m, const tile_scales * scales, i
             UNROLL
             for (int k = 0; k < n_sums; k++) {
                 const words some = words_at(w[t] + m->lane + k / m->n * AT_ONCE);
-                parts[k]         = dot(m->type, t == begin, parts[k], some, column + t * m->n_group + k % m->n);
+                parts[k]         = dot(m->type, t == begin, parts[k], some, column, t * m->n_group + k % m->n);
             }
         }
         UNROLL
@@ -382,7 +398,7 @@ COMMANDR_INLINE void multiply_few(enum ggml_type type, int n, const uint8_t * ti
     const int room      = n > 0 ? MAX_COLUMNS / n : 1;
     const int most      = LANES / AT_ONCE;
     const int n_vectors = room >= 4 && most >= 4 ? 4 : room >= 2 && most >= 2 ? 2 : 1;
-    UNROLL
+    UNROLL_ROWS
     for (int lane = 0; lane < LANES; lane += n_vectors * AT_ONCE) {
         const piece m = { type, n_vectors, n, lane, n, tile, x };
         multiply_packed(&m, scales, out);
@@ -392,8 +408,8 @@ COMMANDR_INLINE void multiply_few(enum ggml_type type, int n, const uint8_t * ti
 /* A group of n_group columns. w: what unpack() made of the tile. */
 COMMANDR_INLINE void multiply_group(enum ggml_type type, int n_group, int32_t (*w)[LANES], const tile_scales * scales,
                                     const int32_t * x, float (*out)[LANES]) {
-    const int n_vectors = LANES / AT_ONCE > 1 ? 2 : 1; /* share the loading of columns */
-    UNROLL
+    const int n_vectors = 2 * MAX_COLUMNS <= COMMANDR_GROUP ? 2 : 1; /* share the loading of columns */
+    UNROLL_ROWS
     for (int lane = 0; lane < LANES; lane += n_vectors * AT_ONCE) {
         UNROLL
         for (int c = 0; c < n_group; c += MAX_COLUMNS) {
@@ -413,7 +429,7 @@ COMMANDR_INLINE void multiply(enum ggml_type type, const uint8_t * tile, const i
                               float (*out)[LANES]) {
     tile_scales          scales;
     _Alignas(64) int32_t w[BLOCK / 4][LANES];
-    const bool           in_registers = n_cols <= MAX_COLUMNS || (int) MAX_COLUMNS == (int) COMMANDR_GROUP;
+    const bool           in_registers = n_cols <= MAX_COLUMNS || VECTOR == 64;
     read_scales(type, tile, &scales);
     if (!in_registers) {
         unpack(type, tile, w);
