@@ -188,8 +188,8 @@ def _row(logits: Any, n_vocab: int) -> Any:
 
 def mask_buffer(mask: npt.NDArray[np.uint32], n_vocab: int) -> Any:
     """A mask as a native uint32_t[]. Raises ArgumentError unless it is one of this many tokens."""
-    if mask.dtype != np.uint32 or mask.shape != ((n_vocab + 31) // 32,):
-        raise ArgumentError(f"mask must be uint32 words for {n_vocab} tokens")
+    if mask.dtype != np.uint32 or mask.shape != ((n_vocab + 31) // 32,) or not mask.flags.c_contiguous:
+        raise ArgumentError(f"mask must be uint32 words for {n_vocab} tokens, one behind the other")
     return ffi.from_buffer("uint32_t[]", mask)
 
 

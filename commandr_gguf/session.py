@@ -142,7 +142,7 @@ class Session(SessionHandle):
             tokens: see `eval`; the errors and the state they leave are those of `eval_batch`.
             sampler: None only makes the sequence hold the tokens, and no logits are computed.
             seq_id: the sequence.
-            mask: see `Sampler.sample`.
+            mask: see `Sampler.sample`. The logits that are held afterwards may be -inf for tokens that it forbids.
             top_logprobs: see `sample`.
             progress: instead of the session's.
         """
@@ -171,8 +171,7 @@ class Session(SessionHandle):
 
         Every token is the sampler's own pick after the tokens before it, so a draft changes how fast tokens come and
         not which: they are those of `next_token` call by call, as far as logits computed together equal logits computed
-        one by one. They are the same bits with packed weights (`Model.computed_by`), an F16 cache and no sliding
-        window. Else sums may be made in another order, and their rounding can turn the choice between two tokens that
+        one by one. They are the same bits with packed weights (`Model.computed_by`) and no sliding window. Else sums may be made in another order, and their rounding can turn the choice between two tokens that
         are nearly as likely. Neither choice is the better one.
 
         What the draft guessed wrong is forgotten. No outputs are held afterwards.

@@ -72,23 +72,25 @@ static bool is_ours(const builder * b, const struct ggml_tensor * w, int64_t n) 
     return commandr_is_packed(w) || (is_readable(b, w) && commandr_matmul_wanted(w, n));
 }
 
+/* rows x, computed as products with w are: w itself, or some of its rows. */
+static struct ggml_tensor * multiply(builder * b, struct ggml_tensor * w, struct ggml_tensor * rows,
+                                     struct ggml_tensor * x) {
+    if (commandr_level_chosen() == COMMANDR_LEVEL_AMX && is_readable(b, w) && commandr_amx_wanted(w, x->ne[1])) {
+        return commandr_amx_matmul(b->ctx, rows, amx_rounded(b, x));
+    }
+    return is_ours(b, w, x->ne[1]) ? commandr_matmul(b->ctx, rows, rounded(b, x, w->type))
+                                   : ggml_mul_mat(b->ctx, rows, x);
+}
+
 /* W x, for every weight matrix of the model. x: [n_in, n]; result: [n_out, n] */
 static struct ggml_tensor * product(builder * b, struct ggml_tensor * w, struct ggml_tensor * x) {
-    if (commandr_level_chosen() == COMMANDR_LEVEL_AMX && is_readable(b, w) && commandr_amx_wanted(w, x->ne[1])) {
-        return commandr_amx_matmul(b->ctx, w, amx_rounded(b, x));
-    }
-    return is_ours(b, w, x->ne[1]) ? commandr_matmul(b->ctx, w, rounded(b, x, w->type)) : ggml_mul_mat(b->ctx, w, x);
+    return multiply(b, w, w, x);
 }
 
 /* The head's rows that are wanted times x: [n, n_outputs] */
 static struct ggml_tensor * head(builder * b, struct ggml_tensor * x) {
     struct ggml_tensor * w = b->model->head;
-    if (b->shape->n_head == 0) {
-        return product(b, w, x);
-    }
-    struct ggml_tensor * rows = commandr_gather(b->ctx, w, b->graph.head_ids);
-    return is_ours(b, w, x->ne[1]) ? commandr_matmul(b->ctx, rows, rounded(b, x, w->type))
-                                   : ggml_mul_mat(b->ctx, rows, x);
+    return b->shape->n_head == 0 ? product(b, w, x) : multiply(b, w, commandr_gather(b->ctx, w, b->graph.head_ids), x);
 }
 
 static struct ggml_tensor * embed(builder * b, struct ggml_tensor * ids) {

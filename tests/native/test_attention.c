@@ -219,8 +219,8 @@ static int find_widths(width * to) {
 /* Cells 0..N_KV-1 for rows of head 0 of tokens first, first + stride, ... */
 static void attend_tile(const fixture * f, const width * w, int64_t first, int64_t stride, int64_t n,
                         commandr_attention_tile * t) {
-    static ggml_fp16_t masks[COMMANDR_TILE_ROWS][N_KV];
-    static uint8_t     seen[(N_KV + COMMANDR_BLOCK_CELLS - 1) / COMMANDR_BLOCK_CELLS * COMMANDR_TILE_ROWS];
+    static ggml_fp16_t masks[COMMANDR_ATTENTION_ROWS][N_KV];
+    static uint8_t     seen[(N_KV + COMMANDR_BLOCK_CELLS - 1) / COMMANDR_BLOCK_CELLS * COMMANDR_ATTENTION_ROWS];
     const shape *      s = &f->shape;
     memset(seen, COMMANDR_SEES_SOME, sizeof(seen));
     *t         = (commandr_attention_tile) { .k = f->k, .v = f->v, .n_rows = n, .n_tokens = n, .sees = seen };
@@ -242,8 +242,8 @@ static void check_tile(shape s, const width * w) {
     static commandr_attention_tile all, one;
     static const int64_t           counts[] = { 1, 3, 8, 9, 30 };
     fixture                        f        = new_fixture(s);
-    attend_tile(&f, w, 5, 7, COMMANDR_TILE_ROWS, &all);
-    for (int64_t r = 0; r < COMMANDR_TILE_ROWS; r += 9) {
+    attend_tile(&f, w, 5, 7, COMMANDR_ATTENTION_ROWS, &all);
+    for (int64_t r = 0; r < COMMANDR_ATTENTION_ROWS; r += 9) {
         float row[MAX_DIM];
         for (int64_t d = 0; d < s.dim; d++) {
             row[d] = all.acc[r * all.dim_pad + d] / all.sum[r];

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,6 @@ import kernels
 import models
 import shapes
 from commandr_gguf import Model, Session
-from commandr_gguf.errors import ArgumentError
 
 SOURCE = Path(__file__).with_suffix(".c")
 has_kernel = bool(kernels.cpu_flags & {"avx2", "asimddp"})
@@ -51,29 +51,58 @@ def test_products_of_the_short_vectors_of_avxvnni_are_exact_too(tmp_path: Path) 
     assert run(target, "avx512") == (0, "")
 
 
-def test_a_level_that_the_processor_lacks_is_named_when_a_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = models.gguf("gqa", "Q8_0")
-    monkeypatch.setenv("COMMANDR_CPU", "avx1024")
-    with pytest.raises(ArgumentError, match=r'COMMANDR_CPU is "avx1024"; this processor has portable'):
-        Model(path)
+WORKER = """
+import sys
+import numpy as np
+from commandr_gguf import Model, Session
+with Model(sys.argv[1]) as model, Session(model, n_ctx=64, n_threads=2) as session:
+    tokens = np.load(sys.argv[2])
+    session.eval(tokens.tolist(), n_outputs=len(tokens))
+    np.save(sys.argv[3], session.logits())
+    print(model.computed_by)
+"""
 
 
-def test_the_portable_level_computes_what_the_best_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not has_kernel:
-        pytest.skip("this processor has no kernel of ours")
+def evaluate(level: str, tmp_path: Path, tokens: npt.NDArray[np.int32]) -> subprocess.CompletedProcess[str]:
+    """A model's logits in tmp_path/LEVEL.npy: the level is settled once in a process."""
+    np.save(tmp_path / "tokens.npy", tokens)
+    files = [str(models.gguf("gqa", "Q4_K_M")), str(tmp_path / "tokens.npy"), str(tmp_path / f"{level}.npy")]
+    environment = {**os.environ, "COMMANDR_CPU": level}
+    command = [sys.executable, "-c", WORKER, *files]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_a_level_that_the_processor_lacks_is_named_when_a_model_is_loaded(tmp_path: Path) -> None:
+    done = evaluate("avx1024", tmp_path, np.array([5], np.int32))
+    assert done.returncode != 0
+    assert 'ArgumentError: COMMANDR_CPU is "avx1024"; this processor has portable' in done.stderr
+
+
+def test_every_level_is_as_near_to_float64(tmp_path: Path) -> None:
+    tokens = np.random.default_rng(6).integers(10, 500, 60, np.int32)
+    expected = models.expected_logits("gqa", tokens, "Q4_K_M")
+    errors = {}
+    for level, (needed, _) in kernels.LEVELS.items():
+        if needed <= kernels.cpu_flags and (level != "portable" or has_kernel):
+            done = evaluate(level, tmp_path, tokens)
+            assert (done.returncode, done.stdout) == (0, "packed\n")
+            errors[level] = np.sqrt(np.mean((np.load(tmp_path / f"{level}.npy") - expected) ** 2))
+    assert all(0.0 < error <= 0.1 for error in errors.values()), errors  # logits of up to 9; 8-bit activations
+
+
+def test_a_model_that_is_loaded_does_not_change_what_another_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     path = models.gguf("gqa", "Q4_K_M")
+    with Model(path) as model, Session(model, n_ctx=64, n_threads=2) as session:
 
-    def logits() -> npt.NDArray[np.float32]:
-        with Model(path) as model, Session(model, n_ctx=64, n_threads=2) as session:
-            assert model.computed_by == "packed"
+        def logits() -> npt.NDArray[np.float32]:
+            session.seq_rm(0)
             session.eval([5, 100, 17, 30, 7], n_outputs=5)
             return session.logits()
 
-    best = logits()
-    monkeypatch.setenv("COMMANDR_CPU", "portable")
-    portable = logits()
-    # Sums that differ in the last bit round to other 8-bit activations here and there.
-    assert np.abs(best - portable).max() <= 1e-2 * np.abs(best).max()
+        before = logits()
+        monkeypatch.setenv("COMMANDR_CPU", "portable")
+        with Model(path):
+            assert (logits() == before).all()
 
 
 @pytest.mark.parametrize("file_type", ["Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0"])

@@ -176,14 +176,14 @@ PART void reorder_queries(const commandr_attention_tile * t, float * to) {
 
 TARGET
 void ATTEND(commandr_attention_tile * t, int64_t begin, int64_t end) {
-    const int64_t dim_pad = t->dim_pad;
-    const bool    few     = t->n_rows <= FEW_ROWS;
-    const int64_t step    = few ? FEW_CELLS : BLOCK;
-    float         rows[BLOCK * COMMANDR_MAX_DIM];
-    float         columns[BLOCK * COMMANDR_MAX_DIM]; /* keys transposed */
-    float         q[COMMANDR_TILE_ROWS * COMMANDR_MAX_DIM];
-    float         w[COMMANDR_TILE_ROWS][BLOCK];
-    f32v          sums[COMMANDR_TILE_ROWS];
+    const int64_t dim_pad   = t->dim_pad;
+    const bool    few       = t->n_rows <= FEW_ROWS;
+    const int64_t step      = few ? FEW_CELLS : BLOCK;
+    float * const rows      = t->rows;
+    float * const columns   = t->columns;
+    float * const q         = t->ordered;
+    float (*const w)[BLOCK] = t->weights;
+    f32v sums[COMMANDR_ATTENTION_ROWS];
     memset(sums, 0, sizeof(sums));
     if (!few) {
         reorder_queries(t, q);

@@ -10,10 +10,10 @@
 #include <stdint.h>
 
 enum {
-    COMMANDR_TILE_ROWS   = 64,
-    COMMANDR_BLOCK_CELLS = 64,  /* looked at together */
-    COMMANDR_MAX_DIM     = 256, /* of a head */
-    COMMANDR_DIM_PAD     = 16   /* rows of floats are zero up to a multiple of it */
+    COMMANDR_ATTENTION_ROWS = 64,
+    COMMANDR_BLOCK_CELLS    = 64,  /* looked at together */
+    COMMANDR_MAX_DIM        = 256, /* of a head */
+    COMMANDR_DIM_PAD        = 16   /* rows of floats are zero up to a multiple of it */
 };
 
 /* What a token sees of a block of cells. */
@@ -27,12 +27,17 @@ typedef struct commandr_attention_tile {
     int64_t                    n_rows;
     int64_t                    n_tokens; /* of the batch */
     const uint8_t *            sees;     /* [blocks][n_tokens]: COMMANDR_SEES_* */
-    int64_t                    token[COMMANDR_TILE_ROWS];
-    const ggml_fp16_t *        mask[COMMANDR_TILE_ROWS];                   /* [n_kv] of the row's token: 0 or -inf */
-    float                      q[COMMANDR_TILE_ROWS * COMMANDR_MAX_DIM];   /* rows of dim_pad, scaled */
-    float                      acc[COMMANDR_TILE_ROWS * COMMANDR_MAX_DIM]; /* rows of dim_pad: the weighted values */
-    float                      max[COMMANDR_TILE_ROWS]; /* the largest score, -inf when the row sees no cell */
-    float                      sum[COMMANDR_TILE_ROWS]; /* of exp(score - max); NaN when a score is not finite */
+    int64_t                    token[COMMANDR_ATTENTION_ROWS];
+    const ggml_fp16_t *        mask[COMMANDR_ATTENTION_ROWS];                 /* [n_kv] of the row's token: 0 or -inf */
+    float                      q[COMMANDR_ATTENTION_ROWS * COMMANDR_MAX_DIM]; /* rows of dim_pad, scaled */
+    float acc[COMMANDR_ATTENTION_ROWS * COMMANDR_MAX_DIM];                    /* rows of dim_pad: the weighted values */
+    float max[COMMANDR_ATTENTION_ROWS]; /* the largest score, -inf when the row sees no cell */
+    float sum[COMMANDR_ATTENTION_ROWS]; /* of exp(score - max); NaN when a score is not finite */
+    /* What a chunk is worked on in: too large for the stack that every C library gives a thread. */
+    float rows[COMMANDR_BLOCK_CELLS * COMMANDR_MAX_DIM];       /* keys or values of a block of cells */
+    float columns[COMMANDR_BLOCK_CELLS * COMMANDR_MAX_DIM];    /* keys transposed */
+    float ordered[COMMANDR_ATTENTION_ROWS * COMMANDR_MAX_DIM]; /* q in the order of columns */
+    float weights[COMMANDR_ATTENTION_ROWS][COMMANDR_BLOCK_CELLS];
 } commandr_attention_tile;
 
 /* Computes acc, max and sum for cells begin..end-1; begin is a multiple of COMMANDR_BLOCK_CELLS. */
@@ -44,7 +49,7 @@ void commandr_attend_avx2(commandr_attention_tile * tile, int64_t begin, int64_t
 void commandr_attend_avx512(commandr_attention_tile * tile, int64_t begin, int64_t end);
 #endif
 
-/* The best that this processor has. */
+/* That of the level chosen, see level.h. */
 commandr_attention_fn commandr_attention_find(void);
 
 #endif

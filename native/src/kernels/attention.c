@@ -14,7 +14,7 @@
  * sums do not depend on what it is computed with. When a head has one tile only, there is one token or a few: then
  * chunks are computed as pieces of their own, for work for all threads, and joined by a second operation. */
 enum {
-    TILE_ROWS   = COMMANDR_TILE_ROWS,
+    TILE_ROWS   = COMMANDR_ATTENTION_ROWS,
     BLOCK       = COMMANDR_BLOCK_CELLS,
     FIRST_CHUNK = 256, /* cells; below this, joining costs more than it gains */
     SAME_CHUNKS = 16   /* so many of a size, then as many twice as large: work for all threads and few parts to join */
@@ -185,14 +185,18 @@ static float * out_of(const struct ggml_tensor * dst, const commandr_attention_t
     return (float *) ((char *) dst->data + (size_t) head * dst->nb[1] + (size_t) t->token[r] * dst->nb[2]);
 }
 
-/* What all tiles of an operation have in common. */
-static void open_tile(commandr_attention_tile * t, const struct ggml_tensor * dst) {
+/* This thread's tile, with what all tiles of an operation have in common. */
+static commandr_attention_tile * open_tile(const struct ggml_tensor * dst) {
+    static _Thread_local commandr_attention_tile of_thread;
+
+    commandr_attention_tile *  t      = &of_thread;
     const struct ggml_tensor * blocks = dst->src[4];
     t->k                              = dst->src[1];
     t->v                              = dst->src[2];
     t->dim_pad                        = pad(dst->src[0]->ne[0]);
     t->n_tokens                       = dst->src[0]->ne[1];
     t->sees = (const uint8_t *) blocks->data + blocks->ne[0] - count_blocks(t->k->ne[1]) * t->n_tokens;
+    return t;
 }
 
 /* Threads draw pieces of an operation until there are none left. */
@@ -205,29 +209,28 @@ static int64_t next_piece(const struct ggml_tensor * dst, const void * reader) {
 static void attend(struct ggml_tensor * dst, int ith, int nth, void * user_data) {
     (void) ith;
     (void) nth;
-    const int64_t           dim      = dst->ne[0];
-    const int64_t           n_tiles  = count_tiles(dst->src[0], dst->src[1]);
-    const int64_t           n_pieces = n_tiles * dst->src[1]->ne[2];
-    const int64_t           n_chunks = count_chunks(dst->src[1]->ne[1]);
-    commandr_attention_tile t;
-    open_tile(&t, dst);
+    const int64_t             dim      = dst->ne[0];
+    const int64_t             n_tiles  = count_tiles(dst->src[0], dst->src[1]);
+    const int64_t             n_pieces = n_tiles * dst->src[1]->ne[2];
+    const int64_t             n_chunks = count_chunks(dst->src[1]->ne[1]);
+    commandr_attention_tile * t        = open_tile(dst);
     for (int64_t piece = next_piece(dst, user_data); piece < n_pieces; piece = next_piece(dst, user_data)) {
         const int64_t first_row = (n_tiles - 1 - piece % n_tiles) * TILE_ROWS; /* the last tokens see most: first */
         row_state     states[TILE_ROWS];
-        set_rows(&t, dst, piece / n_tiles, first_row);
-        for (int64_t r = 0; r < t.n_rows; r++) {
-            memset(out_of(dst, &t, first_row, r), 0, dst->nb[1]);
+        set_rows(t, dst, piece / n_tiles, first_row);
+        for (int64_t r = 0; r < t->n_rows; r++) {
+            memset(out_of(dst, t, first_row, r), 0, dst->nb[1]);
             states[r] = EMPTY;
         }
         for (int64_t c = 0; c < n_chunks; c++) {
-            attend_chunk(&t, c);
-            for (int64_t r = 0; r < t.n_rows; r++) {
-                const row_state later = { t.max[r], t.sum[r] };
-                join_later(out_of(dst, &t, first_row, r), &states[r], t.acc + r * t.dim_pad, later, dim);
+            attend_chunk(t, c);
+            for (int64_t r = 0; r < t->n_rows; r++) {
+                const row_state later = { t->max[r], t->sum[r] };
+                join_later(out_of(dst, t, first_row, r), &states[r], t->acc + r * t->dim_pad, later, dim);
             }
         }
-        for (int64_t r = 0; r < t.n_rows; r++) {
-            divide(out_of(dst, &t, first_row, r), states[r], dim);
+        for (int64_t r = 0; r < t->n_rows; r++) {
+            divide(out_of(dst, t, first_row, r), states[r], dim);
         }
     }
 }
@@ -237,20 +240,19 @@ static void attend(struct ggml_tensor * dst, int ith, int nth, void * user_data)
 static void attend_parts(struct ggml_tensor * dst, int ith, int nth, void * user_data) {
     (void) ith;
     (void) nth;
-    const int64_t           dim       = dst->ne[0] - 2;
-    const int64_t           n_head_kv = dst->src[1]->ne[2];
-    commandr_attention_tile t;
-    open_tile(&t, dst);
+    const int64_t             dim       = dst->ne[0] - 2;
+    const int64_t             n_head_kv = dst->src[1]->ne[2];
+    commandr_attention_tile * t         = open_tile(dst);
     for (int64_t piece = next_piece(dst, user_data); piece < n_head_kv * dst->ne[3];
          piece         = next_piece(dst, user_data)) {
         const int64_t c = piece / n_head_kv; /* heads of a cell lie side by side */
-        set_rows(&t, dst, piece % n_head_kv, 0);
-        attend_chunk(&t, c);
-        for (int64_t r = 0; r < t.n_rows; r++) {
-            float * part = (float *) ((char *) out_of(dst, &t, 0, r) + (size_t) c * dst->nb[3]);
-            memcpy(part, t.acc + r * t.dim_pad, (size_t) dim * sizeof(float));
-            part[dim]     = t.max[r];
-            part[dim + 1] = t.sum[r];
+        set_rows(t, dst, piece % n_head_kv, 0);
+        attend_chunk(t, c);
+        for (int64_t r = 0; r < t->n_rows; r++) {
+            float * part = (float *) ((char *) out_of(dst, t, 0, r) + (size_t) c * dst->nb[3]);
+            memcpy(part, t->acc + r * t->dim_pad, (size_t) dim * sizeof(float));
+            part[dim]     = t->max[r];
+            part[dim + 1] = t->sum[r];
         }
     }
 }

@@ -30,6 +30,7 @@ static bool has_level(commandr_level level) {
     switch (level) {
         case COMMANDR_LEVEL_PORTABLE: return true;
 #if defined(__x86_64__)
+        /* With the rest of x86-64-v3, which all of this library is compiled for. */
         case COMMANDR_LEVEL_AVX2: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
         case COMMANDR_LEVEL_AVXVNNI: return has_level(COMMANDR_LEVEL_AVX2) && has_avxvnni();
         case COMMANDR_LEVEL_AVX512:
@@ -54,10 +55,14 @@ static commandr_level best(void) {
     return (commandr_level) level;
 }
 
-static _Atomic int chosen = -1; /* none yet */
+static _Atomic int  chosen = -1; /* none yet */
+static _Atomic bool asked_for;
 
 commandr_status commandr_level_choose(void) {
     const char * name = getenv("COMMANDR_CPU");
+    if (atomic_load(&chosen) >= 0) {
+        return COMMANDR_OK;
+    }
     if (!name) {
         atomic_store(&chosen, (int) best());
         return COMMANDR_OK;
@@ -66,6 +71,7 @@ commandr_status commandr_level_choose(void) {
     for (int i = 0; i < N_LEVELS; i++) {
         if (has_level((commandr_level) i)) {
             if (strcmp(name, NAMES[i]) == 0) {
+                atomic_store(&asked_for, true);
                 atomic_store(&chosen, i);
                 return COMMANDR_OK;
             }
@@ -90,6 +96,6 @@ commandr_tile_fn commandr_tile(enum ggml_type type) {
 #elif defined(__aarch64__)
         case COMMANDR_LEVEL_DOTPROD: return commandr_tile_dotprod(type);
 #endif
-        default: return best() == COMMANDR_LEVEL_PORTABLE ? NULL : commandr_tile_portable(type);
+        default: return atomic_load(&asked_for) ? commandr_tile_portable(type) : NULL;
     }
 }

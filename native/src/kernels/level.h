@@ -5,8 +5,8 @@
 #include "error.h"
 
 typedef enum commandr_level {
-    COMMANDR_LEVEL_PORTABLE, /* plain C, the reference: slower than ggml, and used only when it is asked for */
-    COMMANDR_LEVEL_AVX2,     /* with FMA */
+    COMMANDR_LEVEL_PORTABLE, /* plain C, the reference: slower than ggml; its products are used only where COMMANDR_CPU asks for them */
+    COMMANDR_LEVEL_AVX2, /* with FMA */
     COMMANDR_LEVEL_AVXVNNI,
     COMMANDR_LEVEL_AVX512, /* F, BW, CD, DQ, VL and VNNI */
     COMMANDR_LEVEL_AMX,    /* the same, and amx.h for batches */
@@ -14,11 +14,11 @@ typedef enum commandr_level {
 } commandr_level;
 
 /* Settles on the best level there is, or on the one that the environment variable COMMANDR_CPU names, for tests and
- * comparisons; an error when this processor lacks that. Each model that is loaded does so: threads that compute do not
- * read the environment. */
+ * comparisons. The first model that is loaded does so for the whole process: what another one computes at that time must
+ * not change. An error when this processor lacks the level named. */
 commandr_status commandr_level_choose(void);
 
-/* What has been settled on; at first the best level. */
+/* What has been settled on; before, the best level. */
 commandr_level commandr_level_chosen(void);
 
 #endif
