@@ -140,11 +140,11 @@ static void check(enum ggml_type type, int64_t n_in, int64_t n_out) {
     static const int counts[] = { 1, 15, 16, 17, 32, 33, 70 };
     const int64_t    ne[2]    = { n_in, n_out };
     fixture          f        = { .n_threads = 1 };
-    const bool       packs =
-        type == GGML_TYPE_Q4_K || type == GGML_TYPE_Q5_K || type == GGML_TYPE_Q6_K || type == GGML_TYPE_Q8_0;
-    const size_t n_sums = (size_t) (MAX_COLS * n_out);
-    float *      y      = malloc(n_sums * sizeof(float));
-    float *      other  = malloc(n_sums * sizeof(float));
+    const bool       packs    = type == GGML_TYPE_Q4_K || type == GGML_TYPE_Q5_K || type == GGML_TYPE_Q6_K ||
+                                type == GGML_TYPE_Q8_0 || type == GGML_TYPE_Q4_0;
+    const size_t     n_sums   = (size_t) (MAX_COLS * n_out);
+    float *          y        = malloc(n_sums * sizeof(float));
+    float *          other    = malloc(n_sums * sizeof(float));
 
     struct ggml_context * ctx = ggml_init((struct ggml_init_params) { 16 << 20, NULL, false });
     f.file                    = ggml_new_tensor_2d(ctx, type, n_in, n_out);
@@ -211,7 +211,7 @@ static void check_many_columns(void) {
 
 static int test_products(void) {
     static const enum ggml_type types[] = { GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K,  GGML_TYPE_Q8_0,
-                                            GGML_TYPE_BF16, GGML_TYPE_Q4_0, GGML_TYPE_IQ4_XS };
+                                            GGML_TYPE_Q4_0, GGML_TYPE_BF16, GGML_TYPE_IQ4_XS };
     tile_emulation_start();
     for (size_t t = 0; t < sizeof(types) / sizeof(types[0]); t++) {
         check(types[t], 256, 3);

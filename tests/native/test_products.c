@@ -13,7 +13,8 @@
 
 enum { MAX_COLS = 70, MAX_IN = 2304, MAX_OUT = 1040 };
 
-static const enum ggml_type TYPES[] = { GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K, GGML_TYPE_Q8_0 };
+static const enum ggml_type TYPES[] = { GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K, GGML_TYPE_Q8_0,
+                                        GGML_TYPE_Q4_0 };
 
 static uint32_t seed = 1;
 
@@ -77,8 +78,9 @@ static void multiply(const fixture * f, struct ggml_tensor * w, int64_t c, int64
 static void check_sums(const fixture * f, const float * y, int64_t n_cols) {
     static double xr[MAX_IN];
     const int64_t n_in = f->file->ne[0];
+    const int64_t run  = f->file->type == GGML_TYPE_Q8_0 || f->file->type == GGML_TYPE_Q4_0 ? 32 : 256;
     for (int64_t c = 0; c < n_cols; c++) {
-        rounded(f->x + c * n_in, n_in, f->file->type == GGML_TYPE_Q8_0 ? 32 : 256, xr);
+        rounded(f->x + c * n_in, n_in, run, xr);
         for (int64_t row = 0; row < f->file->ne[1]; row++) {
             double sum = 0.0, size = 0.0;
             for (int64_t i = 0; i < n_in; i++) {

@@ -105,7 +105,7 @@ def test_a_model_that_is_loaded_does_not_change_what_another_computes(monkeypatc
             assert (logits() == before).all()
 
 
-@pytest.mark.parametrize("file_type", ["Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0"])
+@pytest.mark.parametrize("file_type", ["Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "Q4_0"])
 def test_weights_are_packed_where_the_processor_has_the_kernel(file_type: str) -> None:
     if not has_kernel:
         pytest.skip("this processor has no kernel of ours")

@@ -7,7 +7,8 @@
 
 /* Whether rows of this type are unpacked here after packing. */
 static bool has_tiles(enum ggml_type type) {
-    return type == GGML_TYPE_Q4_K || type == GGML_TYPE_Q5_K || type == GGML_TYPE_Q6_K || type == GGML_TYPE_Q8_0;
+    return type == GGML_TYPE_Q4_K || type == GGML_TYPE_Q5_K || type == GGML_TYPE_Q6_K || type == GGML_TYPE_Q8_0 ||
+           type == GGML_TYPE_Q4_0;
 }
 
 bool commandr_amx_panel_is_fast(enum ggml_type type) {
@@ -159,12 +160,27 @@ TARGET_PART void unpack_q8_0(const uint8_t * tile, uint32_t * to) {
     }
 }
 
+/* Q4_0: blocks of 16 bytes, the low halves of which are elements 0 to 15 and the upper ones 16 to 31; all d stand behind
+ * the bytes. weight = d * (q - 8) */
+TARGET_PART void unpack_q4_0(const uint8_t * tile, uint32_t * to) {
+    for (int s = 0; s < BLOCK / 32; s++) {
+        const __m512 d   = halves_at(tile + LANES * (4 * 32 + 2 * s));
+        const __m512 min = _mm512_mul_ps(d, _mm512_set1_ps(8.0f));
+        for (int t = 0; t < 4; t++) {
+            const __m512i q = word_of(GGML_TYPE_Q4_0, tile, (size_t) s, (size_t) t);
+            put(low_4(q), d, min, 32 * s + 4 * t, to);
+            put(low_4(_mm512_srli_epi32(q, 4)), d, min, 32 * s + 16 + 4 * t, to);
+        }
+    }
+}
+
 TARGET static void unpack_tile(enum ggml_type type, const uint8_t * tile, uint32_t * to) {
     switch ((int) type) {
         case GGML_TYPE_Q4_K: unpack_with_min(GGML_TYPE_Q4_K, tile, to); break;
         case GGML_TYPE_Q5_K: unpack_with_min(GGML_TYPE_Q5_K, tile, to); break;
         case GGML_TYPE_Q6_K: unpack_q6_k(tile, to); break;
-        default: unpack_q8_0(tile, to);
+        case GGML_TYPE_Q8_0: unpack_q8_0(tile, to); break;
+        default: unpack_q4_0(tile, to);
     }
 }
 

@@ -107,7 +107,8 @@ typedef int16_t partial __attribute__((vector_size(VECTOR)));
 
 /* |2 w x| <= 2 * 127 * the largest w, and 16 bits end at 32767. */
 COMMANDR_INLINE int steps_of(enum ggml_type type) {
-    return type == GGML_TYPE_Q4_K ? 8 : type == GGML_TYPE_Q5_K ? 4 : type == GGML_TYPE_Q6_K ? 2 : 1;
+    const bool is_4_bit = type == GGML_TYPE_Q4_K || type == GGML_TYPE_Q4_0;
+    return is_4_bit ? 8 : type == GGML_TYPE_Q5_K ? 4 : type == GGML_TYPE_Q6_K ? 2 : 1;
 }
 
 COMMANDR_INLINE partial dot(enum ggml_type type, bool is_first, partial sum, words w, const int32_t * x, int i) {

@@ -95,7 +95,7 @@ bool commandr_matmul_has(enum ggml_type type, const int64_t * ne) {
 }
 
 bool commandr_matmul_wants_fine(enum ggml_type type) {
-    return type == GGML_TYPE_Q8_0;
+    return type == GGML_TYPE_Q8_0 || type == GGML_TYPE_Q4_0;
 }
 
 bool commandr_matmul_wanted(const struct ggml_tensor * w, int64_t n_cols) {

@@ -18,11 +18,13 @@ static const block_layout * layout_of(enum ggml_type type) {
     static const block_layout q5_k = { 176, 1, 0, 44, -1 };  /* d, dmin, 12 of scales, 32 and 128 of quants */
     static const block_layout q6_k = { 210, 1, 0, 52, 208 }; /* 128 and 64 of quants, 16 of scales, d */
     static const block_layout q8_0 = { 34, 8, 2, 8, 0 };     /* d, 32 of quants */
+    static const block_layout q4_0 = { 18, 8, 2, 4, 0 };     /* d, 16 of quants */
     switch ((int) type) {
         case GGML_TYPE_Q4_K: return &q4_k;
         case GGML_TYPE_Q5_K: return &q5_k;
         case GGML_TYPE_Q6_K: return &q6_k;
         case GGML_TYPE_Q8_0: return &q8_0;
+        case GGML_TYPE_Q4_0: return &q4_0;
         default: return NULL;
     }
 }

@@ -28,8 +28,8 @@ size_t commandr_tile_size(enum ggml_type type);
 
 /* Where word i of block k of 256 weights is in a tile, in words of all lanes. */
 static inline size_t commandr_packed_word_at(enum ggml_type type, size_t k, size_t i) {
-    if (type == GGML_TYPE_Q8_0) { /* two blocks taking turns */
-        return 16 * (k / 2) + 2 * i + k % 2;
+    if (type == GGML_TYPE_Q8_0 || type == GGML_TYPE_Q4_0) { /* two blocks taking turns */
+        return (type == GGML_TYPE_Q8_0 ? 16 : 8) * (k / 2) + 2 * i + k % 2;
     }
     if (type == GGML_TYPE_Q5_K && i >= 4 && i < 20) { /* fifth bits, each word behind the first that needs it */
         return i < 12 ? 2 * i - 3 : 2 * i - 20;

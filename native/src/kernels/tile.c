@@ -35,7 +35,7 @@ enum {
 #endif
 
 /* What the bytes of a super-block of 16 rows mean, computed once for all groups of columns. weight = scale * q - min,
- * in Q6_K scale * (q - 32). */
+ * in Q6_K scale * (q - 32), in Q4_0 scale * (q - 8). */
 typedef struct tile_scales {
     float   scale[BLOCK / 16][LANES];
     int32_t mins[4][LANES]; /* of sub-blocks 2j and 2j + 1, in the low and high 16 bits, times min_d */
@@ -114,10 +114,16 @@ COMMANDR_INLINE void read_signed_scales(const uint8_t * tile, int lane, tile_sca
     }
 }
 
-/* Q8_0: d of 8 blocks stand behind their 64 words. */
-COMMANDR_INLINE void read_block_scales(const uint8_t * tile, int lane, tile_scales * to) {
+/* Blocks of 32 elements, each with a scale and nothing else, and so have the columns. */
+COMMANDR_INLINE bool has_blocks(enum ggml_type type) {
+    return type == GGML_TYPE_Q8_0 || type == GGML_TYPE_Q4_0;
+}
+
+/* Q8_0 and Q4_0: d of 8 blocks stand behind their 64 or 32 words. */
+COMMANDR_INLINE void read_block_scales(enum ggml_type type, const uint8_t * tile, int lane, tile_scales * to) {
+    const int n_words = type == GGML_TYPE_Q8_0 ? 64 : 32;
     for (int s = 0; s < BLOCK / 32; s++) {
-        put(to->scale[s] + lane, halves_at(tile + LANES * (4 * 64 + 2 * s) + 2 * lane));
+        put(to->scale[s] + lane, halves_at(tile + LANES * (4 * n_words + 2 * s) + 2 * lane));
     }
 }
 
@@ -125,8 +131,8 @@ COMMANDR_INLINE void read_scales(enum ggml_type type, const uint8_t * tile, tile
     for (int lane = 0; lane < LANES; lane += AT_ONCE) {
         if (type == GGML_TYPE_Q6_K) {
             read_signed_scales(tile, lane, to);
-        } else if (type == GGML_TYPE_Q8_0) {
-            read_block_scales(tile, lane, to);
+        } else if (has_blocks(type)) {
+            read_block_scales(type, tile, lane, to);
         } else {
             read_scales_with_min(tile, lane, to);
         }
@@ -135,7 +141,8 @@ COMMANDR_INLINE void read_scales(enum ggml_type type, const uint8_t * tile, tile
 
 /* Quants come in pairs of sub-blocks that share bytes: the first one's low 4 bits are the low halves, the second one's
  * the high halves. Q4_K, Q5_K: 32 bytes a pair, sub-blocks 2p and 2p + 1 of 32 elements. Q6_K: 16 bytes, sub-blocks of 16
- * elements that are 4 apart; pair 4 is 8 sub-blocks behind pair 0. Q8_0 has whole bytes in sub-blocks of 32. */
+ * elements that are 4 apart; pair 4 is 8 sub-blocks behind pair 0. Q8_0 has whole bytes in sub-blocks of 32; in Q4_0 each
+ * has 16 bytes of its own, with the first 16 elements in the low halves. */
 COMMANDR_INLINE int first_of_pair(enum ggml_type type, int half, int p) {
     return type == GGML_TYPE_Q6_K ? 8 * half + p : 2 * p;
 }
@@ -156,6 +163,12 @@ COMMANDR_INLINE void read_pair(enum ggml_type type, const uint8_t * tile, int ha
         const uint32_t offset = SIGNED_BYTES ? 0 : 0x80808080;
         *first                = next_word(tile, 16 * p + 2 * t, lane, n_cols) ^ offset;
         *second               = next_word(tile, 16 * p + 2 * t + 1, lane, n_cols) ^ offset;
+        return;
+    }
+    if (type == GGML_TYPE_Q4_0) {
+        const int at = 8 * p + 2 * (t % 4);
+        *first       = next_word(tile, at, lane, t < 4 ? n_cols : 1) >> t / 4 * 4 & 0x0f0f0f0f;
+        *second      = next_word(tile, at + 1, lane, t < 4 ? n_cols : 1) >> t / 4 * 4 & 0x0f0f0f0f;
         return;
     }
     const int   q5_at = p == 0 ? 4 + 2 * t : 12 + 8 * p + t;
@@ -192,12 +205,16 @@ typedef struct piece {
     const int32_t * x;
 } piece;
 
-/* What the integer sum of a column's sub-block begins with. Q6_K's q are 32 too large, and those of Q8_0 128 where the
- * processor wants no signs. */
+/* What the integer sum of a column's sub-block begins with. Q6_K's q are 32 too large, those of Q4_0 8, and those of Q8_0
+ * 128 where the processor wants no signs. */
 COMMANDR_INLINE ints shift_of(const piece * m, int s, int column) {
-    const ints zero = { 0 };
+    const ints      zero  = { 0 };
+    const int32_t * shift = m->x + (COMMANDR_SHIFT_AT + s) * m->n_group + column;
     if (m->type == GGML_TYPE_Q6_K || (m->type == GGML_TYPE_Q8_0 && !SIGNED_BYTES)) {
-        return all_ints(m->x + (COMMANDR_SHIFT_AT + s) * m->n_group + column);
+        return all_ints(shift);
+    }
+    if (m->type == GGML_TYPE_Q4_0) {
+        return all_ints(shift) >> 4; /* -8 times the sum */
     }
     return zero;
 }
@@ -205,7 +222,7 @@ COMMANDR_INLINE ints shift_of(const piece * m, int s, int column) {
 /* What a sub-block's integer sum number k is multiplied with before it is added. */
 COMMANDR_INLINE floats scale_of(const piece * m, const tile_scales * scales, int s, int k) {
     const floats scale = floats_at(scales->scale[s] + m->lane + k / m->n * AT_ONCE);
-    return m->type == GGML_TYPE_Q8_0 ? scale * all_floats(m->x + (COMMANDR_D_AT + s) * m->n_group + k % m->n) : scale;
+    return has_blocks(m->type) ? scale * all_floats(m->x + (COMMANDR_D_AT + s) * m->n_group + k % m->n) : scale;
 }
 
 /* The integer sums of both sub-blocks of a pair. dots: [2][n_vectors][n] */
@@ -283,7 +300,7 @@ COMMANDR_INLINE void add_sums(const piece * m, const tile_scales * scales, float
             }
             sums[k] = fma_of(-floats_at(scales->min_d + first), to_floats(mins), sums[k]);
         }
-        if (m->type == GGML_TYPE_Q8_0) {
+        if (has_blocks(m->type)) {
             put(to, sums[k] + floats_at(to));
         } else {
             put(to, fma_of(all_floats(column + COMMANDR_D_AT * m->n_group), sums[k], floats_at(to)));
@@ -298,7 +315,7 @@ COMMANDR_INLINE void multiply_packed(const piece * m, const tile_scales * scales
     for (int k = 0; k < m->n_vectors * m->n; k++) {
         sums[k] = no_floats();
     }
-    if (m->type == GGML_TYPE_Q4_K || m->type == GGML_TYPE_Q8_0) { /* all pairs are alike */
+    if (m->type == GGML_TYPE_Q4_K || has_blocks(m->type)) { /* all pairs are alike */
         for (int p = 0; p < 4; p++) {
             add_pair(m, scales, 0, p, sums);
         }
@@ -480,12 +497,17 @@ static void multiply_q8_0(const uint8_t * tile, const int32_t * x, int64_t n_col
     multiply(GGML_TYPE_Q8_0, tile, x, n_cols, out);
 }
 
+static void multiply_q4_0(const uint8_t * tile, const int32_t * x, int64_t n_cols, float (*out)[LANES]) {
+    multiply(GGML_TYPE_Q4_0, tile, x, n_cols, out);
+}
+
 commandr_tile_fn COMMANDR_TILE(COMMANDR_LEVEL)(enum ggml_type type) {
     switch ((int) type) {
         case GGML_TYPE_Q4_K: return multiply_q4_k;
         case GGML_TYPE_Q5_K: return multiply_q5_k;
         case GGML_TYPE_Q6_K: return multiply_q6_k;
         case GGML_TYPE_Q8_0: return multiply_q8_0;
+        case GGML_TYPE_Q4_0: return multiply_q4_0;
         default: return NULL;
     }
 }
