@@ -3,7 +3,7 @@
  * ggml computes a batch of 2 to 16 columns, as drafts need it, for several times the price of one, and a row's result
  * depends on how many others are in the batch. Here weights are unpacked in registers and multiplied with up to 8
  * columns, each column by the same operations in the same order whatever the others: a token's logits do not depend on
- * what it is computed with. */
+ * what it is computed with. (From 32 columns on AMX rounds otherwise, see amx.h.) */
 #ifndef COMMANDR_SRC_KERNELS_MATMUL_H
 #define COMMANDR_SRC_KERNELS_MATMUL_H
 
