@@ -33,8 +33,13 @@ size_t commandr_tile_size(enum ggml_type type) {
     return LANES * ggml_row_size(type, BLOCK);
 }
 
-static size_t half_at(const block_layout * layout, size_t k, size_t lane) {
-    return LANES * (4 * (size_t) (layout->n * layout->n_words) + 2 * k) + 2 * lane;
+/* Where they are in a tile. */
+static size_t word_at(enum ggml_type type, size_t k, size_t i, size_t lane) {
+    return commandr_packed_words_at(type) + 4 * (LANES * commandr_packed_word_at(type, k, i) + lane);
+}
+
+static size_t half_at(size_t k, size_t lane) {
+    return 2 * (LANES * k + lane);
 }
 
 void commandr_pack_tile(enum ggml_type type, const uint8_t * rows, size_t row_size, int64_t n_rows, uint8_t * to) {
@@ -43,14 +48,14 @@ void commandr_pack_tile(enum ggml_type type, const uint8_t * rows, size_t row_si
     for (size_t k = 0; k < (size_t) layout->n; k++, rows += layout->size) {
         for (size_t i = 0; i < (size_t) layout->n_words; i++) {
             const uint8_t * from  = rows + (size_t) layout->words_at + 4 * i;
-            uint8_t *       words = to + 4 * LANES * commandr_packed_word_at(type, k, i);
+            uint8_t *       words = to + word_at(type, k, i, 0);
             for (size_t lane = 0; lane < LANES; lane++) {
                 memcpy(words + 4 * lane, from + (lane < last ? lane : last) * row_size, 4);
             }
         }
         for (size_t lane = 0; lane < LANES && layout->half_at >= 0; lane++) {
             const uint8_t * from = rows + (lane < last ? lane : last) * row_size;
-            memcpy(to + half_at(layout, k, lane), from + layout->half_at, 2);
+            memcpy(to + half_at(k, lane), from + layout->half_at, 2);
         }
     }
 }
@@ -72,11 +77,10 @@ static void unpack_lane(enum ggml_type type, const uint8_t * tile, size_t lane, 
     const block_layout * layout = layout_of(type);
     for (size_t k = 0; k < (size_t) layout->n; k++, to += layout->size) {
         for (size_t i = 0; i < (size_t) layout->n_words; i++) {
-            memcpy(to + (size_t) layout->words_at + 4 * i,
-                   tile + 4 * (LANES * commandr_packed_word_at(type, k, i) + lane), 4);
+            memcpy(to + (size_t) layout->words_at + 4 * i, tile + word_at(type, k, i, lane), 4);
         }
         if (layout->half_at >= 0) {
-            memcpy(to + layout->half_at, tile + half_at(layout, k, lane), 2);
+            memcpy(to + layout->half_at, tile + half_at(k, lane), 2);
         }
     }
 }

@@ -1,8 +1,8 @@
 /* Weights for our products: 16 rows side by side, so that one vector register holds the same place of each.
  *
  * 256 weights of a row in one of ggml's quantized types are one block or several, and a block is a few 32-bit words and
- * at most one 16-bit number. A packed tile takes them of 16 rows. It puts word after word of all rows side by side, in the
- * order in which the product reads them (memory gives half its speed to any other), then the 16-bit numbers: the same
+ * at most one 16-bit number. A packed tile takes them of 16 rows. It puts the 16-bit numbers of all rows side by side,
+ * then word after word, in the order in which the product reads them (memory gives half its speed to any other): the same
  * bytes in another order, so that a packed tensor has its type and size. Tiles follow one another along the rows, then
  * down the matrix; rows beyond the last 16 whole ones stay as they are in the file. */
 #ifndef COMMANDR_SRC_KERNELS_PACKED_H
@@ -15,7 +15,7 @@
 #include <stdint.h>
 
 /* To be raised whenever the order of the bytes changes: files of packed weights then are written anew. */
-#define COMMANDR_PACKED_VERSION 1
+#define COMMANDR_PACKED_VERSION 2
 
 enum {
     COMMANDR_SUPER_BLOCK = 256,                 /* weights of a row in a tile, and elements of a column */
@@ -26,7 +26,13 @@ enum {
 /* Bytes of a tile. */
 size_t commandr_tile_size(enum ggml_type type);
 
-/* Where word i of block k of 256 weights is in a tile, in words of all lanes. */
+/* Bytes of the 16-bit numbers, behind which a tile has its words. */
+static inline size_t commandr_packed_words_at(enum ggml_type type) {
+    const size_t n_halves = type == GGML_TYPE_Q8_0 || type == GGML_TYPE_Q4_0 ? 8 : type == GGML_TYPE_Q6_K ? 1 : 0;
+    return 2 * COMMANDR_LANES * n_halves;
+}
+
+/* Where word i of block k of 256 weights is in a tile, in words of all lanes from the first word on. */
 static inline size_t commandr_packed_word_at(enum ggml_type type, size_t k, size_t i) {
     if (type == GGML_TYPE_Q8_0 || type == GGML_TYPE_Q4_0) { /* two blocks taking turns */
         return (type == GGML_TYPE_Q8_0 ? 16 : 8) * (k / 2) + 2 * i + k % 2;

@@ -42,7 +42,7 @@ typedef struct tile_scales {
     float   min_d[LANES];
 } tile_scales;
 
-/* ---- the formats: ggml's blocks, of which word i of 16 rows is vector i of a tile ---- */
+/* ---- the formats: ggml's blocks, of which word i of 16 rows is vector i of a tile; `tile` points at the first ---- */
 
 /* Word i of AT_ONCE rows from `lane` on. */
 COMMANDR_INLINE words word(const uint8_t * tile, int i, int lane) {
@@ -106,9 +106,9 @@ COMMANDR_INLINE floats halves_at(const uint8_t * at) {
     return halves(h);
 }
 
-/* Q6_K: words 0 to 3 are 16 signed bytes, d stands behind all words. */
+/* Q6_K: words 0 to 3 are 16 signed bytes, d stands before all words. */
 COMMANDR_INLINE void read_signed_scales(const uint8_t * tile, int lane, tile_scales * to) {
-    const floats d = halves_at(tile + 4 * LANES * 52 + 2 * lane);
+    const floats d = halves_at(tile - 2 * LANES + 2 * lane);
     for (int s = 0; s < BLOCK / 16; s++) {
         put(to->scale[s] + lane, d * to_floats((ints) (word(tile, s / 4, lane) << (24 - 8 * (s % 4))) >> 24));
     }
@@ -119,11 +119,10 @@ COMMANDR_INLINE bool has_blocks(enum ggml_type type) {
     return type == GGML_TYPE_Q8_0 || type == GGML_TYPE_Q4_0;
 }
 
-/* Q8_0 and Q4_0: d of 8 blocks stand behind their 64 or 32 words. */
-COMMANDR_INLINE void read_block_scales(enum ggml_type type, const uint8_t * tile, int lane, tile_scales * to) {
-    const int n_words = type == GGML_TYPE_Q8_0 ? 64 : 32;
+/* Q8_0 and Q4_0: d of 8 blocks stand before all words. */
+COMMANDR_INLINE void read_block_scales(const uint8_t * tile, int lane, tile_scales * to) {
     for (int s = 0; s < BLOCK / 32; s++) {
-        put(to->scale[s] + lane, halves_at(tile + LANES * (4 * n_words + 2 * s) + 2 * lane));
+        put(to->scale[s] + lane, halves_at(tile + 2 * LANES * (s - BLOCK / 32) + 2 * lane));
     }
 }
 
@@ -132,7 +131,7 @@ COMMANDR_INLINE void read_scales(enum ggml_type type, const uint8_t * tile, tile
         if (type == GGML_TYPE_Q6_K) {
             read_signed_scales(tile, lane, to);
         } else if (has_blocks(type)) {
-            read_block_scales(type, tile, lane, to);
+            read_block_scales(tile, lane, to);
         } else {
             read_scales_with_min(tile, lane, to);
         }
@@ -447,6 +446,7 @@ COMMANDR_INLINE void multiply(enum ggml_type type, const uint8_t * tile, const i
     tile_scales          scales;
     _Alignas(64) int32_t w[BLOCK / 4][LANES];
     const bool           in_registers = n_cols <= MAX_COLUMNS || VECTOR == 64;
+    tile += commandr_packed_words_at(type);
     read_scales(type, tile, &scales);
     if (!in_registers) {
         unpack(type, tile, w);
