@@ -171,8 +171,9 @@ class Session(SessionHandle):
 
         Every token is the sampler's own pick after the tokens before it, so a draft changes how fast tokens come and
         not which: they are those of `next_token` call by call, as far as logits computed together equal logits computed
-        one by one. They are the same bits with packed weights (`Model.computed_by`) and no sliding window. Else sums may be made in another order, and their rounding can turn the choice between two tokens that
-        are nearly as likely. Neither choice is the better one.
+        one by one. They are the same bits with packed weights (`Model.computed_by`) and no sliding window. Else sums
+        may be made in another order, and their rounding can turn the choice between two tokens that are nearly as
+        likely. Neither choice is the better one.
 
         What the draft guessed wrong is forgotten. No outputs are held afterwards.
 
