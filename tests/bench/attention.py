@@ -21,7 +21,7 @@ from commandr_gguf.quantize import type_find
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import kernels
+import c_programs
 
 N_HEAD = 32
 UBATCH = 512
@@ -87,7 +87,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "attention"
-        kernels.compile_program(program, Path(__file__).with_suffix(".c"), "-O3")
+        c_programs.compile_program(program, Path(__file__).with_suffix(".c"), "-O3")
         rest = rest_of_layer(options.model, program, options.rounds) if options.model else None
         if rest is not None:
             print(f"the rest of a layer: {rest:.3f} s for {UBATCH} tokens\n")

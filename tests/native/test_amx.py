@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-import kernels
+import c_programs
 import models
 
 HERE = Path(__file__).parent
@@ -23,7 +23,7 @@ NATIVE = HERE.parents[1] / "native"
 KERNELS = [NATIVE / "src/kernels" / f"{name}.c" for name in ("amx", "amx-check", "amx-panel", "packed")]
 is_linux_x86 = platform.system() == "Linux" and platform.machine() == "x86_64"
 needs_rounding = pytest.mark.skipif(
-    not is_linux_x86 or "avx512_bf16" not in kernels.cpu_flags, reason="this processor does not round to bfloat16"
+    not is_linux_x86 or "avx512_bf16" not in c_programs.cpu_flags, reason="this processor does not round to bfloat16"
 )
 COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)] or ["cc"]
 
@@ -71,7 +71,7 @@ def test_products_are_exact_up_to_float32_and_a_column_does_not_depend_on_its_ba
 
 
 def test_amx_is_found_exactly_where_it_works_and_lacking_it_disturbs_no_one(program: Path) -> None:
-    assert run(program, "self-test", "yes" if "amx_bf16" in kernels.cpu_flags else "no") == (0, "")
+    assert run(program, "self-test", "yes" if "amx_bf16" in c_programs.cpu_flags else "no") == (0, "")
 
 
 def test_the_self_test_tells_a_right_unit_from_a_wrong_one(program: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_model_computed_through_amx_is_nearer_to_float64_than_in_8_bits(tmp_pa
     files.remove(source / "kernels/tile.c")
     compiler = [*shlex.split(os.environ.get("CC", "cc")), "-std=c11", "-O1", "-Wno-psabi"]
     compiler += [f"-I{path}" for path in (source, NATIVE / "include", Path(libggml.__path__[0]) / "include")]
-    files += map(Path, kernels.compile_tiles(compiler, tmp_path))
+    files += map(Path, c_programs.compile_tiles(compiler, tmp_path))
     build(program, files, "-O1", "-Wl,--wrap=commandr_amx_available")
     ids = np.random.default_rng(6).integers(10, 500, 80, np.int32)
     tokens = tmp_path / "tokens"
@@ -100,7 +100,7 @@ def test_a_model_computed_through_amx_is_nearer_to_float64_than_in_8_bits(tmp_pa
     expected = models.expected_logits("gqa", ids, "Q4_K_M").ravel()
     amx, n_products = logits(program, models.gguf("gqa", "Q4_K_M"), tokens, "amx")
     plain, n_none = logits(program, models.gguf("gqa", "Q4_K_M"), tokens, "plain")
-    assert n_products > 0 or "amx_bf16" in kernels.cpu_flags
+    assert n_products > 0 or "amx_bf16" in c_programs.cpu_flags
     assert n_none == 0
     assert (amx != plain).any()
     error, error_of_8_bits = (np.sqrt(np.mean((x - expected) ** 2)) for x in (amx, plain))

@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-import kernels
+import c_programs
 import models
 import shapes
 from commandr_gguf import Model, Session
 
 SOURCE = Path(__file__).with_suffix(".c")
-has_kernel = bool(kernels.cpu_flags & {"avx2", "asimddp"})
+has_kernel = bool(c_programs.cpu_flags & {"avx2", "asimddp"})
 
 
 def run(program: Path, level: str) -> tuple[int, str]:
@@ -30,24 +30,24 @@ def run(program: Path, level: str) -> tuple[int, str]:
 @pytest.fixture(scope="session")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("products") / "test_products"
-    kernels.compile_program(target, SOURCE, "-O2")
+    c_programs.compile_program(target, SOURCE, "-O2")
     return target
 
 
-@pytest.mark.parametrize("level", kernels.LEVELS)
+@pytest.mark.parametrize("level", c_programs.LEVELS)
 def test_products_are_exact_up_to_float32_and_a_column_does_not_depend_on_its_batch(level: str, program: Path) -> None:
-    if not kernels.LEVELS[level][0] <= kernels.cpu_flags or (level == "portable" and not has_kernel):
+    if not c_programs.LEVELS[level][0] <= c_programs.cpu_flags or (level == "portable" and not has_kernel):
         pytest.skip(f"this processor is not one of level {level}")
     assert run(program, level) == (0, "")
 
 
 def test_products_of_the_short_vectors_of_avxvnni_are_exact_too(tmp_path: Path) -> None:
     """The code of that level with the same instructions of AVX-512, for processors that encode them so only."""
-    if not kernels.LEVELS["avx512"][0] <= kernels.cpu_flags:
+    if not c_programs.LEVELS["avx512"][0] <= c_programs.cpu_flags:
         pytest.skip("this processor has no AVX-512")
     target = tmp_path / "test_products"
-    short = [*kernels.AVX512, "-DCOMMANDR_LANES_256"]
-    kernels.compile_program(target, SOURCE, "-O2", compiled_as={"avx512": short})
+    short = [*c_programs.AVX512, "-DCOMMANDR_LANES_256"]
+    c_programs.compile_program(target, SOURCE, "-O2", compiled_as={"avx512": short})
     assert run(target, "avx512") == (0, "")
 
 
@@ -82,8 +82,8 @@ def test_every_level_is_as_near_to_float64(tmp_path: Path) -> None:
     tokens = np.random.default_rng(6).integers(10, 500, 60, np.int32)
     expected = models.expected_logits("gqa", tokens, "Q4_K_M")
     errors = {}
-    for level, (needed, _) in kernels.LEVELS.items():
-        if needed <= kernels.cpu_flags and (level != "portable" or has_kernel):
+    for level, (needed, _) in c_programs.LEVELS.items():
+        if needed <= c_programs.cpu_flags and (level != "portable" or has_kernel):
             done = evaluate(level, tmp_path, tokens)
             assert (done.returncode, done.stdout) == (0, "packed\n")
             errors[level] = np.sqrt(np.mean((np.load(tmp_path / f"{level}.npy") - expected) ** 2))
