@@ -12,6 +12,7 @@
 
 #include <string.h>
 
+/* COMMANDR_LANES_256: the dialect of AVX-VNNI with AVX-512's encodings, for tests on processors that have those alone. */
 #if defined(COMMANDR_LANES_PORTABLE)
 #define LANES_PORTABLE
 #elif defined(__AVX512VNNI__) && !defined(COMMANDR_LANES_256)
