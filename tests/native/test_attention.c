@@ -223,7 +223,7 @@ static void attend_tile(const fixture * f, const width * w, int64_t first, int64
     static uint8_t     seen[(N_KV + COMMANDR_BLOCK_CELLS - 1) / COMMANDR_BLOCK_CELLS * COMMANDR_ATTENTION_ROWS];
     const shape *      s = &f->shape;
     memset(seen, COMMANDR_SEES_SOME, sizeof(seen));
-    *t         = (commandr_attention_tile) { .k = f->k, .v = f->v, .n_rows = n, .n_tokens = n, .sees = seen };
+    *t = (commandr_attention_tile) { .k = f->k, .v = f->v, .n_heads = 1, .n_rows = n, .n_tokens = n, .sees = seen };
     t->dim_pad = (s->dim + COMMANDR_DIM_PAD - 1) / COMMANDR_DIM_PAD * COMMANDR_DIM_PAD;
     for (int64_t r = 0; r < n; r++) {
         const int64_t token = first + r * stride;
@@ -233,7 +233,6 @@ static void attend_tile(const fixture * f, const width * w, int64_t first, int64
         }
         t->mask[r]  = masks[r];
         t->token[r] = r;
-        t->max[r]   = -INFINITY;
     }
     w->attend(t, 0, N_KV);
 }

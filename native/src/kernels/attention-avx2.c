@@ -7,7 +7,8 @@
 #define LANES                 8
 #define TILE_ROWS             6 /* of 16 registers 12 hold sums */
 #define TILE_COLS             2
-#define FEW_COLS              8
+#define FEW_ROWS              2
+#define ONE_COLS              8
 #define MULTIPLY_ADD(a, b, c) _mm256_fmadd_ps(a, b, c)
 #define LARGER(a, b)          _mm256_max_ps(a, b)
 #define FROM_HALVES(at)       _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *) (at)))

@@ -7,7 +7,8 @@
 #define LANES                 16
 #define TILE_ROWS             4 /* of 32 registers 16 hold sums */
 #define TILE_COLS             4
-#define FEW_COLS              8
+#define FEW_ROWS              4
+#define ONE_COLS              8
 #define MULTIPLY_ADD(a, b, c) _mm512_fmadd_ps(a, b, c)
 #define LARGER(a, b)          _mm512_max_ps(a, b)
 #define FROM_HALVES(at)       _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *) (at)))

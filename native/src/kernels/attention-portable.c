@@ -4,7 +4,8 @@
 #define LANES          4
 #define TILE_ROWS      4
 #define TILE_COLS      4
-#define FEW_COLS       8
+#define FEW_ROWS       4
+#define ONE_COLS       8
 #define FROM_BYTES(at) ((f32v) { (at)[0], (at)[1], (at)[2], (at)[3] })
 
 #if defined(__aarch64__) && defined(__ARM_NEON)

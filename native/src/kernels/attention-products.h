@@ -17,28 +17,48 @@ PART void transpose_4x4(f32x4 * x) {
     x[3]          = SHUFFLE(c, d, 2, 3, 6, 7);
 }
 
-/* Scores of one row with four cells. k: [4][dim_pad] */
-PART f32x4 score_four(const float * q, const float * k, int64_t dim_pad) {
-    f32v sums[4] = { 0 };
+/* LANES numbers of a cell from dimension d on: half floats as they lie in the cache, or floats. */
+PART f32v numbers_at(bool halves, const char * cell, int64_t d) {
+    if (halves) {
+        return FROM_HALVES((const ggml_fp16_t *) cell + d);
+    }
+    return load((const float *) cell + d);
+}
+
+/* Scores of n_rows rows with four cells, `stride` bytes apart; n_rows and halves are constants. scores: rows of BLOCK */
+PART void score_fours(int n_rows, bool halves, const float * q, const char * k, size_t stride, int64_t dim_pad,
+                      float * scores) {
+    f32v sums[FEW_ROWS][4] = { 0 };
     for (int64_t d = 0; d < dim_pad; d += LANES) {
+        f32v cells[4];
         UNROLL
         for (int c = 0; c < 4; c++) {
-            sums[c] = multiply_add(load(q + d), load(k + c * dim_pad + d), sums[c]);
+            cells[c] = numbers_at(halves, k + (size_t) c * stride, d);
         }
-    }
-    f32x4 fours[4];
-    UNROLL
-    for (int c = 0; c < 4; c++) {
-        f32x4 parts[QUARTERS];
-        memcpy(parts, &sums[c], sizeof(parts));
-        fours[c] = parts[0];
         UNROLL
-        for (int i = 1; i < QUARTERS; i++) {
-            fours[c] += parts[i];
+        for (int r = 0; r < n_rows; r++) {
+            UNROLL
+            for (int c = 0; c < 4; c++) {
+                sums[r][c] = multiply_add(load(q + r * dim_pad + d), cells[c], sums[r][c]);
+            }
         }
     }
-    transpose_4x4(fours);
-    return fours[0] + fours[1] + fours[2] + fours[3];
+    UNROLL
+    for (int r = 0; r < n_rows; r++) {
+        f32x4 fours[4];
+        UNROLL
+        for (int c = 0; c < 4; c++) {
+            f32x4 parts[QUARTERS];
+            memcpy(parts, &sums[r][c], sizeof(parts));
+            fours[c] = parts[0];
+            UNROLL
+            for (int i = 1; i < QUARTERS; i++) {
+                fours[c] += parts[i];
+            }
+        }
+        transpose_4x4(fours);
+        *(f32x4 *) (scores + r * BLOCK) = fours[0] + fours[1] + fours[2] + fours[3];
+    }
 }
 
 /* Where dimension d stands among rows of transposed keys, and in queries that are multiplied with them: in the order in
@@ -115,23 +135,23 @@ PART void score_cells(int n_rows, const float * q, const float * k, int64_t dim_
 
 /* ---- values ---- */
 
-/* Adds n_cols vectors of n weighted values to n_rows rows; n_cols and n_rows are constants. w: rows of BLOCK; v:
- * [n][dim_pad] */
-PART void add_vectors(int n_rows, int n_cols, const float * w, const float * v, int64_t n, int64_t dim_pad,
-                      float * acc) {
-    f32v sums[TILE_ROWS][FEW_COLS];
+/* Adds n_cols vectors of n weighted values, from dimension d on, to n_rows rows; n_cols, n_rows and halves are
+ * constants. w: rows of BLOCK; v: n cells that are `stride` bytes apart */
+PART void add_vectors(int n_rows, int n_cols, bool halves, const float * w, const char * v, size_t stride, int64_t n,
+                      int64_t dim_pad, int64_t d, float * acc) {
+    f32v sums[TILE_ROWS][ONE_COLS]; /* as much of it as is used */
     UNROLL
     for (int r = 0; r < n_rows; r++) {
         UNROLL
         for (int c = 0; c < n_cols; c++) {
-            sums[r][c] = load(acc + r * dim_pad + c * LANES);
+            sums[r][c] = load(acc + r * dim_pad + d + c * LANES);
         }
     }
-    for (int64_t cell = 0; cell < n; cell++) {
-        f32v values[FEW_COLS];
+    for (int64_t cell = 0; cell < n; cell++, v += stride) {
+        f32v values[ONE_COLS];
         UNROLL
         for (int c = 0; c < n_cols; c++) {
-            values[c] = load(v + cell * dim_pad + c * LANES);
+            values[c] = numbers_at(halves, v, d + c * LANES);
         }
         UNROLL
         for (int r = 0; r < n_rows; r++) {
@@ -146,20 +166,21 @@ PART void add_vectors(int n_rows, int n_cols, const float * w, const float * v, 
     for (int r = 0; r < n_rows; r++) {
         UNROLL
         for (int c = 0; c < n_cols; c++) {
-            store(acc + r * dim_pad + c * LANES, sums[r][c]);
+            store(acc + r * dim_pad + d + c * LANES, sums[r][c]);
         }
     }
 }
 
-/* Adds n weighted values to n_rows rows, a constant. */
-PART void add_values(int n_rows, const float * w, const float * v, int64_t n, int64_t dim_pad, float * acc) {
-    const int n_cols = n_rows == 1 ? FEW_COLS : TILE_COLS;
+/* Adds n weighted values to n_rows rows; n_rows and halves are constants. */
+PART void add_values(int n_rows, bool halves, const float * w, const char * v, size_t stride, int64_t n,
+                     int64_t dim_pad, float * acc) {
+    const int n_cols = n_rows == TILE_ROWS ? TILE_COLS : ONE_COLS / n_rows;
     int64_t   d      = 0;
     for (; d + n_cols * LANES <= dim_pad; d += n_cols * LANES) {
-        add_vectors(n_rows, n_cols, w, v + d, n, dim_pad, acc + d);
+        add_vectors(n_rows, n_cols, halves, w, v, stride, n, dim_pad, d, acc);
     }
     for (; d < dim_pad; d += LANES) {
-        add_vectors(n_rows, 1, w, v + d, n, dim_pad, acc + d);
+        add_vectors(n_rows, 1, halves, w, v, stride, n, dim_pad, d, acc);
     }
 }
 

@@ -143,46 +143,44 @@ static int64_t count_tiles(const struct ggml_tensor * q, const struct ggml_tenso
     return (q->ne[1] * (q->ne[2] / k->ne[2]) + TILE_ROWS - 1) / TILE_ROWS;
 }
 
-/* Sets a tile to rows first_row.. of a KV head. dst: of an operation. */
-static void set_rows(commandr_attention_tile * t, const struct ggml_tensor * dst, int64_t head, int64_t first_row) {
-    const struct ggml_tensor * q      = dst->src[0];
-    const struct ggml_tensor * mask   = dst->src[3];
-    const int64_t              dim    = q->ne[0];
-    const int64_t              group  = q->ne[2] / t->k->ne[2];
-    const int64_t              n_left = q->ne[1] * group - first_row;
-    const float                scale  = 1.0f / sqrtf((float) dim);
-    t->head                           = head;
-    t->n_rows                         = n_left < TILE_ROWS ? n_left : TILE_ROWS;
-    for (int64_t r = 0; r < t->n_rows; r++) {
-        const int64_t token = (first_row + r) / group;
-        const int64_t h     = head * group + (first_row + r) % group;
+/* Appends rows first.. of a KV head, as many as there is room for, to the tile. dst: of an operation. */
+static void add_rows(commandr_attention_tile * t, const struct ggml_tensor * dst, int64_t head, int64_t first) {
+    const struct ggml_tensor * q     = dst->src[0];
+    const struct ggml_tensor * mask  = dst->src[3];
+    const int64_t              dim   = q->ne[0];
+    const int64_t              group = q->ne[2] / t->k->ne[2];
+    const float                scale = 1.0f / sqrtf((float) dim);
+    for (int64_t i = first; i < q->ne[1] * group && t->n_rows < TILE_ROWS; i++) {
+        const int64_t r     = t->n_rows++;
+        const int64_t token = i / group;
+        const int64_t h     = head * group + i % group;
         const float * row =
             (const float *) ((const char *) q->data + (size_t) token * q->nb[1] + (size_t) h * q->nb[2]);
         float * to = t->q + r * t->dim_pad;
         for (int64_t d = 0; d < t->dim_pad; d++) {
             to[d] = d < dim ? row[d] * scale : 0.0f;
         }
-        t->token[r] = token;
-        t->mask[r]  = (const ggml_fp16_t *) mask->data + token * mask->ne[0];
+        t->token[r]  = token;
+        t->q_head[r] = h;
+        t->mask[r]   = (const ggml_fp16_t *) mask->data + token * mask->ne[0];
     }
+}
+
+static void set_head(commandr_attention_tile * t, int64_t head) {
+    t->head    = head;
+    t->n_heads = 1;
+    t->n_rows  = 0;
 }
 
 static void attend_chunk(commandr_attention_tile * t, int64_t c) {
     const int64_t n_kv = t->k->ne[1];
     const int64_t end  = chunk_begin(c + 1) < n_kv ? chunk_begin(c + 1) : n_kv;
-    memset(t->acc, 0, (size_t) (t->n_rows * t->dim_pad) * sizeof(float));
-    for (int64_t r = 0; r < t->n_rows; r++) {
-        t->max[r] = EMPTY.max;
-        t->sum[r] = EMPTY.sum;
-    }
     commandr_attention_find()(t, chunk_begin(c), end);
 }
 
 /* Where the result of row r of a tile goes in an operation's [.., n_head, n_tokens]. */
-static float * out_of(const struct ggml_tensor * dst, const commandr_attention_tile * t, int64_t first_row, int64_t r) {
-    const int64_t group = dst->ne[1] / t->k->ne[2];
-    const int64_t head  = t->head * group + (first_row + r) % group;
-    return (float *) ((char *) dst->data + (size_t) head * dst->nb[1] + (size_t) t->token[r] * dst->nb[2]);
+static float * out_of(const struct ggml_tensor * dst, const commandr_attention_tile * t, int64_t r) {
+    return (float *) ((char *) dst->data + (size_t) t->q_head[r] * dst->nb[1] + (size_t) t->token[r] * dst->nb[2]);
 }
 
 /* This thread's tile, with what all tiles of an operation have in common. */
@@ -217,39 +215,58 @@ static void attend(struct ggml_tensor * dst, int ith, int nth, void * user_data)
     for (int64_t piece = next_piece(dst, user_data); piece < n_pieces; piece = next_piece(dst, user_data)) {
         const int64_t first_row = (n_tiles - 1 - piece % n_tiles) * TILE_ROWS; /* the last tokens see most: first */
         row_state     states[TILE_ROWS];
-        set_rows(t, dst, piece / n_tiles, first_row);
+        set_head(t, piece / n_tiles);
+        add_rows(t, dst, piece / n_tiles, first_row);
         for (int64_t r = 0; r < t->n_rows; r++) {
-            memset(out_of(dst, t, first_row, r), 0, dst->nb[1]);
+            memset(out_of(dst, t, r), 0, dst->nb[1]);
             states[r] = EMPTY;
         }
         for (int64_t c = 0; c < n_chunks; c++) {
             attend_chunk(t, c);
             for (int64_t r = 0; r < t->n_rows; r++) {
                 const row_state later = { t->max[r], t->sum[r] };
-                join_later(out_of(dst, t, first_row, r), &states[r], t->acc + r * t->dim_pad, later, dim);
+                join_later(out_of(dst, t, r), &states[r], t->acc + r * t->dim_pad, later, dim);
             }
         }
         for (int64_t r = 0; r < t->n_rows; r++) {
-            divide(out_of(dst, t, first_row, r), states[r], dim);
+            divide(out_of(dst, t, r), states[r], dim);
         }
     }
 }
 
-/* The same before chunks are joined, a tile for each KV head. dst: F32 [head_dim + 2, n_head, n_tokens, n_chunks], the
- * row's state behind its sum. */
+/* How many KV heads of a chunk make a piece of attend_parts: as many as a tile has room for, for reading the cache in one
+ * go, if that leaves pieces enough for all threads. */
+static int64_t heads_together(const struct ggml_tensor * dst, int64_t n_rows, int nth) {
+    const int64_t n_head_kv = dst->src[1]->ne[2];
+    int64_t       n         = n_rows > COMMANDR_FEW_ROWS ? 1 : TILE_ROWS / n_rows;
+    n                       = n < n_head_kv ? n : n_head_kv;
+    while (n > 1 && (n_head_kv + n - 1) / n * dst->ne[3] < 4 * nth) {
+        n = (n + 1) / 2;
+    }
+    return n;
+}
+
+/* The same before chunks are joined. dst: F32 [head_dim + 2, n_head, n_tokens, n_chunks], the row's state behind its
+ * sum. */
 static void attend_parts(struct ggml_tensor * dst, int ith, int nth, void * user_data) {
     (void) ith;
-    (void) nth;
     const int64_t             dim       = dst->ne[0] - 2;
     const int64_t             n_head_kv = dst->src[1]->ne[2];
+    const int64_t             together  = heads_together(dst, dst->ne[1] * dst->ne[2] / n_head_kv, nth);
+    const int64_t             n_pieces  = (n_head_kv + together - 1) / together;
     commandr_attention_tile * t         = open_tile(dst);
-    for (int64_t piece = next_piece(dst, user_data); piece < n_head_kv * dst->ne[3];
+    for (int64_t piece = next_piece(dst, user_data); piece < n_pieces * dst->ne[3];
          piece         = next_piece(dst, user_data)) {
-        const int64_t c = piece / n_head_kv; /* heads of a cell lie side by side */
-        set_rows(t, dst, piece % n_head_kv, 0);
+        const int64_t c     = piece / n_pieces; /* heads of a cell lie side by side */
+        const int64_t first = piece % n_pieces * together;
+        set_head(t, first);
+        t->n_heads = n_head_kv - first < together ? n_head_kv - first : together;
+        for (int64_t head = first; head < first + t->n_heads; head++) {
+            add_rows(t, dst, head, 0);
+        }
         attend_chunk(t, c);
         for (int64_t r = 0; r < t->n_rows; r++) {
-            float * part = (float *) ((char *) out_of(dst, t, 0, r) + (size_t) c * dst->nb[3]);
+            float * part = (float *) ((char *) out_of(dst, t, r) + (size_t) c * dst->nb[3]);
             memcpy(part, t->acc + r * t->dim_pad, (size_t) dim * sizeof(float));
             part[dim]     = t->max[r];
             part[dim + 1] = t->sum[r];
