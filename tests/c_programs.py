@@ -1,4 +1,4 @@
-"""How C tests and benchmarks compile our kernels, as CMakeLists.txt does: tile.c once for each level of level.h."""
+"""How C tests and benchmarks compile our sources, as CMakeLists.txt does: tile.c once for each level of level.h."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import os
 import platform
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import libggml
 
 NATIVE = Path(__file__).parents[1] / "native"
+GGML = Path(libggml.__path__[0])
 CPU_INFO = Path("/proc/cpuinfo")
 cpu_flags = set(CPU_INFO.read_text(encoding="utf-8", errors="replace").split()) if CPU_INFO.exists() else set()
 AVX512 = ["-march=x86-64-v4", "-mavx512vnni"]
@@ -29,16 +30,29 @@ def is_x86() -> bool:
     return platform.machine() in {"x86_64", "AMD64"}
 
 
-def compile_tiles(
-    compiler: Sequence[str], folder: Path, compiled_as: Mapping[str, Sequence[str]] | None = None
-) -> list[str]:
-    """The object files of tile.c for this machine. compiler: with its -I options; compiled_as: level -> other flags"""
+def command(*options: str, compiler: str | None = None) -> list[str]:
+    """A compiler (`$CC` or cc by default) with what our sources need, ggml's headers included."""
+    folders = (NATIVE / "src", NATIVE / "include", GGML / "include")
+    words = [*shlex.split(compiler or os.environ.get("CC", "cc")), "-std=c11", "-D_GNU_SOURCE", "-Wno-psabi"]
+    return [*words, '-DCOMMANDR_VERSION="0"', *options, *(f"-I{folder}" for folder in folders)]
+
+
+def compile_with_ggml(target: Path, sources: Iterable[Path], *options: str, compiler: str | None = None) -> None:
+    """A program of sources and object files that is linked with ggml."""
+    folder = next(GGML / name for name in ("lib64", "lib") if (GGML / name).is_dir())
+    libraries = ["-lggml", "-lggml-cpu", "-lggml-base", "-lpthread", "-ldl", "-lm"]
+    linked = [*map(str, sources), "-o", str(target), f"-L{folder}", f"-Wl,-rpath,{folder}", *libraries]
+    subprocess.run([*command(*options, compiler=compiler), *linked], check=True)
+
+
+def compile_tiles(folder: Path, *options: str, compiled_as: Mapping[str, Sequence[str]] | None = None) -> list[Path]:
+    """The object files of tile.c for this machine. compiled_as: level -> other flags than those of LEVELS"""
     objects = []
     for level in ["portable", "avx2", "avxvnni", "avx512"] if is_x86() else ["portable", "dotprod"]:
-        objects.append(str(folder / f"tile-{level}.o"))
+        objects.append(folder / f"tile-{level}.o")
         how = (compiled_as or {}).get(level, LEVELS[level][1])
-        options = [f"-DCOMMANDR_LEVEL={level}", "-ffp-contract=off", *how, "-c", str(NATIVE / "src/kernels/tile.c")]
-        subprocess.run([*compiler, *options, "-o", objects[-1]], check=True)
+        of_level = [f"-DCOMMANDR_LEVEL={level}", "-ffp-contract=off", *how, "-c", str(NATIVE / "src/kernels/tile.c")]
+        subprocess.run([*command(*options), *of_level, "-o", str(objects[-1])], check=True)
     return objects
 
 
@@ -46,13 +60,7 @@ def compile_program(
     target: Path, source: Path, *options: str, compiled_as: Mapping[str, Sequence[str]] | None = None
 ) -> None:
     """A program of one source with all kernels as they are in the tree."""
-    ggml = Path(libggml.__path__[0])
-    folder = next(ggml / name for name in ("lib64", "lib") if (ggml / name).is_dir())
-    compiler = [*shlex.split(os.environ.get("CC", "cc")), "-std=c11", "-D_GNU_SOURCE", "-Wno-psabi", *options]
-    compiler += [f"-I{NATIVE / 'src'}", f"-I{NATIVE / 'include'}", f"-I{ggml / 'include'}"]
     sources = [source, NATIVE / "src/error.c", *sorted((NATIVE / "src/kernels").glob("*.c"))]
     sources.remove(NATIVE / "src/kernels/tile.c")
-    tiles = compile_tiles(compiler, target.parent, compiled_as)
-    command = [*compiler, *map(str, sources), *tiles, "-o", str(target)]
-    command += [f"-L{folder}", f"-Wl,-rpath,{folder}", "-lggml", "-lggml-cpu", "-lggml-base", "-lpthread", "-lm"]
-    subprocess.run(command, check=True)
+    sources += compile_tiles(target.parent, *options, compiled_as=compiled_as)
+    compile_with_ggml(target, sources, *options)

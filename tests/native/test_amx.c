@@ -1,5 +1,6 @@
 /* Products through AMX against sums in double precision of the same weights and columns, both rounded to bfloat16. Tile
  * instructions that the processor lacks are emulated. */
+#include "checks.h"
 #include "ggml-backend.h"
 #include "ggml-cpu.h"
 #include "kernels/amx-check.h"
@@ -15,19 +16,6 @@
 #include <sys/wait.h>
 
 enum { MAX_COLS = 70, MAX_IN = 1280 };
-
-static uint32_t seed = 1;
-
-static float uniform(void) {
-    seed = seed * 1664525u + 1013904223u;
-    return (float) (seed >> 8) / (float) (1 << 24) - 0.5f;
-}
-
-static void fail(const char * what, enum ggml_type type, const int64_t * ne, int64_t n_cols) {
-    printf("%s: %s [%lld, %lld], %lld columns\n", what, ggml_type_name(type), (long long) ne[0], (long long) ne[1],
-           (long long) n_cols);
-    exit(1);
-}
 
 /* The nearest bfloat16, ties to even, by arithmetic of its own: 8 significant bits. */
 static double nearest(double x) {
@@ -71,10 +59,10 @@ static void multiply(const fixture * f, struct ggml_tensor * w, int64_t c, int64
         ggml_backend_graph_compute(cpu, g);
     }
     if (memcmp(y->data, same->data, ggml_nbytes(y)) != 0) {
-        fail("the second product of the same columns differs", w->type, w->ne, n_cols);
+        fail_product("the second product of the same columns differs", w->type, w->ne, n_cols);
     }
     if (tile_emulated.configured != 0) {
-        fail("a thread's tiles stay configured", w->type, w->ne, n_cols);
+        fail_product("a thread's tiles stay configured", w->type, w->ne, n_cols);
     }
     memcpy(out, y->data, ggml_nbytes(y));
     ggml_free(ctx);
@@ -99,7 +87,7 @@ static void check_sums(const fixture * f, const float * y) {
             }
             /* Written so that NaN fails. What is bounded is the rounding of sums in single precision. */
             if (!(fabs(sum - (double) y[c * f->file->ne[1] + row]) <= 1e-6 * size + slack)) {
-                fail("a sum is wrong", f->file->type, f->file->ne, MAX_COLS);
+                fail_product("a sum is wrong", f->file->type, f->file->ne, MAX_COLS);
             }
         }
     }
@@ -118,7 +106,7 @@ static void check_not_finite(fixture * f) {
         multiply(f, f->packed, 0, 3, y);
         for (int64_t row = 0; row < n_out; row++) {
             if (!isfinite(y[row]) || isfinite(y[n_out + row]) || !isfinite(y[2 * n_out + row])) {
-                fail("what is not finite is lost or spreads", f->packed->type, f->packed->ne, 3);
+                fail_product("what is not finite is lost or spreads", f->packed->type, f->packed->ne, 3);
             }
         }
     }
@@ -132,7 +120,7 @@ static void check_work(const fixture * f) {
     const int64_t panels = (f->file->ne[1] + 31) / 32;
     const int64_t needed = 2 * panels * cols * (f->file->ne[0] / 32) * 2; /* two readers */
     if (tile_emulated.products != 0 && tile_emulated.products != needed) {
-        fail("more or fewer products than there are tiles", f->file->type, f->file->ne, MAX_COLS);
+        fail_product("more or fewer products than there are tiles", f->file->type, f->file->ne, MAX_COLS);
     }
 }
 
@@ -175,7 +163,7 @@ static void check(enum ggml_type type, int64_t n_in, int64_t n_out) {
         /* The same bits with any number of columns, threads and either layout. */
         multiply(&f, i % 4 == 3 ? f.file : f.packed, MAX_COLS - n, n, other);
         if (memcmp(other, y + (MAX_COLS - n) * n_out, (size_t) (n * n_out) * sizeof(float)) != 0) {
-            fail("a column depends on what it is computed with", type, ne, n);
+            fail_product("a column depends on what it is computed with", type, ne, n);
         }
     }
     check_not_finite(&f);
@@ -203,7 +191,7 @@ static void check_many_columns(void) {
     for (int64_t c = 0; c < N; c += 257) { /* in the first piece and the others */
         multiply(&f, f.file, c, 16, part);
         if (memcmp(part, y + c * N_OUT, sizeof(part)) != 0) {
-            fail("a column depends on what it is computed with", GGML_TYPE_BF16, f.file->ne, N);
+            fail_product("a column depends on what it is computed with", GGML_TYPE_BF16, f.file->ne, N);
         }
     }
     ggml_free(ctx);

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-import libggml
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -19,8 +16,8 @@ import c_programs
 import models
 
 HERE = Path(__file__).parent
-NATIVE = HERE.parents[1] / "native"
-KERNELS = [NATIVE / "src/kernels" / f"{name}.c" for name in ("amx", "amx-check", "amx-panel", "packed")]
+SOURCE = c_programs.NATIVE / "src"
+KERNELS = [SOURCE / "kernels" / f"{name}.c" for name in ("amx", "amx-check", "amx-panel", "packed")]
 is_linux_x86 = platform.system() == "Linux" and platform.machine() == "x86_64"
 needs_rounding = pytest.mark.skipif(
     not is_linux_x86 or "avx512_bf16" not in c_programs.cpu_flags, reason="this processor does not round to bfloat16"
@@ -28,25 +25,10 @@ needs_rounding = pytest.mark.skipif(
 COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)] or ["cc"]
 
 
-def build(target: Path, sources: Sequence[Path], *flags: str, compiler: str | None = None) -> None:
-    """Compile a program of these tests with the kernels as they are in the tree."""
-    ggml = Path(libggml.__path__[0])
-    folder = next(ggml / name for name in ("lib64", "lib") if (ggml / name).is_dir())
-    command = shlex.split(compiler or os.environ.get("CC", "cc"))
-    command += ["-std=c11", "-D_GNU_SOURCE", "-march=x86-64-v3", "-Wno-psabi", '-DCOMMANDR_VERSION="0"', *flags]
-    command += [f"-I{path}" for path in (HERE, NATIVE / "src", NATIVE / "include", ggml / "include")]
-    command += [*map(str, sources), str(HERE / "tile_emulation.c"), "-o", str(target)]
-    command += [
-        f"-L{folder}",
-        f"-Wl,-rpath,{folder}",
-        "-lggml",
-        "-lggml-cpu",
-        "-lggml-base",
-        "-lpthread",
-        "-ldl",
-        "-lm",
-    ]
-    subprocess.run(command, check=True)
+def build(target: Path, sources: Sequence[Path], *options: str, compiler: str | None = None) -> None:
+    """Compile a program of these tests together with the emulation."""
+    options = ("-march=x86-64-v3", f"-I{HERE}", *options)
+    c_programs.compile_with_ggml(target, [*sources, HERE / "tile_emulation.c"], *options, compiler=compiler)
 
 
 def run(program: Path, *arguments: str) -> tuple[int, str]:
@@ -87,12 +69,9 @@ def logits(program: Path, model: Path, tokens: Path, mode: str) -> tuple[npt.NDA
 @needs_rounding
 def test_a_model_computed_through_amx_is_nearer_to_float64_than_in_8_bits(tmp_path: Path) -> None:
     program = tmp_path / "test_amx_model"
-    source = NATIVE / "src"
-    files = [HERE / "test_amx_model.c", *source.glob("*.c"), *source.glob("kernels/*.c")]
-    files.remove(source / "kernels/tile.c")
-    compiler = [*shlex.split(os.environ.get("CC", "cc")), "-std=c11", "-O1", "-Wno-psabi"]
-    compiler += [f"-I{path}" for path in (source, NATIVE / "include", Path(libggml.__path__[0]) / "include")]
-    files += map(Path, c_programs.compile_tiles(compiler, tmp_path))
+    files = [HERE / "test_amx_model.c", *SOURCE.glob("*.c"), *SOURCE.glob("kernels/*.c")]
+    files.remove(SOURCE / "kernels/tile.c")
+    files += c_programs.compile_tiles(tmp_path, "-O1")
     build(program, files, "-O1", "-Wl,--wrap=commandr_amx_available")
     ids = np.random.default_rng(6).integers(10, 500, 80, np.int32)
     tokens = tmp_path / "tokens"

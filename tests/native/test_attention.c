@@ -1,6 +1,7 @@
 /* Our attention against softmax and sums in double precision over the same cache, for every vector width that this
  * processor has; and the same bits for a token whatever it is computed with. Exit status 1 and a line for the first
  * difference. */
+#include "checks.h"
 #include "ggml-backend.h"
 #include "ggml-cpu.h"
 #include "kernels/attention-tile.h"
@@ -21,13 +22,6 @@ typedef struct shape {
     enum ggml_type type_k;
     enum ggml_type type_v;
 } shape;
-
-static uint32_t seed = 1;
-
-static float uniform(void) {
-    seed = seed * 1664525u + 1013904223u;
-    return (float) (seed >> 8) / (float) (1 << 24) - 0.5f;
-}
 
 static void fail(const char * what, const shape * s, int64_t n) {
     printf("%s: %lld of %lld heads of %lld, window %lld, %s and %s, %lld\n", what, (long long) s->n_head,

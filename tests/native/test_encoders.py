@@ -2,41 +2,32 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import shlex
 import subprocess
 from pathlib import Path
 
-import libggml
 import pytest
 
-ROOT = Path(__file__).parents[2]
-IS_X86 = platform.machine() in {"x86_64", "AMD64"}
-LEVELS = {"base": "-march=x86-64", "v3": "-march=x86-64-v3", "v4": "-march=x86-64-v4"} if IS_X86 else {"base": "-O2"}
+import c_programs
+
+LEVELS = {"base": "-O2"}
+if c_programs.is_x86():
+    LEVELS = {"base": "-march=x86-64", "v3": "-march=x86-64-v3", "v4": "-march=x86-64-v4"}
 
 
 def build(target: Path) -> None:
     """Compile the program of this test with the encoders as they are in the tree."""
-    ggml = Path(libggml.__path__[0])
-    folder = next(ggml / name for name in ("lib64", "lib") if (ggml / name).is_dir())
-    encoders = ROOT / "native/src/encoders"
-    command = [*shlex.split(os.environ.get("CC", "cc")), "-std=c11", "-D_GNU_SOURCE", "-O2", "-Wno-psabi"]
-    command += [f"-I{ROOT / 'native/src'}", f"-I{ggml / 'include'}"]
     objects = []
     for level, flag in LEVELS.items():
-        for source in sorted(encoders.glob("*.c")):
+        for source in sorted((c_programs.NATIVE / "src/encoders").glob("*.c")):
             if source.name != "encoders.c":
                 objects.append(target.with_name(f"{source.stem}-{level}.o"))
-                compiled = [flag, "-ffp-contract=off", f"-DCOMMANDR_LEVEL={level}", "-c", str(source)]
-                subprocess.run([*command, *compiled, "-o", str(objects[-1])], check=True)
-    libraries = [f"-L{folder}", f"-Wl,-rpath,{folder}", "-lggml", "-lggml-cpu", "-lggml-base", "-lm"]
-    program = [str(Path(__file__).with_suffix(".c")), *map(str, objects), "-o", str(target), *libraries]
-    subprocess.run([*command, *program], check=True)
+                options = [flag, "-ffp-contract=off", f"-DCOMMANDR_LEVEL={level}", "-c", str(source)]
+                subprocess.run([*c_programs.command("-O2", *options), "-o", str(objects[-1])], check=True)
+    c_programs.compile_with_ggml(target, [Path(__file__).with_suffix(".c"), *objects], "-O2")
 
 
 def test_every_encoder_writes_the_bytes_of_ggml(tmp_path: Path) -> None:
-    if not IS_X86:
+    if not c_programs.is_x86():
         pytest.skip("compilers may contract a * b + c in ggml's encoders here, which ours never do")
     program = tmp_path / "test_encoders"
     build(program)

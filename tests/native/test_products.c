@@ -1,5 +1,6 @@
 /* Our products of packed weights against sums in double precision of the same weights and the same rounded activations.
  * COMMANDR_CPU names the level, see level.h. */
+#include "checks.h"
 #include "ggml-backend.h"
 #include "ggml-cpu.h"
 #include "kernels/level.h"
@@ -15,19 +16,6 @@ enum { MAX_COLS = 70, MAX_IN = 2304, MAX_OUT = 1040 };
 
 static const enum ggml_type TYPES[] = { GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K, GGML_TYPE_Q8_0,
                                         GGML_TYPE_Q4_0 };
-
-static uint32_t seed = 1;
-
-static float uniform(void) {
-    seed = seed * 1664525u + 1013904223u;
-    return (float) (seed >> 8) / (float) (1 << 24) - 0.5f;
-}
-
-static void fail(const char * what, enum ggml_type type, const int64_t * ne, int64_t n_cols) {
-    printf("%s: %s [%lld, %lld], %lld columns\n", what, ggml_type_name(type), (long long) ne[0], (long long) ne[1],
-           (long long) n_cols);
-    exit(1);
-}
 
 /* What x becomes in 8 bits: a scale for each run of elements, as columns.h says. */
 static void rounded(const float * x, int64_t n, int64_t run, double * to) {
@@ -68,7 +56,7 @@ static void multiply(const fixture * f, struct ggml_tensor * w, int64_t c, int64
     memset(same->data, 0, ggml_nbytes(same));
     ggml_backend_graph_compute(cpu, g); /* counters begin anew */
     if (memcmp(y->data, same->data, ggml_nbytes(y)) != 0) {
-        fail("the second product of the same columns differs", w->type, w->ne, n_cols);
+        fail_product("the second product of the same columns differs", w->type, w->ne, n_cols);
     }
     memcpy(out, y->data, ggml_nbytes(y));
     ggml_free(ctx);
@@ -89,7 +77,7 @@ static void check_sums(const fixture * f, const float * y, int64_t n_cols) {
             }
             /* Written so that NaN fails. What is bounded is the rounding of sums in single precision. */
             if (!(fabs(sum - (double) y[c * f->file->ne[1] + row]) <= 2e-6 * size)) {
-                fail("a sum is wrong", f->file->type, f->file->ne, n_cols);
+                fail_product("a sum is wrong", f->file->type, f->file->ne, n_cols);
             }
         }
     }
@@ -109,7 +97,7 @@ static void check_rows(const fixture * f) {
     const size_t size = (size_t) f->packed->ne[0] * sizeof(float);
     for (int i = 0; i < 5; i++) {
         if (memcmp((char *) y->data + (size_t) i * size, (char *) f->floats + (size_t) rows[i] * size, size) != 0) {
-            fail("a row that is looked up differs", f->packed->type, f->packed->ne, 5);
+            fail_product("a row that is looked up differs", f->packed->type, f->packed->ne, 5);
         }
     }
     ggml_backend_free(cpu);
@@ -128,7 +116,7 @@ static void check_not_finite(fixture * f) {
         f->x[f->packed->ne[0] + 3] = before;
         for (int64_t row = 0; row < n_out; row++) {
             if (!isfinite(y[row]) || isfinite(y[n_out + row]) || !isfinite(y[2 * n_out + row])) {
-                fail("what is not finite is lost or spreads", f->packed->type, f->packed->ne, 3);
+                fail_product("what is not finite is lost or spreads", f->packed->type, f->packed->ne, 3);
             }
         }
     }
@@ -140,7 +128,7 @@ static void check(enum ggml_type type, int64_t n_in, int64_t n_out) {
     const int64_t    ne[2]    = { n_in, n_out };
     fixture          f        = { .n_threads = 1 };
     if (!commandr_matmul_has(type, ne)) {
-        fail("there is no kernel", type, ne, 0);
+        fail_product("there is no kernel", type, ne, 0);
     }
     struct ggml_context * ctx = ggml_init((struct ggml_init_params) { 64 << 20, NULL, false });
     f.file                    = ggml_new_tensor_2d(ctx, type, n_in, n_out);
@@ -172,7 +160,7 @@ static void check(enum ggml_type type, int64_t n_in, int64_t n_out) {
         /* The same bits with any number of columns, threads and either layout. */
         multiply(&f, i % 4 == 3 ? f.file : f.packed, MAX_COLS - n, n, other);
         if (memcmp(other, y + (MAX_COLS - n) * n_out, (size_t) (n * n_out) * sizeof(float)) != 0) {
-            fail("a column depends on what it is computed with", type, ne, n);
+            fail_product("a column depends on what it is computed with", type, ne, n);
         }
     }
     check_rows(&f);
