@@ -35,11 +35,13 @@ enum { LANES = COMMANDR_LANES, BLOCK = COMMANDR_SUPER_BLOCK };
 /* ---- packed rows: word i of 16 rows is a vector; words are numbered as in ggml's blocks ---- */
 
 TARGET_PART __m512i word_of(enum ggml_type type, const uint8_t * tile, size_t block, size_t i) {
-    return _mm512_loadu_si512(tile + 4 * LANES * commandr_packed_word_at(type, block, i));
+    const size_t at = commandr_packed_words_at(type) + 4 * LANES * commandr_packed_word_at(type, block, i);
+    return _mm512_loadu_si512(tile + at);
 }
 
-TARGET_PART __m512 halves_at(const uint8_t * at) {
-    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *) at));
+/* The 16-bit numbers of a block. They stand before all words, block after block. */
+TARGET_PART __m512 halves_of(const uint8_t * tile, size_t block) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *) (tile + 2 * LANES * block)));
 }
 
 TARGET_PART __m512i low_4(__m512i x) {
@@ -117,11 +119,10 @@ TARGET_PART void unpack_with_min(enum ggml_type type, const uint8_t * tile, uint
 }
 
 /* Q6_K: in each half, bytes l and l + 32 of 64 have the low 4 bits of elements l and l + 32, below those of l + 64 and
- * l + 96, and byte l of 32 has the upper 2 of all four. 16 signed bytes are scales, d stands before all. weight = d * scale *
- * (q - 32) */
+ * l + 96, and byte l of 32 has the upper 2 of all four. 16 signed bytes are scales. weight = d * scale * (q - 32) */
 TARGET_PART void unpack_q6_k(const uint8_t * tile, uint32_t * to) {
     const enum ggml_type type = GGML_TYPE_Q6_K;
-    const __m512         d    = halves_at(tile - 2 * LANES);
+    const __m512         d    = halves_of(tile, 0);
     __m512               scale[BLOCK / 16];
     for (int s = 0; s < BLOCK / 16; s++) {
         const __m512i bytes = word_of(type, tile, 0, (size_t) (48 + s / 4));
@@ -148,10 +149,10 @@ TARGET_PART void unpack_q6_k(const uint8_t * tile, uint32_t * to) {
     }
 }
 
-/* Q8_0: blocks of 32 signed bytes, which become unsigned by adding 128; all d stand before the bytes. */
+/* Q8_0: blocks of 32 signed bytes, which become unsigned by adding 128. */
 TARGET_PART void unpack_q8_0(const uint8_t * tile, uint32_t * to) {
     for (int s = 0; s < BLOCK / 32; s++) {
-        const __m512 d   = halves_at(tile + 2 * LANES * (s - BLOCK / 32));
+        const __m512 d   = halves_of(tile, (size_t) s);
         const __m512 min = _mm512_mul_ps(d, _mm512_set1_ps(128.0f));
         for (int t = 0; t < 8; t++) {
             const __m512i q = word_of(GGML_TYPE_Q8_0, tile, (size_t) s, (size_t) t);
@@ -160,11 +161,11 @@ TARGET_PART void unpack_q8_0(const uint8_t * tile, uint32_t * to) {
     }
 }
 
-/* Q4_0: blocks of 16 bytes, the low halves of which are elements 0 to 15 and the upper ones 16 to 31; all d stand before
- * the bytes. weight = d * (q - 8) */
+/* Q4_0: blocks of 16 bytes, the low halves of which are elements 0 to 15 and the upper ones 16 to 31.
+ * weight = d * (q - 8) */
 TARGET_PART void unpack_q4_0(const uint8_t * tile, uint32_t * to) {
     for (int s = 0; s < BLOCK / 32; s++) {
-        const __m512 d   = halves_at(tile + 2 * LANES * (s - BLOCK / 32));
+        const __m512 d   = halves_of(tile, (size_t) s);
         const __m512 min = _mm512_mul_ps(d, _mm512_set1_ps(8.0f));
         for (int t = 0; t < 4; t++) {
             const __m512i q = word_of(GGML_TYPE_Q4_0, tile, (size_t) s, (size_t) t);
@@ -175,7 +176,6 @@ TARGET_PART void unpack_q4_0(const uint8_t * tile, uint32_t * to) {
 }
 
 TARGET static void unpack_tile(enum ggml_type type, const uint8_t * tile, uint32_t * to) {
-    tile += commandr_packed_words_at(type);
     switch ((int) type) {
         case GGML_TYPE_Q4_K: unpack_with_min(GGML_TYPE_Q4_K, tile, to); break;
         case GGML_TYPE_Q5_K: unpack_with_min(GGML_TYPE_Q5_K, tile, to); break;
