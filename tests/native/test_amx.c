@@ -24,7 +24,7 @@ static double nearest(double x) {
     return ldexp(nearbyint(ldexp(x, 8 - exponent)), exponent - 8);
 }
 
-/* How far the other neighbor is when x lies so close to the middle of two that float32 arithmetic may take it across. */
+/* How far the other neighbor is when x lies so close to the middle of two that float32 may take it across. */
 static double doubt(double x) {
     const double error = fabs(x) * 0x1p-20;
     return fabs(nearest(x + error) - nearest(x - error));
@@ -93,8 +93,8 @@ static void check_sums(const fixture * f, const float * y) {
     }
 }
 
-/* One column that is not finite shows in its own results and in no others: infinities, and a NaN all of whose payload is
- * in the bits that rounding takes off. */
+/* One column that is not finite shows in its own results and in no others: infinities, and a NaN all of whose payload
+ * is in the bits that rounding takes off. */
 static void check_not_finite(fixture * f) {
     const uint32_t values[3] = { 0x7f800000, 0xff800000, 0x7f800001 };
     const int64_t  n_out     = f->packed->ne[1];
@@ -114,11 +114,11 @@ static void check_not_finite(fixture * f) {
     free(y);
 }
 
-/* Each C tile takes one product for 32 elements and no more; weight rows come in panels of two tiles. */
+/* Each C tile takes one product for 32 elements and no more; weight rows come in strips of two tiles. */
 static void check_work(const fixture * f) {
     const int64_t cols   = (MAX_COLS + 15) / 16;
-    const int64_t panels = (f->file->ne[1] + 31) / 32;
-    const int64_t needed = 2 * panels * cols * (f->file->ne[0] / 32) * 2; /* two readers */
+    const int64_t strips = (f->file->ne[1] + 31) / 32;
+    const int64_t needed = 2 * strips * cols * (f->file->ne[0] / 32) * 2; /* two readers */
     if (tile_emulated.products != 0 && tile_emulated.products != needed) {
         fail_product("more or fewer products than there are tiles", f->file->type, f->file->ne, MAX_COLS);
     }
@@ -206,7 +206,7 @@ static int test_products(void) {
         check(types[t], 768, 48);
         check(types[t], MAX_IN, 34);
     }
-    check(GGML_TYPE_Q4_K, 512, 519); /* enough rows for pieces of several panels */
+    check(GGML_TYPE_Q4_K, 512, 519); /* enough rows for pieces of several strips */
     check_many_columns();
     return 0;
 }

@@ -17,7 +17,7 @@ import models
 
 HERE = Path(__file__).parent
 SOURCE = c_programs.NATIVE / "src"
-KERNELS = [SOURCE / "kernels" / f"{name}.c" for name in ("amx", "amx-check", "amx-panel", "packed")]
+KERNELS = [SOURCE / "kernels" / f"{name}.c" for name in ("amx", "amx-check", "amx-unpack", "packed")]
 is_linux_x86 = platform.system() == "Linux" and platform.machine() == "x86_64"
 needs_rounding = pytest.mark.skipif(
     not is_linux_x86 or "avx512_bf16" not in c_programs.cpu_flags, reason="this processor does not round to bfloat16"

@@ -16,8 +16,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Linux, Documentation/arch/x86/xstate.rst: a process must ask for the tile data, component 18 of the processor's state;
- * its children have the permission, too. */
+/* Linux, Documentation/arch/x86/xstate.rst: a process must ask for the tile data, component 18 of the processor's
+ * state; its children have the permission, too. */
 enum { ASK_FOR_STATE = 0x1023, TILE_DATA = 18 };
 
 /* ---- the known product: small integers, so that every sum is exact ---- */
@@ -45,7 +45,7 @@ static bool is_right(const float * c, int n_columns, int times) {
             for (int i = 0; i < 256; i++) {
                 sum += a_at(column, i) * b_at(row, i);
             }
-            const int at = (2 * (column / 16) + row / 16) * COMMANDR_TILE_WORDS + column % 16 * 16 + row % 16;
+            const int at = (2 * (column / 16) + row / 16) * COMMANDR_AMX_TILE_WORDS + column % 16 * 16 + row % 16;
             if (c[at] != (float) (times * sum)) {
                 return false;
             }
@@ -55,25 +55,25 @@ static bool is_right(const float * c, int n_columns, int times) {
 }
 
 bool commandr_amx_check(void) {
-    _Alignas(64) uint32_t a[2 * COMMANDR_A_WORDS], b[COMMANDR_B_WORDS];
-    _Alignas(64) float    c[2 * COMMANDR_C_FLOATS];
+    _Alignas(64) uint32_t a[2 * COMMANDR_AMX_A_WORDS], b[COMMANDR_AMX_B_WORDS];
+    _Alignas(64) float    c[2 * COMMANDR_AMX_C_FLOATS];
     for (int pair = 0; pair < 128; pair++) {
         const int step = pair / 16;
         const int at   = pair % 16;
         for (int i = 0; i < 32; i++) {
-            a[(i / 16 * COMMANDR_TILE_STEPS + step) * COMMANDR_TILE_WORDS + 16 * (i % 16) + at] =
+            a[(i / 16 * COMMANDR_AMX_STEPS + step) * COMMANDR_AMX_TILE_WORDS + 16 * (i % 16) + at] =
                 pair_of(a_at(i, 2 * pair), a_at(i, 2 * pair + 1));
-            b[(2 * step + i / 16) * COMMANDR_TILE_WORDS + 16 * at + i % 16] =
+            b[(2 * step + i / 16) * COMMANDR_AMX_TILE_WORDS + 16 * at + i % 16] =
                 pair_of(b_at(i, 2 * pair), b_at(i, 2 * pair + 1));
         }
     }
-    commandr_tiles_configure();
-    commandr_tiles_multiply(a, 0, b, 1, true, false, c);
+    commandr_amx_tiles_configure();
+    commandr_amx_tiles_multiply(a, 0, b, 1, true, false, c);
     bool right = is_right(c, 16, 1);
-    commandr_tiles_multiply(a, 0, b, 1, true, true, c);
-    commandr_tiles_multiply(a, 0, b, 1, false, true, c);
+    commandr_amx_tiles_multiply(a, 0, b, 1, true, true, c);
+    commandr_amx_tiles_multiply(a, 0, b, 1, false, true, c);
     right = is_right(c, 32, 2) && right;
-    commandr_tiles_release();
+    commandr_amx_tiles_release();
     return right;
 }
 

@@ -1,9 +1,10 @@
 /* Products of many columns through AMX, the matrix unit of Intel's servers since Sapphire Rapids.
  *
- * In bfloat16, not in 8 bits: K-quants have a scale for each 16 or 32 weights, at which sums of 8-bit products would have
- * to leave the unit, while bfloat16 products are added in float32 along the whole row. Weights are unpacked to bfloat16
- * (scale * q - min, to nearest even) once for up to 512 columns, which are rounded the same way. Both roundings are finer
- * than 8 bits with a scale for 256 elements: 8 significant bits for every element, however large its neighbors are. */
+ * In bfloat16, not in 8 bits: K-quants have a scale for each 16 or 32 weights, at which sums of 8-bit products would
+ * have to leave the unit, while bfloat16 products are added in float32 along the whole row. Weights are unpacked to
+ * bfloat16 (scale * q - min, to nearest even) once for up to 512 columns, which are rounded the same way. Both
+ * roundings are finer than 8 bits with a scale for 256 elements: 8 significant bits for every element, however large
+ * its neighbors are. */
 #ifndef COMMANDR_SRC_KERNELS_AMX_H
 #define COMMANDR_SRC_KERNELS_AMX_H
 
