@@ -44,8 +44,8 @@ typedef enum commandr_status {
 const char * commandr_last_error(void);
 const char * commandr_version(void);
 const char * commandr_ggml_version(void);
-/* Messages of ggml, its backends and ours. level: 1 debug, 2 info, 3 warning, 4 error. Called on any thread with one line
- * without its newline. NULL drops messages, which is the default. Process-wide. */
+/* Messages of ggml, its backends and ours. level: 1 debug, 2 info, 3 warning, 4 error. Called on any thread with one
+ * line without its newline. NULL drops messages, which is the default. Process-wide. */
 typedef void (*commandr_log_callback)(int32_t level, const char * text, void * user_data);
 void commandr_log_set(commandr_log_callback callback, void * user_data);
 

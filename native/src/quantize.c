@@ -71,8 +71,8 @@ static void note_bad(struct job * job, const float * x, int64_t n, int64_t first
     }
 }
 
-/* Half to single precision: the exponent's bias is mended by a product, which is exact for subnormal numbers, too. ggml's
- * own is not vectorized. */
+/* Half to single precision: the exponent's bias is mended by a product, which is exact for subnormal numbers, too.
+ * ggml's own is not vectorized. */
 COMMANDR_EACH_VECTOR_WIDTH
 static void widen_f16(const uint16_t * src, float * dst, int64_t n) {
     for (int64_t i = 0; i < n; i++) {

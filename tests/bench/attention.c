@@ -1,4 +1,4 @@
-/* Seconds of one attention operation over a long context, ours and ggml's flash attention, for tests/bench/attention.py.
+/* Seconds of one attention operation over a long context, ours and ggml's flash attention, for attention.py.
  *
  *     attention TYPE N_HEAD N_HEAD_KV N_WINDOW N_TOKENS N_KV N_THREADS ROUNDS
  *

@@ -1,5 +1,5 @@
-/* Intel's Software Developer's Manual, volume 2: VEX encoding (section 2.3), LDTILECFG, TILERELEASE, TILEZERO, TILELOADD,
- * TILESTORED, TDPBF16PS. */
+/* Intel's Software Developer's Manual, volume 2: VEX encoding (section 2.3), LDTILECFG, TILERELEASE, TILEZERO,
+ * TILELOADD, TILESTORED, TDPBF16PS. */
 #include "tile_emulation.h"
 
 #include <float.h>

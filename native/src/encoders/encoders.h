@@ -1,8 +1,8 @@
 /* Encoders of our own: the very bytes of ggml's, with many sub-blocks side by side in the lanes of vectors.
  *
- * ggml's encoders try some twenty scales for each sub-block, one value after the other. Here lane s of a vector holds the
- * same value of sub-block s, and each lane does ggml's operations in ggml's order, so that every rounding is the same.
- * For that these files are compiled without contraction of a * b + c, as ggml's base library is. */
+ * ggml's encoders try some twenty scales for each sub-block, one value after the other. Here lane s of a vector holds
+ * the same value of sub-block s, and each lane does ggml's operations in ggml's order, so that every rounding is the
+ * same. For that these files are compiled without contraction of a * b + c, as ggml's base library is. */
 #ifndef COMMANDR_SRC_ENCODERS_H
 #define COMMANDR_SRC_ENCODERS_H
 
@@ -10,8 +10,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Encodes rows of floats, [n_rows][n_per_row], a whole number of the type's blocks each. importance: [n_per_row] weights
- * of the columns, NULL = none. All are finite. */
+/* Encodes rows of floats, [n_rows][n_per_row], a whole number of the type's blocks each. importance: [n_per_row]
+ * weights of the columns, NULL = none. All are finite. */
 typedef void (*commandr_encoder)(const float * x, const float * importance, void * blocks, int64_t n_rows,
                                  int64_t n_per_row);
 

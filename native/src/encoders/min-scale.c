@@ -205,9 +205,9 @@ static float round_weighted(const float * x, const float * weights, uint8_t * le
     return sum_l2 > 0.0f ? sum_xl / sum_l2 : 0.0f;
 }
 
-/* The first 16 bytes of a block, d, dmin and scales, from the sub-blocks' scales and minimums, and what a level is worth
- * then. weights: [N_SUBS] sums of the sub-blocks' weights, NULL without an importance matrix. False when a sub-block's
- * scale became 0: its levels are left as the search had them, which we do not keep. */
+/* The first 16 bytes of a block, d, dmin and scales, from the sub-blocks' scales and minimums, and what a level is
+ * worth then. weights: [N_SUBS] sums of the sub-blocks' weights, NULL without an importance matrix. False when a
+ * sub-block's scale became 0: its levels are left as the search had them, which we do not keep. */
 static bool finish_scales(const float * scales, const float * mins, const float * weights, uint8_t * out, float * steps,
                           float * offsets) {
     uint8_t           s[N_SUBS], m[N_SUBS];

@@ -62,8 +62,8 @@ static bool finish_scales(const float * scales, int8_t * out_scales, ggml_fp16_t
     return all;
 }
 
-/* Two halves of 128 values: 64 bytes of low four bits, values 64 apart sharing one; of the high two bits, four values 32
- * apart share a byte behind both. */
+/* Two halves of 128 values: 64 bytes of low four bits, values 64 apart sharing one; of the high two bits, four values
+ * 32 apart share a byte behind both. */
 COMMANDR_INLINE void pack_levels(const uint8_t * levels, uint8_t * out) {
     for (int half = 0; half < 2; half++) {
         const uint8_t * q    = levels + 128 * half;

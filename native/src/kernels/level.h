@@ -14,8 +14,8 @@ typedef enum commandr_level {
 } commandr_level;
 
 /* Settles on the best level there is, or on the one that the environment variable COMMANDR_CPU names, for tests and
- * comparisons. The first model that is loaded does so for the whole process: what another one computes at that time must
- * not change. An error when this processor lacks the level named. */
+ * comparisons. The first model that is loaded does so for the whole process: what another one computes at that time
+ * must not change. An error when this processor lacks the level named. */
 commandr_status commandr_level_choose(void);
 
 /* What has been settled on; before, the best level. */
