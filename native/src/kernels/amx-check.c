@@ -111,15 +111,11 @@ bool commandr_amx_check_in_child(void) {
     return ended > 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
-/* AMX tiles with bfloat16, AVX-512 with bfloat16, and a system that saves all their state. */
+/* AMX tiles with bfloat16, bfloat16 in AVX-512, and a system that saves the state of tiles. */
 static bool processor_has_it(void) {
     enum { OSXSAVE = 1 << 27, AMX_BF16 = 1 << 22, AMX_TILE = 1 << 24, AVX512_BF16 = 1 << 5 };
     enum { STATES = 3 << 17 /* tile configuration and data */ };
     uint32_t eax, ebx, ecx, edx;
-    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
-        !__builtin_cpu_supports("avx512vl")) {
-        return false;
-    }
     if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & OSXSAVE)) {
         return false;
     }

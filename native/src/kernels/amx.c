@@ -14,7 +14,7 @@ enum { MIN_COLS = 32, MIN_COLS_SLOW = 128 };
 bool commandr_amx_wanted(const struct ggml_tensor * w, int64_t n_cols) {
     const int64_t min_cols = commandr_amx_unpacks_fast(w->type) ? MIN_COLS : MIN_COLS_SLOW;
     return n_cols >= min_cols && w->ne[0] % COMMANDR_SUPER_BLOCK == 0 && w->ne[2] * w->ne[3] == 1 &&
-           commandr_amx_can_unpack(w) && commandr_amx_available();
+           commandr_amx_can_unpack(w);
 }
 
 #if COMMANDR_HAS_AMX

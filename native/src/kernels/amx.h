@@ -22,18 +22,19 @@ typedef struct commandr_amx_columns {
     int                  n_readers;
 } commandr_amx_columns;
 
-/* Whether processor and system have AMX with bfloat16 and it has proved itself in amx-check.h's test, which runs at the
- * first call. From any thread. */
+/* Whether a processor of COMMANDR_LEVEL_AVX512 and its system have AMX with bfloat16, too, and it has proved itself in
+ * amx-check.h's test, which runs at the first call. From any thread. */
 bool commandr_amx_available(void);
 
-/* Whether a product of w: [n_in, n_out], packed or in its file's layout, with so many columns should go through AMX. */
+/* Whether a product of w: [n_in, n_out], packed or in its file's layout, with so many columns should go through AMX at
+ * COMMANDR_LEVEL_AMX. */
 bool commandr_amx_wanted(const struct ggml_tensor * w, int64_t n_cols);
 
 /* Rounds x: F32 [n_in, n], contiguous, n_in a multiple of 256, to nearest even. Infinities and NaN stay. */
 commandr_amx_columns commandr_amx_round(struct ggml_context * ctx, struct ggml_tensor * x);
 
 /* w x like ggml_mul_mat. Result: F32 [n_out, x->n], each column by the same operations in the same order whatever the
- * others. To be computed only where commandr_amx_available. */
+ * others. To be computed only at COMMANDR_LEVEL_AMX. */
 struct ggml_tensor * commandr_amx_matmul(struct ggml_context * ctx, struct ggml_tensor * w, commandr_amx_columns * x);
 
 #endif

@@ -19,6 +19,12 @@ static const char * const NAMES[] = { "portable", "avx2", "avxvnni", "avx512", "
 #define N_LEVELS ((int) (sizeof(NAMES) / sizeof(NAMES[0])))
 
 #if defined(__x86_64__)
+bool commandr_has_x86_64_v4(void) {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl");
+}
+
 /* Bit 4 of EAX in leaf 7.1. */
 static bool has_avxvnni(void) {
     unsigned a = 0, b = 0, c = 0, d = 0;
@@ -33,10 +39,7 @@ static bool has_level(commandr_level level) {
         /* With the rest of x86-64-v3, which all of this library is compiled for. */
         case COMMANDR_LEVEL_AVX2: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
         case COMMANDR_LEVEL_AVXVNNI: return has_level(COMMANDR_LEVEL_AVX2) && has_avxvnni();
-        case COMMANDR_LEVEL_AVX512:
-            return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                   __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-                   __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+        case COMMANDR_LEVEL_AVX512: return commandr_has_x86_64_v4() && __builtin_cpu_supports("avx512vnni");
         case COMMANDR_LEVEL_AMX: return has_level(COMMANDR_LEVEL_AVX512) && commandr_amx_available();
 #elif defined(__aarch64__) && defined(__linux__)
         case COMMANDR_LEVEL_DOTPROD: return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
