@@ -1,110 +1,10 @@
-/* Evaluation: what is reused, what is computed in which ubatch, and where the outputs go. */
+/* Evaluation: cutting items into ubatches, and where their outputs go. */
 #include "error.h"
-#include "kernels/attention.h"
-#include "log.h"
 #include "session.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* ---- running one ubatch ---- */
-
-/* How much of a cache a graph must look at: the cells in use, rounded up so that the next graphs have the same
- * shape. */
-static int64_t kv_extent(const commandr_kv_cache * cache) {
-    if (cache->n_buffers == 0) {
-        return 0;
-    }
-    const int64_t n = commandr_kv_pad(cache->n_seen > 0 ? cache->n_seen : 1);
-    return n < cache->size ? n : cache->size;
-}
-
-static commandr_status build_graph(commandr_session * s, const commandr_graph_shape * shape) {
-    ggml_free(s->graph_ctx);
-    s->graph_ready = false;
-    s->graph_ctx   = ggml_init((struct ggml_init_params) { s->graph_memory_size, s->graph_memory, true });
-    if (!s->graph_ctx) {
-        return commandr_fail(COMMANDR_ERROR_MEMORY, "out of memory for a graph");
-    }
-    s->graph_shape = *shape;
-    s->graph = commandr_graph_build(s->graph_ctx, s->model, s->caches, &s->graph_shape, s->flash_attn, s->imatrix);
-    ggml_backend_sched_reset(s->backends.sched);
-    return COMMANDR_OK;
-}
-
-/* The graph for a shape, with its memory: the last one when the shape is the same. */
-static commandr_status prepare_graph(commandr_session * s, const commandr_graph_shape * shape) {
-    if (s->graph_ready && memcmp(&s->graph_shape, shape, sizeof(*shape)) == 0) {
-        return COMMANDR_OK;
-    }
-    const commandr_status status = build_graph(s, shape);
-    if (status != COMMANDR_OK) {
-        return status;
-    }
-    commandr_log_clear_error();
-    if (!ggml_backend_sched_alloc_graph(s->backends.sched, s->graph.cgraph)) {
-        return commandr_fail(COMMANDR_ERROR_MEMORY, "memory for a graph of %" PRId64 " tokens cannot be allocated: %s",
-                             shape->n_tokens, commandr_log_first_error());
-    }
-    s->graph_ready = true;
-    return COMMANDR_OK;
-}
-
-static void set_input(struct ggml_tensor * t, const void * data) {
-    if (t && t->buffer) { /* an input that the graph does not use has no memory */
-        ggml_backend_tensor_set(t, data, 0, ggml_nbytes(t));
-    }
-}
-
-static void fill_mask(const commandr_session * s, const commandr_kv_cache * cache, struct ggml_tensor * mask) {
-    if (!mask || !mask->buffer) {
-        return;
-    }
-    const ggml_fp16_t visible = ggml_fp32_to_fp16(0.0f);
-    const ggml_fp16_t hidden  = ggml_fp32_to_fp16(-INFINITY);
-    const int64_t     n_kv    = mask->ne[0];
-    for (int64_t t = 0; t < s->n_batch; t++) {
-        ggml_fp16_t * row = (ggml_fp16_t *) mask->data + t * n_kv; /* inputs live in host memory */
-        for (int64_t c = 0; c < n_kv; c++) {
-            row[c] = commandr_kv_cache_sees(cache, c, s->batch_seq[t], s->batch_pos[t]) ? visible : hidden;
-        }
-    }
-}
-
-static commandr_status compute(commandr_session * s, int32_t outputs) {
-    commandr_graph_shape shape;
-    memset(&shape, 0, sizeof(shape)); /* padding too: shapes are compared as bytes */
-    shape.n_tokens         = s->n_batch;
-    shape.n_kv[0]          = kv_extent(&s->caches[0]);
-    shape.n_kv[1]          = kv_extent(&s->caches[1]);
-    shape.n_outputs        = s->n_rows;
-    shape.outputs          = s->n_rows > 0 ? outputs : 0;
-    shape.n_head           = shape.outputs & COMMANDR_OUTPUT_LOGITS ? s->head.n_padded : 0;
-    commandr_status status = prepare_graph(s, &shape);
-    if (status != COMMANDR_OK) {
-        return status;
-    }
-    set_input(s->graph.tokens, s->batch_tokens);
-    set_input(s->graph.pos, s->batch_pos);
-    set_input(s->graph.rows, s->batch_rows);
-    set_input(s->graph.head_ids, s->head.ids);
-    for (int which = 0; which < 2; which++) {
-        set_input(s->graph.cells[which], s->batch_cells[which]);
-        fill_mask(s, &s->caches[which], s->graph.mask[which]);
-    }
-    switch (ggml_backend_sched_graph_compute(s->backends.sched, s->graph.cgraph)) {
-        case GGML_STATUS_SUCCESS: return s->imatrix ? commandr_imatrix_add(s->imatrix, s->n_batch) : COMMANDR_OK;
-        case GGML_STATUS_ABORTED: return commandr_fail(COMMANDR_ERROR_CANCELLED, "the evaluation was cancelled");
-        case GGML_STATUS_ALLOC_FAILED:
-            return commandr_fail(COMMANDR_ERROR_MEMORY, "a backend ran out of memory while computing");
-        default:
-            return commandr_fail(COMMANDR_ERROR_BACKEND, "a backend failed to compute: %s", commandr_log_first_error());
-    }
-}
-
-/* ---- cutting items into ubatches ---- */
 
 /* One item on its way: tokens next.. of it are not computed yet. */
 typedef struct progress {
@@ -203,7 +103,7 @@ static commandr_status compute_all(commandr_session * s, progress * items, int32
         }
         commandr_status status = fill_batch(s, items, n_items);
         if (status == COMMANDR_OK) {
-            status = compute(s, outputs);
+            status = commandr_ubatch_compute(s, outputs);
         }
         if (status != COMMANDR_OK) {
             undo_batch(s);
@@ -217,107 +117,6 @@ static commandr_status compute_all(commandr_session * s, progress * items, int32
         }
     }
     return COMMANDR_OK;
-}
-
-/* ---- before the first ubatch ---- */
-
-static commandr_status check_items(const commandr_session * s, const commandr_eval_item * items, int32_t n_items,
-                                   int32_t outputs) {
-    if (!items || n_items < 1 || n_items > s->params.n_seq_max) {
-        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "n_items is %d, outside 1..%d, or items is NULL", n_items,
-                             s->params.n_seq_max);
-    }
-    if (outputs & ~(COMMANDR_OUTPUT_LOGITS | COMMANDR_OUTPUT_HIDDEN)) {
-        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "outputs is %d; it is made of COMMANDR_OUTPUT_*", outputs);
-    }
-    const int64_t n_vocab   = s->model->hparams.n_vocab;
-    uint64_t      seen      = 0;
-    int64_t       n_outputs = 0;
-    for (int32_t i = 0; i < n_items; i++) {
-        const commandr_eval_item * item   = &items[i];
-        const commandr_status      status = commandr_session_check_seq(s, item->seq_id);
-        if (status != COMMANDR_OK) {
-            return status;
-        }
-        if (seen >> item->seq_id & 1) {
-            return commandr_fail(COMMANDR_ERROR_ARGUMENT, "seq_id %d stands in two items", item->seq_id);
-        }
-        seen |= (uint64_t) 1 << item->seq_id;
-        if (!item->tokens || item->n_tokens < 1 || item->n_outputs < 0 || item->n_outputs > item->n_tokens) {
-            return commandr_fail(COMMANDR_ERROR_ARGUMENT,
-                                 "item %d has %" PRId64 " tokens and asks for %" PRId64
-                                 " outputs; it needs a token and no more outputs than tokens",
-                                 i, item->n_tokens, item->n_outputs);
-        }
-        if (item->n_tokens > s->params.n_ctx) {
-            return commandr_fail(COMMANDR_ERROR_CONTEXT,
-                                 "%" PRId64 " tokens do not fit in the context of %" PRId64 ": %" PRId64 " too many",
-                                 item->n_tokens, s->params.n_ctx, item->n_tokens - s->params.n_ctx);
-        }
-        for (int64_t t = 0; t < item->n_tokens; t++) {
-            if (item->tokens[t] < 0 || item->tokens[t] >= n_vocab) {
-                return commandr_fail(COMMANDR_ERROR_ARGUMENT, "token %" PRId64 " of item %d is %d, outside 0..%" PRId64,
-                                     t, i, item->tokens[t], n_vocab - 1);
-            }
-        }
-        n_outputs += item->n_outputs;
-    }
-    if (n_outputs > s->params.n_batch) {
-        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "%" PRId64 " outputs are asked for at once; n_batch is %d",
-                             n_outputs, s->params.n_batch);
-    }
-    return COMMANDR_OK;
-}
-
-/* How much of what the sequence holds stays: the common prefix, short of the first position with an output. */
-static int64_t reusable(const commandr_session * s, const commandr_eval_item * item) {
-    const commandr_sequence * seq   = &s->seqs[item->seq_id];
-    const int64_t             bound = item->n_tokens - item->n_outputs;
-    const int64_t             limit = seq->n < bound ? seq->n : bound;
-    int64_t                   n     = 0;
-    while (n < limit && seq->tokens[n] == item->tokens[n]) {
-        n++;
-    }
-    return commandr_session_keepable(s, item->seq_id, n);
-}
-
-/* Cells that stay in use once each item's sequence is cut to what it keeps. */
-static int64_t cells_kept(const commandr_session * s, const commandr_eval_item * items, const int64_t * n_keep,
-                          int32_t n_items) {
-    const commandr_kv_cache * cache                   = &s->caches[COMMANDR_CACHE_FULL];
-    int64_t                   keep[COMMANDR_MAX_SEQS] = { 0 };
-    for (int32_t i = 0; i < COMMANDR_MAX_SEQS; i++) {
-        keep[i] = s->seqs[i].n;
-    }
-    for (int32_t i = 0; i < n_items; i++) {
-        keep[items[i].seq_id] = n_keep[i];
-    }
-    int64_t n = 0;
-    for (int64_t c = 0; c < cache->n_seen; c++) {
-        bool stays = false;
-        for (int32_t i = 0; i < s->params.n_seq_max && !stays; i++) {
-            stays = (cache->seqs[c] >> i & 1) && cache->pos[c] < keep[i];
-        }
-        n += stays;
-    }
-    return n;
-}
-
-static commandr_status check_room(const commandr_session * s, const commandr_eval_item * items, const int64_t * n_keep,
-                                  int32_t n_items) {
-    int64_t n_new = 0;
-    for (int32_t i = 0; i < n_items; i++) {
-        n_new += items[i].n_tokens - n_keep[i];
-    }
-    if (n_new <= commandr_session_n_free(s)) {
-        return COMMANDR_OK;
-    }
-    const int64_t over = cells_kept(s, items, n_keep, n_items) + n_new - s->params.n_ctx;
-    return over <= 0 ? COMMANDR_OK
-                     : commandr_fail(COMMANDR_ERROR_CONTEXT,
-                                     "%" PRId64 " new tokens do not fit beside what the other sequences hold in the "
-                                     "context of %" PRId64 ": %" PRId64 " too many",
-                                     n_new, s->params.n_ctx, over);
 }
 
 static commandr_status reserve_floats(float ** buffer, int64_t * capacity, int64_t n) {
@@ -351,14 +150,8 @@ static commandr_status make_room(commandr_session * s, const commandr_eval_item 
 
 commandr_status commandr_session_eval(commandr_session * s, const commandr_eval_item * items, int32_t n_items,
                                       int32_t outputs) {
-    commandr_status status = check_items(s, items, n_items, outputs);
     int64_t         n_keep[COMMANDR_MAX_SEQS];
-    for (int32_t i = 0; i < n_items && status == COMMANDR_OK; i++) {
-        n_keep[i] = reusable(s, &items[i]);
-    }
-    if (status == COMMANDR_OK) {
-        status = check_room(s, items, n_keep, n_items);
-    }
+    commandr_status status = commandr_eval_check(s, items, n_items, outputs, n_keep);
     commandr_session_drop_outputs(s);
     if (status == COMMANDR_OK) {
         status = make_room(s, items, n_items, outputs);
@@ -410,52 +203,4 @@ const float * commandr_session_hidden(const commandr_session * s, int32_t item, 
 
 int64_t commandr_session_n_reused(const commandr_session * s, int32_t item) {
     return item >= 0 && item < s->n_items ? s->items[item].n_reused : 0;
-}
-
-/* ---- compute buffers ---- */
-
-static commandr_status reserve_shape(commandr_session * s, int64_t n_tokens, int64_t n_outputs, int32_t outputs,
-                                     int64_t n_head) {
-    commandr_graph_shape shape;
-    memset(&shape, 0, sizeof(shape));
-    shape.n_tokens = n_tokens;
-    for (int which = 0; which < 2; which++) {
-        shape.n_kv[which] = s->caches[which].n_buffers > 0 ? s->caches[which].size : 0;
-    }
-    shape.n_outputs        = n_outputs;
-    shape.outputs          = outputs;
-    shape.n_head           = n_head;
-    commandr_status status = build_graph(s, &shape);
-    if (status != COMMANDR_OK) {
-        return status;
-    }
-    commandr_log_clear_error();
-    if (!ggml_backend_sched_reserve(s->backends.sched, s->graph.cgraph)) {
-        return commandr_fail(COMMANDR_ERROR_MEMORY,
-                             "compute buffers for n_ctx %" PRId64 " and n_ubatch %d cannot be allocated: %s",
-                             s->params.n_ctx, s->params.n_ubatch, commandr_log_first_error());
-    }
-    return COMMANDR_OK;
-}
-
-commandr_status commandr_eval_reserve(commandr_session * s) {
-    const int32_t   both   = COMMANDR_OUTPUT_LOGITS | COMMANDR_OUTPUT_HIDDEN;
-    const int64_t   n_head = commandr_head_most(s->model);
-    commandr_status status = reserve_shape(s, s->params.n_ubatch, s->params.n_outputs, both, 0);
-    /* The most tokens for which attention keeps parts of long sums. */
-    const int64_t n_parts = commandr_attention_max_parts(s->model->hparams.n_head, s->model->hparams.n_head_kv);
-    if (status == COMMANDR_OK && s->params.n_ubatch > n_parts && n_parts > 1) {
-        status = reserve_shape(s, n_parts, 1, both, 0);
-    }
-    if (status == COMMANDR_OK) {
-        status = reserve_shape(s, 1, 1, both, 0);
-    }
-    if (status == COMMANDR_OK && n_head > 0) {
-        status = reserve_shape(s, s->params.n_ubatch, s->params.n_outputs, COMMANDR_OUTPUT_LOGITS, n_head);
-    }
-    if (status == COMMANDR_OK) {
-        status = reserve_shape(s, s->params.n_ubatch, s->params.n_outputs, both, 0);
-    }
-    ggml_backend_sched_reset(s->backends.sched);
-    return status;
 }

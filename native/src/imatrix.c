@@ -1,6 +1,7 @@
 #include "imatrix.h"
 
 #include "error.h"
+#include "session.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -138,16 +139,22 @@ static const input_sums * find(const commandr_imatrix * imatrix, const char * te
     return strcmp(head->tensor, tensor) == 0 ? head : NULL;
 }
 
-commandr_status commandr_imatrix_get(const commandr_imatrix * imatrix, const char * tensor, double * sums, int64_t n,
-                                     int64_t * n_tokens) {
-    const input_sums * input = find(imatrix, tensor);
+commandr_status commandr_session_imatrix(const commandr_session * s, const char * tensor, double * sums, int64_t n,
+                                         int64_t * n_tokens) {
+    if (!tensor || !sums || !n_tokens) {
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "commandr_session_imatrix: no argument may be NULL");
+    }
+    if (!s->imatrix) {
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "the session was not made to collect an importance matrix");
+    }
+    const input_sums * input = find(s->imatrix, tensor);
     if (!input) {
         return commandr_fail(COMMANDR_ERROR_ARGUMENT, "the model has no matrix %s", tensor);
     }
     if (input->n != n) {
         return commandr_fail(COMMANDR_ERROR_ARGUMENT, "%s has %" PRId64 " columns, not %" PRId64, tensor, input->n, n);
     }
-    memcpy(sums, imatrix->sums + input->first, (size_t) n * sizeof(*sums));
-    *n_tokens = imatrix->n_tokens;
+    memcpy(sums, s->imatrix->sums + input->first, (size_t) n * sizeof(*sums));
+    *n_tokens = s->imatrix->n_tokens;
     return COMMANDR_OK;
 }

@@ -28,8 +28,4 @@ void commandr_imatrix_observe(commandr_imatrix * imatrix, struct ggml_context * 
  * of them is not finite; the message names a tensor. */
 commandr_status commandr_imatrix_add(commandr_imatrix * imatrix, int64_t n_tokens);
 
-/* See commandr_session_imatrix. */
-commandr_status commandr_imatrix_get(const commandr_imatrix * imatrix, const char * tensor, double * sums, int64_t n,
-                                     int64_t * n_tokens);
-
 #endif

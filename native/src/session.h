@@ -1,4 +1,5 @@
-/* What a session holds, shared by its parts: session.c (life, sequences), eval.c (computing), state.c (files). */
+/* What a session holds, shared by its parts: session.c (life), sequences.c, eval-items.c, eval.c and ubatch.c (computing,
+ * from the whole to one graph), state.c (files). */
 #ifndef COMMANDR_SRC_SESSION_H
 #define COMMANDR_SRC_SESSION_H
 
@@ -72,20 +73,32 @@ struct commandr_session {
 /* Drops the outputs of the last evaluation: the session is about to change. */
 void commandr_session_drop_outputs(commandr_session * session);
 
+/* ---- sequences.c ---- */
+
 /* Checks a sequence's number. */
 commandr_status commandr_session_check_seq(const commandr_session * session, int32_t seq_id);
 
 /* Makes room for n tokens in a sequence's token list. */
 commandr_status commandr_sequence_reserve(commandr_sequence * seq, int64_t n);
 
-/* eval.c: allocates compute buffers for the largest graphs, so that nothing is allocated later. */
-commandr_status commandr_eval_reserve(commandr_session * session);
-
-/* eval.c: how many of the first n tokens a sequence holds can be kept so that computing goes on from there. */
+/* How many of the first n tokens a sequence holds can be kept so that computing goes on from there. */
 int64_t commandr_session_keepable(const commandr_session * session, int32_t seq_id, int64_t n);
 
 /* Shortens a sequence in tokens and caches to what commandr_session_keepable says of n_keep: a sequence that holds
  * anything can always go on from its end. */
 void commandr_session_truncate(commandr_session * session, int32_t seq_id, int64_t n_keep);
+
+/* ---- computing ---- */
+
+/* eval-items.c: checks what commandr_session_eval is asked for. On success n_keep[i], of COMMANDR_MAX_SEQS, is how many
+ * of item i's tokens stay as they are held: the common prefix, short of the first position with an output. */
+commandr_status commandr_eval_check(const commandr_session * session, const commandr_eval_item * items, int32_t n_items,
+                                    int32_t outputs, int64_t * n_keep);
+
+/* ubatch.c: computes the ubatch. outputs: COMMANDR_OUTPUT_*, for its n_rows rows. */
+commandr_status commandr_ubatch_compute(commandr_session * session, int32_t outputs);
+
+/* ubatch.c: allocates compute buffers for the largest graphs, so that nothing is allocated later. */
+commandr_status commandr_ubatch_reserve(commandr_session * session);
 
 #endif

@@ -1,0 +1,150 @@
+/* One ubatch: its graph, the graph's memory and inputs, and running it. */
+#include "error.h"
+#include "kernels/attention.h"
+#include "log.h"
+#include "session.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+/* How much of a cache a graph must look at: the cells in use, rounded up so that the next graphs have the same
+ * shape. */
+static int64_t kv_extent(const commandr_kv_cache * cache) {
+    if (cache->n_buffers == 0) {
+        return 0;
+    }
+    const int64_t n = commandr_kv_pad(cache->n_seen > 0 ? cache->n_seen : 1);
+    return n < cache->size ? n : cache->size;
+}
+
+static commandr_status build_graph(commandr_session * s, const commandr_graph_shape * shape) {
+    ggml_free(s->graph_ctx);
+    s->graph_ready = false;
+    s->graph_ctx   = ggml_init((struct ggml_init_params) { s->graph_memory_size, s->graph_memory, true });
+    if (!s->graph_ctx) {
+        return commandr_fail(COMMANDR_ERROR_MEMORY, "out of memory for a graph");
+    }
+    s->graph_shape = *shape;
+    s->graph = commandr_graph_build(s->graph_ctx, s->model, s->caches, &s->graph_shape, s->flash_attn, s->imatrix);
+    ggml_backend_sched_reset(s->backends.sched);
+    return COMMANDR_OK;
+}
+
+/* The graph for a shape, with its memory: the last one when the shape is the same. */
+static commandr_status prepare_graph(commandr_session * s, const commandr_graph_shape * shape) {
+    if (s->graph_ready && memcmp(&s->graph_shape, shape, sizeof(*shape)) == 0) {
+        return COMMANDR_OK;
+    }
+    const commandr_status status = build_graph(s, shape);
+    if (status != COMMANDR_OK) {
+        return status;
+    }
+    commandr_log_clear_error();
+    if (!ggml_backend_sched_alloc_graph(s->backends.sched, s->graph.cgraph)) {
+        return commandr_fail(COMMANDR_ERROR_MEMORY, "memory for a graph of %" PRId64 " tokens cannot be allocated: %s",
+                             shape->n_tokens, commandr_log_first_error());
+    }
+    s->graph_ready = true;
+    return COMMANDR_OK;
+}
+
+static void set_input(struct ggml_tensor * t, const void * data) {
+    if (t && t->buffer) { /* an input that the graph does not use has no memory */
+        ggml_backend_tensor_set(t, data, 0, ggml_nbytes(t));
+    }
+}
+
+static void fill_mask(const commandr_session * s, const commandr_kv_cache * cache, struct ggml_tensor * mask) {
+    if (!mask || !mask->buffer) {
+        return;
+    }
+    const ggml_fp16_t visible = ggml_fp32_to_fp16(0.0f);
+    const ggml_fp16_t hidden  = ggml_fp32_to_fp16(-INFINITY);
+    const int64_t     n_kv    = mask->ne[0];
+    for (int64_t t = 0; t < s->n_batch; t++) {
+        ggml_fp16_t * row = (ggml_fp16_t *) mask->data + t * n_kv; /* inputs live in host memory */
+        for (int64_t c = 0; c < n_kv; c++) {
+            row[c] = commandr_kv_cache_sees(cache, c, s->batch_seq[t], s->batch_pos[t]) ? visible : hidden;
+        }
+    }
+}
+
+commandr_status commandr_ubatch_compute(commandr_session * s, int32_t outputs) {
+    commandr_graph_shape shape;
+    memset(&shape, 0, sizeof(shape)); /* padding too: shapes are compared as bytes */
+    shape.n_tokens         = s->n_batch;
+    shape.n_kv[0]          = kv_extent(&s->caches[0]);
+    shape.n_kv[1]          = kv_extent(&s->caches[1]);
+    shape.n_outputs        = s->n_rows;
+    shape.outputs          = s->n_rows > 0 ? outputs : 0;
+    shape.n_head           = shape.outputs & COMMANDR_OUTPUT_LOGITS ? s->head.n_padded : 0;
+    commandr_status status = prepare_graph(s, &shape);
+    if (status != COMMANDR_OK) {
+        return status;
+    }
+    set_input(s->graph.tokens, s->batch_tokens);
+    set_input(s->graph.pos, s->batch_pos);
+    set_input(s->graph.rows, s->batch_rows);
+    set_input(s->graph.head_ids, s->head.ids);
+    for (int which = 0; which < 2; which++) {
+        set_input(s->graph.cells[which], s->batch_cells[which]);
+        fill_mask(s, &s->caches[which], s->graph.mask[which]);
+    }
+    switch (ggml_backend_sched_graph_compute(s->backends.sched, s->graph.cgraph)) {
+        case GGML_STATUS_SUCCESS: return s->imatrix ? commandr_imatrix_add(s->imatrix, s->n_batch) : COMMANDR_OK;
+        case GGML_STATUS_ABORTED: return commandr_fail(COMMANDR_ERROR_CANCELLED, "the evaluation was cancelled");
+        case GGML_STATUS_ALLOC_FAILED:
+            return commandr_fail(COMMANDR_ERROR_MEMORY, "a backend ran out of memory while computing");
+        default:
+            return commandr_fail(COMMANDR_ERROR_BACKEND, "a backend failed to compute: %s", commandr_log_first_error());
+    }
+}
+
+/* ---- compute buffers ---- */
+
+static commandr_status reserve_shape(commandr_session * s, int64_t n_tokens, int64_t n_outputs, int32_t outputs,
+                                     int64_t n_head) {
+    commandr_graph_shape shape;
+    memset(&shape, 0, sizeof(shape));
+    shape.n_tokens = n_tokens;
+    for (int which = 0; which < 2; which++) {
+        shape.n_kv[which] = s->caches[which].n_buffers > 0 ? s->caches[which].size : 0;
+    }
+    shape.n_outputs        = n_outputs;
+    shape.outputs          = outputs;
+    shape.n_head           = n_head;
+    commandr_status status = build_graph(s, &shape);
+    if (status != COMMANDR_OK) {
+        return status;
+    }
+    commandr_log_clear_error();
+    if (!ggml_backend_sched_reserve(s->backends.sched, s->graph.cgraph)) {
+        return commandr_fail(COMMANDR_ERROR_MEMORY,
+                             "compute buffers for n_ctx %" PRId64 " and n_ubatch %d cannot be allocated: %s",
+                             s->params.n_ctx, s->params.n_ubatch, commandr_log_first_error());
+    }
+    return COMMANDR_OK;
+}
+
+commandr_status commandr_ubatch_reserve(commandr_session * s) {
+    const int32_t   both   = COMMANDR_OUTPUT_LOGITS | COMMANDR_OUTPUT_HIDDEN;
+    const int64_t   n_head = commandr_head_most(s->model);
+    commandr_status status = reserve_shape(s, s->params.n_ubatch, s->params.n_outputs, both, 0);
+    /* The most tokens for which attention keeps parts of long sums. */
+    const int64_t n_parts = commandr_attention_max_parts(s->model->hparams.n_head, s->model->hparams.n_head_kv);
+    if (status == COMMANDR_OK && s->params.n_ubatch > n_parts && n_parts > 1) {
+        status = reserve_shape(s, n_parts, 1, both, 0);
+    }
+    if (status == COMMANDR_OK) {
+        status = reserve_shape(s, 1, 1, both, 0);
+    }
+    if (status == COMMANDR_OK && n_head > 0) {
+        status = reserve_shape(s, s->params.n_ubatch, s->params.n_outputs, COMMANDR_OUTPUT_LOGITS, n_head);
+    }
+    if (status == COMMANDR_OK) {
+        status = reserve_shape(s, s->params.n_ubatch, s->params.n_outputs, both, 0);
+    }
+    ggml_backend_sched_reset(s->backends.sched);
+    return status;
+}
