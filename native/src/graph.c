@@ -90,6 +90,7 @@ static struct ggml_tensor * product(builder * b, struct ggml_tensor * w, struct 
 /* The head's rows that are wanted times x: [n, n_outputs] */
 static struct ggml_tensor * head(builder * b, struct ggml_tensor * x) {
     struct ggml_tensor * w = b->model->head;
+    ggml_build_forward_expand(b->graph.cgraph, x); /* first, or the gathered rows would take memory beside the layers */
     return b->shape->n_head == 0 ? product(b, w, x) : multiply(b, w, commandr_gather(b->ctx, w, b->graph.head_ids), x);
 }
 

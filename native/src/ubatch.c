@@ -127,23 +127,34 @@ static commandr_status reserve_shape(commandr_session * s, int64_t n_tokens, int
     return COMMANDR_OK;
 }
 
-commandr_status commandr_ubatch_reserve(commandr_session * s) {
-    const int32_t   both   = COMMANDR_OUTPUT_LOGITS | COMMANDR_OUTPUT_HIDDEN;
-    const int64_t   n_head = commandr_head_most(s->model);
-    commandr_status status = reserve_shape(s, s->params.n_ubatch, s->params.n_outputs, both, 0);
-    /* The most tokens for which attention keeps parts of long sums. */
-    const int64_t n_parts = commandr_attention_max_parts(s->model->hparams.n_head, s->model->hparams.n_head_kv);
-    if (status == COMMANDR_OK && s->params.n_ubatch > n_parts && n_parts > 1) {
-        status = reserve_shape(s, n_parts, 1, both, 0);
+/* The graphs of n tokens that take most: all cells, and each of the forms that outputs and head have. What is reserved
+ * last is the whole head with as many outputs as there may be. */
+static commandr_status reserve_tokens(commandr_session * s, int64_t n) {
+    const int32_t   both      = COMMANDR_OUTPUT_LOGITS | COMMANDR_OUTPUT_HIDDEN;
+    const int64_t   n_head    = commandr_head_most(s->model);
+    const int64_t   n_outputs = n < s->params.n_outputs ? n : s->params.n_outputs;
+    commandr_status status    = COMMANDR_OK;
+    if (n_outputs > 1) { /* fewer outputs than tokens are one input more */
+        status = reserve_shape(s, n, 1, both, 0);
     }
-    if (status == COMMANDR_OK) {
-        status = reserve_shape(s, 1, 1, both, 0);
+    if (status == COMMANDR_OK && n_outputs > 1 && n_head > 0) {
+        status = reserve_shape(s, n, 1, both, n_head);
     }
     if (status == COMMANDR_OK && n_head > 0) {
-        status = reserve_shape(s, s->params.n_ubatch, s->params.n_outputs, COMMANDR_OUTPUT_LOGITS, n_head);
+        status = reserve_shape(s, n, n_outputs, both, n_head);
     }
-    if (status == COMMANDR_OK) {
-        status = reserve_shape(s, s->params.n_ubatch, s->params.n_outputs, both, 0);
+    return status == COMMANDR_OK ? reserve_shape(s, n, n_outputs, both, 0) : status;
+}
+
+commandr_status commandr_ubatch_reserve(commandr_session * s) {
+    /* The most tokens for which attention keeps parts of long sums: they may take more memory than a whole ubatch. */
+    const int64_t   n_parts = commandr_attention_max_parts(s->model->hparams.n_head, s->model->hparams.n_head_kv);
+    commandr_status status  = reserve_tokens(s, 1);
+    if (status == COMMANDR_OK && n_parts > 1 && n_parts < s->params.n_ubatch) {
+        status = reserve_tokens(s, n_parts);
+    }
+    if (status == COMMANDR_OK && s->params.n_ubatch > 1) {
+        status = reserve_tokens(s, s->params.n_ubatch);
     }
     ggml_backend_sched_reset(s->backends.sched);
     return status;
