@@ -60,7 +60,6 @@ def demo(
     path: Annotated[bool, typer.Option("--path", help="Print the path of the embedded model's file and exit.")] = False,
     n_threads: options.Threads = 0,
     repack: options.Repack = True,
-    cache_packed: options.CachePacked = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Show a chat turn, a tool call and a grounded answer with its citations, and the speed of each.
@@ -92,7 +91,7 @@ def demo(
         return
     if embedded and question is None:
         _print_summary(model)
-    with load(model, n_threads=n_threads, repack=repack, cache_packed=cache_packed) as opened:
+    with load(model, n_threads=n_threads, repack=repack) as opened:
         show = _Show(opened, "fast" if fast else "accurate")
         if question is None:
             show.chat(showcase.CHAT)

@@ -55,7 +55,8 @@ def describe(file: GGUFFile, n_ctx: int | None) -> dict[str, Any]:
         "path": file.path,
         "files": {path: Path(path).stat().st_size for path in file.files},
         "metadata": {key: _value(file, key) for key in file},
-        "packed_copy": _packed_copy(file.path),
+        "packed_copy": _packed_copy(file.path, ".packed"),
+        "packed_copy_unfinished": _packed_copy(file.path, ".packed.tmp"),
         "tensors": dict(sorted(tensors.items(), key=lambda item: -item[1]["bytes"])),
     }
     try:
@@ -71,9 +72,9 @@ def describe(file: GGUFFile, n_ctx: int | None) -> dict[str, Any]:
     return report
 
 
-def _packed_copy(path: str) -> dict[str, Any] | None:
-    """The file of --cache-packed. Whether a load can use it is found out by loading."""
-    copy = Path(f"{path}.packed")
+def _packed_copy(path: str, ending: str) -> dict[str, Any] | None:
+    """The file of --cache-packed, or its beginning. Whether a load can use it is found out by loading."""
+    copy = Path(f"{path}{ending}")
     return {"path": str(copy), "bytes": copy.stat().st_size} if copy.is_file() else None
 
 
@@ -97,8 +98,11 @@ def _print(report: dict[str, Any]) -> None:
     files = report["files"]
     console.print(f"{len(files)} {'file' if len(files) == 1 else 'files'} of {size(sum(files.values()))}")
     if copy := report["packed_copy"]:
-        line = f"{copy['path']} of {size(copy['bytes'])}, the packed weights that --cache-packed keeps"
+        line = f"{copy['path']} of {size(copy['bytes'])}, the packed weights that --cache-packed keeps: may be deleted"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if copy := report["packed_copy_unfinished"]:
+        line = f"{copy['path']} of {size(copy['bytes'])}, the same, being written or left by a load that was killed"
+        console.print(f"{line}: may be deleted", markup=False, highlight=False, soft_wrap=True)
     if memory := report.get("memory"):
         console.print(f"weights {size(memory['weights'])}; KV cache of {memory['n_ctx']} tokens:")
         for name, n_bytes in memory["kv_cache"].items():

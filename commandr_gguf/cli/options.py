@@ -65,7 +65,7 @@ CachePacked = Annotated[
         "--cache-packed",
         rich_help_panel=_MODEL,
         help="Keep what is packed for our products in the file MODEL.packed, as large as MODEL: the next start maps it "
-        "and packs nothing. It may be deleted at any time.",
+        "and packs nothing. It may be deleted at any time, and so may MODEL.packed.tmp, which a killed load leaves.",
     ),
 ]
 DraftModel = Annotated[

@@ -144,7 +144,6 @@ bool commandr_packed_file_create(commandr_packed_file * file, const commandr_mod
         return give_up(file, why);
     }
     atomic_store(&file->error, 0);
-    write_at(file, 0, file->header, commandr_packed_header_size(file->header));
     return true;
 }
 
@@ -154,6 +153,15 @@ void commandr_packed_file_write(commandr_packed_file * file, const struct ggml_t
 }
 
 bool commandr_packed_file_finish(commandr_packed_file * file) {
+    /* The header comes last, and the name when all of it is on the disk: what is found by that name is complete. */
+    if (atomic_load(&file->error) == 0) {
+        errno = EIO;
+        if (commandr_packed_header_seal(file->header, file->fd)) {
+            write_at(file, 0, file->header, commandr_packed_header_size(file->header));
+        } else {
+            atomic_store(&file->error, errno);
+        }
+    }
     int error = atomic_load(&file->error);
     if (error == 0 && (fsync(file->fd) != 0 || rename(file->temporary, file->path) != 0)) {
         error = errno;

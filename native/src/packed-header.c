@@ -11,7 +11,9 @@
 #include <unistd.h>
 
 static const char MAGIC[8] = "CMDRPACK";
-#define ALIGNMENT ((int64_t) 4096) /* a page */
+#define VERSION     (COMMANDR_PACKED_VERSION * 256 + 1)
+#define ALIGNMENT   ((int64_t) 4096) /* a page */
+#define SAMPLE_STEP ((int64_t) 64 << 20)
 
 typedef struct source {
     int64_t size, mtime_ns;
@@ -71,7 +73,7 @@ commandr_packed_header * commandr_packed_header_make(const commandr_model * mode
         return NULL;
     }
     memcpy(h->magic, MAGIC, sizeof(MAGIC));
-    h->version       = COMMANDR_PACKED_VERSION;
+    h->version       = VERSION;
     h->n_sources     = n_sources;
     h->n_entries     = n_entries;
     h->fingerprint   = model->gguf->fingerprint;
@@ -89,15 +91,14 @@ commandr_packed_header * commandr_packed_header_make(const commandr_model * mode
         e->offset = (end + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
         end       = e->offset + e->size;
     }
-    h->hash    = hash_of(h);
     *file_size = end;
     return h;
 }
 
-static bool read_at_start(int fd, void * data, int64_t size) {
+static bool read_at(int fd, int64_t offset, void * data, int64_t size) {
     int64_t done = 0;
     while (done < size) {
-        const ssize_t n = pread(fd, (char *) data + done, (size_t) (size - done), (off_t) done);
+        const ssize_t n = pread(fd, (char *) data + done, (size_t) (size - done), (off_t) (offset + done));
         if (n == 0 || (n < 0 && errno != EINTR)) {
             return false;
         }
@@ -106,7 +107,37 @@ static bool read_at_start(int fd, void * data, int64_t size) {
     return true;
 }
 
-static const char * check_entry(const commandr_packed_entry * e, const commandr_gguf * gguf, int64_t first,
+/* Adds up to a page of an entry's bytes to its sample. */
+static bool add_page(int fd, const commandr_packed_entry * e, int64_t at, uint64_t * sample) {
+    uint8_t       page[ALIGNMENT];
+    const int64_t size = e->size - at < ALIGNMENT ? e->size - at : ALIGNMENT;
+    if (!read_at(fd, e->offset + at, page, size)) {
+        return false;
+    }
+    *sample = commandr_fnv1a(*sample, page, (size_t) size);
+    return true;
+}
+
+static bool take_sample(int fd, const commandr_packed_entry * e, uint64_t * sample) {
+    *sample   = COMMANDR_FNV1A_START;
+    bool read = true;
+    for (int64_t at = 0; at < e->size && read; at += SAMPLE_STEP) {
+        read = add_page(fd, e, at, sample);
+    }
+    return read && add_page(fd, e, e->size > ALIGNMENT ? e->size - ALIGNMENT : 0, sample);
+}
+
+bool commandr_packed_header_seal(commandr_packed_header * h, int fd) {
+    commandr_packed_entry * entries = (commandr_packed_entry *) ((source *) (h + 1) + h->n_sources);
+    bool                    read    = true;
+    for (int64_t i = 0; i < h->n_entries && read; i++) {
+        read = take_sample(fd, &entries[i], &entries[i].sample);
+    }
+    h->hash = hash_of(h);
+    return read;
+}
+
+static const char * check_entry(int fd, const commandr_packed_entry * e, const commandr_gguf * gguf, int64_t first,
                                 int64_t file_size) {
     if (!memchr(e->name, '\0', sizeof(e->name)) || e->offset < first || e->offset % ALIGNMENT != 0) {
         return damaged;
@@ -115,10 +146,15 @@ static const char * check_entry(const commandr_packed_entry * e, const commandr_
     if (!info || e->type != info->type || e->ne[0] != info->ne[0] || e->ne[1] != info->ne[1] || e->size != info->size) {
         return other;
     }
-    return e->size > file_size || e->offset > file_size - e->size ? cut_off : NULL;
+    if (e->size > file_size || e->offset > file_size - e->size) {
+        return cut_off;
+    }
+    uint64_t sample;
+    return take_sample(fd, e, &sample) && sample == e->sample ? NULL : "its weights are damaged";
 }
 
-static const char * check_all(const commandr_packed_header * h, const commandr_model * model, int64_t file_size) {
+static const char * check_all(int fd, const commandr_packed_header * h, const commandr_model * model,
+                              int64_t file_size) {
     const commandr_gguf * gguf = model->gguf;
     if (h->hash != hash_of(h)) {
         return damaged;
@@ -135,7 +171,7 @@ static const char * check_all(const commandr_packed_header * h, const commandr_m
     const int64_t first = commandr_packed_header_size(h);
     const char *  wrong = NULL;
     for (int64_t i = 0; i < h->n_entries && !wrong; i++) {
-        wrong = check_entry(&entries_of(h)[i], gguf, first, file_size);
+        wrong = check_entry(fd, &entries_of(h)[i], gguf, first, file_size);
     }
     return wrong;
 }
@@ -143,11 +179,11 @@ static const char * check_all(const commandr_packed_header * h, const commandr_m
 const char * commandr_packed_header_read(int fd, const commandr_model * model, commandr_packed_header ** out) {
     struct stat            st;
     commandr_packed_header fixed;
-    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || !read_at_start(fd, &fixed, sizeof(fixed)) ||
+    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || !read_at(fd, 0, &fixed, sizeof(fixed)) ||
         memcmp(fixed.magic, MAGIC, sizeof(MAGIC)) != 0) {
         return "it is no file of packed weights";
     }
-    if (fixed.version != COMMANDR_PACKED_VERSION) {
+    if (fixed.version != VERSION) {
         return "it was written by another version of this program";
     }
     if (fixed.n_sources != model->gguf->n_parts || fixed.n_entries < 1 || fixed.n_entries > model->gguf->n_tensors) {
@@ -159,12 +195,12 @@ const char * commandr_packed_header_read(int fd, const commandr_model * model, c
     if (!h) {
         return "out of memory";
     }
-    if (!read_at_start(fd, h, size)) {
+    if (!read_at(fd, 0, h, size)) {
         wrong = cut_off;
     } else if (memcmp(h, &fixed, sizeof(fixed)) != 0) { /* changed between the two reads: the counts must be checked */
         wrong = damaged;
     } else {
-        wrong = check_all(h, model, (int64_t) st.st_size);
+        wrong = check_all(fd, h, model, (int64_t) st.st_size);
     }
     if (wrong) {
         free(h);

@@ -40,6 +40,7 @@ typedef struct loader {
     int64_t                       first_copy;           /* of the group being copied on the host */
     int64_t                       bytes_done;
     int64_t                       bytes_total;
+    float                         reported; /* the fraction last told */
 } loader;
 
 static bool list_copy(loader * ld, const copy * c) {
@@ -143,9 +144,9 @@ static void sort_copies(loader * ld) {
 
 static bool report(loader * ld, int64_t bytes) {
     ld->bytes_done += bytes;
-    return !ld->params->progress ||
-           ld->params->progress((float) ((double) ld->bytes_done / (double) (ld->bytes_total ? ld->bytes_total : 1)),
-                                ld->params->progress_user_data);
+    const float done = (float) ((double) ld->bytes_done / (double) (ld->bytes_total ? ld->bytes_total : 1));
+    ld->reported     = done > ld->reported ? done : ld->reported; /* it stands while work is done a second time */
+    return !ld->params->progress || ld->params->progress(ld->reported, ld->params->progress_user_data);
 }
 
 static void copy_on_host(void * user_data, int64_t begin, int64_t end) {

@@ -47,15 +47,18 @@ def test_commands_load_the_weights_as_asked(
     asked: list[tuple[bool, bool]] = []
 
     def refuse(_path: Path, **options: Any) -> None:
-        asked.append((options["repack"], options["cache_packed"]))
+        asked.append((options["repack"], options.get("cache_packed", False)))
         raise ArgumentError("enough is known")
 
     monkeypatch.setattr("commandr_gguf.cli.loading.CommandR", refuse)
     monkeypatch.setattr("commandr_gguf.cli.loading.Model", refuse)
     arguments = [command, *(paths.get(argument, argument) for argument in COMMANDS[command])]
-    for options in [], ["--no-repack"], ["--cache-packed"]:
+    choices: dict[tuple[bool, bool], list[str]] = {(True, False): [], (False, False): ["--no-repack"]}
+    if command != "demo":  # its model is small
+        choices[True, True] = ["--cache-packed"]
+    for options in choices.values():
         assert main([*arguments, *options]) == 2
-    assert asked == [(True, False), (False, False), (True, True)]
+    assert asked == list(choices)
 
 
 @pytest.mark.parametrize(("command", "option"), [("generate", "--no-repack"), ("bench", "--no-mmap")])
@@ -85,6 +88,12 @@ def test_info_tells_of_the_packed_copy(paths: dict[str, str], capsys: pytest.Cap
     assert json.loads(capsys.readouterr().out)["packed_copy"] == expected
     assert main(["info", paths["MODEL"]]) == 0
     assert f"\n{copy} of " in capsys.readouterr().out
+    unfinished = copy.rename(f"{copy}.tmp")
+    assert main(["info", paths["MODEL"], "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["packed_copy"], report["packed_copy_unfinished"]["path"]) == (None, str(unfinished))
+    assert main(["info", paths["MODEL"]]) == 0
+    assert f"\n{unfinished} of " in capsys.readouterr().out
 
 
 def test_a_packed_copy_that_is_not_kept_is_told(paths: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:

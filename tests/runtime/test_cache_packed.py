@@ -24,7 +24,7 @@ from commandr_gguf import ArgumentError, CancelledError, CommandR, GGUFFile, Mod
 
 TOKENS = np.arange(40, dtype=np.int32) * 7 % 700 + 20
 # The header: magic, version, numbers of sources and entries, fingerprint, hash. Then the sources and the entries.
-HEADER, SOURCE, ENTRY = struct.Struct("<8sIiqQQ"), struct.Struct("<qq"), struct.Struct("<64s5q")
+HEADER, SOURCE, ENTRY = struct.Struct("<8sIiqQQ"), struct.Struct("<qq"), struct.Struct("<64s5qQ")
 HASH_AT = HEADER.size - 8
 
 
@@ -175,7 +175,7 @@ class Damage:
         self.fields = list(HEADER.unpack_from(self.data))
 
     def entry(self, change: Callable[[list[Any]], None]) -> None:
-        """Change the last entry: [name, type, ne[0], ne[1], offset, size]."""
+        """Change the last entry: [name, type, ne[0], ne[1], offset, size, sample]."""
         at = HEADER.size + SOURCE.size * self.fields[2] + ENTRY.size * (self.fields[3] - 1)
         fields = list(ENTRY.unpack_from(self.data, at))
         change(fields)
@@ -211,6 +211,17 @@ def set_entry(number: int, value: Any) -> Callable[[Path], None]:
     return change
 
 
+def zero(start: int, end: int | None) -> Callable[[Path], None]:
+    """What a page that never reached the disk reads as."""
+
+    def change(path: Path) -> None:
+        data = np.fromfile(packed(path), np.uint8)
+        data[start:end] = 0
+        data.tofile(packed(path))
+
+    return change
+
+
 def flip(at: int) -> Callable[[Path], None]:
     def change(path: Path) -> None:
         data = bytearray(packed(path).read_bytes())
@@ -241,6 +252,9 @@ CASES: dict[str, Callable[[Path], object]] = {
     "a file of another program": lambda p: packed(p).write_bytes(b"something else" * 1000),
     "an older order": set_field(1, lambda version: version - 1),
     "a newer order": set_field(1, lambda version: version + 1),
+    "no first page of weights": zero(4096, 8192),
+    "no last page of weights": zero(-4096, None),
+    "another sample": set_entry(6, lambda sample: sample ^ 1),
     "a flipped bit of a size": flip(HEADER.size),
     "a flipped bit of an offset": flip(HEADER.size + SOURCE.size + 64 + 3 * 8 + 2),
     "another model": set_field(4, 0),
@@ -279,10 +293,12 @@ def test_one_that_does_not_fit_is_written_anew(case: str, path: Path) -> None:
 
 
 def test_bytes_come_from_the_file(path: Path) -> None:
-    """What makes the tests above say something: bytes of a tensor that are changed change the result."""
+    """What makes the tests above say something: bytes of a tensor that are changed change the result.
+
+    They are of a tensor's middle, of which there is no sample: reading all would take as long as packing."""
     expected = load(path, cache_packed=True)[0]
     data = np.fromfile(packed(path), np.uint8)
-    data[-1000:] ^= 0x11
+    data[-9000:-8000] ^= 0x11
     data.tofile(packed(path))
     got, where = load(path, cache_packed=True)
     assert where == {"packed-mapped"}
@@ -349,7 +365,10 @@ from commandr_gguf import Model, Session, enable_native_log
 import logging
 logging.basicConfig(level=logging.WARNING, format="%(message)s")
 enable_native_log()
-with Model(sys.argv[1], cache_packed=True) as model, Session(model, n_ctx=64, n_threads=1) as session:
+told = []
+options = {"cache_packed": True, "progress": told.append}
+with Model(sys.argv[1], **options) as model, Session(model, n_ctx=64, n_threads=1) as session:
+    assert told == sorted(told) and told[-1] == 1, told
     session.eval([5, 100, 200])
     print(hashlib.sha256(session.logits().tobytes()).hexdigest(), *[use.what for use in model.memory()])
 """
