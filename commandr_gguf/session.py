@@ -20,9 +20,6 @@ from commandr_gguf.verification import n_common, verify
 
 __all__ = ["EvalItem", "NextToken", "Progress", "Session", "Tokens"]
 
-_FEW = 2048
-"""Tokens up to which the native library may compute their logits alone."""
-
 
 @dataclass(frozen=True)
 class EvalItem:
@@ -200,8 +197,8 @@ class Session(SessionHandle):
         draft = draft[: self.n_draft_max]
         sequence.extend(draft)
         needed = None  # log-probabilities are those among all tokens
-        if constraint is not None and top_logprobs is None:
-            needed = constraint.lookahead(draft, _FEW)
+        if constraint is not None and top_logprobs is None and self._max_masked > 0:
+            needed = constraint.lookahead(draft, self._max_masked)
         item = EvalItem(sequence, seq_id, len(draft) + 1, needed)
         with self._use() as pointer:
             self._eval(pointer, [item], lib.COMMANDR_OUTPUT_LOGITS, progress)

@@ -50,6 +50,7 @@ class SessionHandle:
         self.model = model
         self._n_vocab = model.hparams.n_vocab
         self._n_embd = model.hparams.n_embd
+        self._max_masked = int(lib.commandr_model_max_masked(model.pointer))
         self.computed_by = model.computed_by
         """See `Model.computed_by`."""
         self.progress = progress

@@ -122,6 +122,7 @@ commandr_status          commandr_model_load(const char * path, commandr_model_p
 void                     commandr_model_free(commandr_model * model);
 const commandr_hparams * commandr_model_hparams(const commandr_model * model);
 const commandr_gguf *    commandr_model_gguf(const commandr_model * model);
+int64_t commandr_model_max_masked(const commandr_model * model); /* an item's mask of more tokens saves nothing */
 /* For measurements: overwrites a weight by its GGUF name, wherever it is kept. data: size bytes in the file's type and
  * layout. Only while no session evaluates, and only in a model loaded without use_mmap and repack, else UNSUPPORTED. */
 commandr_status commandr_model_set_tensor(commandr_model * model, const char * name, const void * data, int64_t size);
@@ -167,7 +168,6 @@ commandr_session_params commandr_session_default_params(void); /* the values in 
 commandr_status commandr_session_init(commandr_model * model, commandr_session_params params, commandr_session ** out);
 commandr_status commandr_session_kv_size(const commandr_hparams * hp, commandr_session_params params, int64_t * size);
 void            commandr_session_free(commandr_session * session);
-
 /* Makes each item's sequence hold its tokens and computes the outputs asked for (COMMANDR_OUTPUT_*), all items in
  * common graphs. On failure no outputs are held. ARGUMENT and CONTEXT leave every sequence as it was; after CANCELLED,
  * BACKEND and MEMORY each sequence holds a prefix of its item, so the same call again goes on where this stopped. */

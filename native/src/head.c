@@ -13,6 +13,10 @@ int64_t commandr_head_most(const commandr_model * model) {
     return quarter >= COMMANDR_HEAD_MANY ? COMMANDR_HEAD_MANY : quarter >= COMMANDR_HEAD_FEW ? COMMANDR_HEAD_FEW : 0;
 }
 
+int64_t commandr_model_max_masked(const commandr_model * model) {
+    return commandr_head_most(model) * GROUP;
+}
+
 /* A word of all items' masks together: 32 tokens. */
 static uint32_t wanted(const commandr_eval_item * items, int32_t n_items, int64_t i) {
     uint32_t word = 0;

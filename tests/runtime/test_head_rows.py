@@ -12,6 +12,7 @@ import pytest
 import models
 import shapes
 from commandr_gguf import ArgumentError, EvalItem, Model, Session, allowed_mask
+from commandr_gguf._native import lib
 
 N_VOCAB = 8200  # 512 groups of 16 rows, and 8 rows that belong to none
 TOKENS = [5, *np.random.default_rng(3).integers(8, 600, 40).tolist()]
@@ -72,8 +73,16 @@ def test_all_logits_are_computed_where_a_list_does_not_pay(q4: Path, tokens: lis
         assert np.array_equal(logits(session, 3, tokens), logits(session, 3, None))
 
 
+def test_a_mask_saves_work_up_to_the_number_of_tokens_that_the_model_names(q4: Path) -> None:
+    with Model(q4) as model, Session(model, **OPTIONS) as session:
+        most = lib.commandr_model_max_masked(model.pointer)
+        assert computed(logits(session, 1, list(range(most)))) == set(range(most))
+        assert computed(logits(session, 1, list(range(most + 1)))) == set(range(N_VOCAB))
+
+
 def test_a_small_vocabulary_is_computed_as_a_whole() -> None:
     with Model(models.gguf("gqa", "Q4_K_M")) as model, Session(model, **OPTIONS) as session:
+        assert lib.commandr_model_max_masked(model.pointer) == 0
         session.eval_batch([EvalItem(TOKENS, 0, 1, allowed_mask(model.hparams.n_vocab, [9]))])
         assert np.isfinite(session.logits()).all()
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import embedded
+import models
 from commandr_gguf import CommandR, EvalItem, NextToken, Reply, Sampler, Session, regex_grammar
 from commandr_gguf._native import ffi, lib
 from commandr_gguf.constraint import Constraint
@@ -91,6 +92,17 @@ def test_logprobs_are_those_among_all_tokens(evaluated: list[Seen]) -> None:
         evaluated.clear()
         assert model.generate("Is it? ", **options).tokens == with_logprobs.tokens
         assert [item.whole for item in evaluated if item.n_outputs] == [False]
+
+
+def test_a_grammar_is_not_looked_ahead_in_where_the_head_is_never_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(Constraint, "lookahead", lambda _self, _tokens, n_most: asked.append(n_most))
+    grammar = regex_grammar("(ab|cd){4,9}")
+    for path in (models.gguf("gqa", "Q4_K_M"), embedded.path("Q8_0")):  # the first has a small vocabulary
+        with CommandR(path, n_ctx=256, n_threads=1) as model:
+            model.generate([5], grammar=grammar, max_tokens=8)
+            most = lib.commandr_model_max_masked(model.model.pointer)
+        assert set(asked) == ({most} if most else set())
 
 
 @pytest.mark.parametrize("task", ["chat", "tools", "accurate"])
