@@ -14,10 +14,13 @@ from commandr_gguf.model import Model
 from commandr_gguf.tokenizer import Tokenizer
 
 N_CTX = 64
-# Both add up floats in another order, and the KV cache rounds what comes of it to half floats: in 64 layers, those of
-# r_plus, that makes 5e-4, between two vector widths of ours as well. Products in BF16 round their inputs, and not on
-# all processors alike.
-TOLERANCE = {"F32": 1e-3, "BF16": 3e-3}
+# Both add up floats in another order, and the KV cache rounds what comes of it to half floats, a few of them the other
+# way: single columns differ, the more so the more layers there are (64 in r_plus), between two vector widths of ours as
+# well. Products in BF16 round their inputs, and not on all processors alike.
+TOLERANCE = {"v01": 1e-4, "gqa": 1e-4, "cohere2": 5e-4, "r_plus": 1e-3}
+TOLERANCE_BF16 = 3e-3
+# What does not come of a few such roundings: before the first cache, and in the sum of all columns.
+TIGHT, TIGHT_TOTAL = 1e-5, 1e-4
 
 
 def collected(shape: str = "gqa", file_type: str = "F32", **options: object) -> ImportanceMatrix:
@@ -37,7 +40,11 @@ def test_it_is_what_llama_cpp_collects(shape: str, file_type: str) -> None:
     """Its tool was run with --process-output, without effect: in models of this family embedding and head are one."""
     theirs = tiny_models.llama_cpp_imatrix(shape, file_type)
     ours = collected(shape, file_type, dataset="text.txt")
-    assert_same(ours, theirs, TOLERANCE[file_type])
+    assert_same(ours, theirs, TOLERANCE[shape] if file_type == "F32" else TOLERANCE_BF16)
+    first = "blk.0.attn_q.weight"
+    assert np.abs(ours.entries[first].sums / theirs.entries[first].sums - 1).max() < TIGHT
+    for name, entry in theirs.entries.items():
+        assert ours.entries[name].sums.sum() == pytest.approx(entry.sums.sum(), rel=TIGHT_TOTAL), name
     assert (ours.datasets, ours.chunk_size, ours.n_chunks) == (theirs.datasets, theirs.chunk_size, theirs.n_chunks)
 
 
