@@ -67,7 +67,7 @@ PART f32v halves_by_bits(const ggml_fp16_t * x) {
 /* e^x for x <= 0, relative error 2e-7; 0 below -86.6, where normal floats end. x = n ln 2 + f, and e^f by its Taylor
  * series. */
 PART f32v exp_of(f32v x) {
-    x            = LARGER(x, same(-200.0f)); /* -inf has no whole number */
+    x            = LARGER(x, same(-200.0f));                                        /* -inf has no whole number */
     const f32v n = multiply_add(x, same(1.44269504f), same(0x1.8p23f)) - 0x1.8p23f; /* rounds to a whole number */
     const f32v f = multiply_add(n, same(-0x1.7f7d1cp-20f), multiply_add(n, same(-0x1.62e4p-1f), x));
     f32v       p = multiply_add(f, same(1.0f / 720), same(1.0f / 120));

@@ -54,8 +54,6 @@ COMMANDR_INLINE words words_at(const void * p) {
 /* ---- what the dialects differ in ----
  *
  * MAX_COLUMNS: that a loop can compute at once, two sub-blocks of each, in the registers there are.
- * AHEAD: bytes between what is read and what is fetched from memory meanwhile, where 2 to 6 KiB do equally well; 0
- *     leaves fetching to the processor.
  * SIGNED_BYTES: whether dot() takes weights below 0; if not, they come with 128 added.
  * steps_of(type): calls of dot() whose sums a partial can hold.
  * start(sum), finish(sum, partial): a partial to go on from a sum, and what that has become.
@@ -67,7 +65,7 @@ COMMANDR_INLINE words words_at(const void * p) {
 
 #if defined(LANES_AVX512) || defined(LANES_AVXVNNI)
 
-enum { MAX_COLUMNS = VECTOR / 8, SIGNED_BYTES = 0, AHEAD = 2048 };
+enum { MAX_COLUMNS = VECTOR / 8, SIGNED_BYTES = 0 };
 typedef ints partial;
 
 COMMANDR_INLINE int steps_of(enum ggml_type type) {
@@ -103,7 +101,7 @@ COMMANDR_INLINE partial dot(enum ggml_type type, bool is_first, partial sum, wor
 
 #elif defined(LANES_AVX2)
 
-enum { MAX_COLUMNS = 4, SIGNED_BYTES = 1, AHEAD = 2048 };
+enum { MAX_COLUMNS = 4, SIGNED_BYTES = 1 };
 typedef int16_t partial __attribute__((vector_size(VECTOR)));
 
 /* |2 w x| <= 2 * 127 * the largest w, and 16 bits end at 32767. */
@@ -139,7 +137,7 @@ COMMANDR_INLINE ints finish(ints sum, partial p) {
 
 #elif defined(LANES_DOTPROD)
 
-enum { MAX_COLUMNS = 8, SIGNED_BYTES = 1, AHEAD = 0 };
+enum { MAX_COLUMNS = 8, SIGNED_BYTES = 1 };
 typedef ints partial;
 
 COMMANDR_INLINE int steps_of(enum ggml_type type) {
@@ -185,7 +183,7 @@ COMMANDR_INLINE floats halves(words h) {
 
 #else
 
-enum { MAX_COLUMNS = 1, SIGNED_BYTES = 1, AHEAD = 2048 };
+enum { MAX_COLUMNS = 1, SIGNED_BYTES = 1 };
 typedef ints partial;
 
 COMMANDR_INLINE int steps_of(enum ggml_type type) {

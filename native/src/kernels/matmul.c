@@ -10,19 +10,17 @@ enum {
     LANES    = COMMANDR_LANES,
     BLOCK    = COMMANDR_SUPER_BLOCK,
     TOGETHER = 4,  /* tiles down the matrix computed together, each column of a panel being read once for all */
-    DRAW     = 16, /* tiles that a thread takes at a time when there are many columns */
+    DRAW     = 16, /* tiles that a thread takes at a time when there are several columns */
     PANEL    = 32, /* columns computed together: at one super-block they, the tiles and the sums fit a level-1 cache */
-    FEW_COLS = 16, /* up to here weights are read once, tile after tile as they lie in memory */
-    MIN_COLS = 2   /* packing weights anew in each product costs more than ggml needs for one column */
+    AHEAD    = 16 << 10, /* bytes between weights that are read and those that are fetched meanwhile */
+    FEW_COLS = 16,       /* up to here weights are read once, tile after tile as they lie in memory */
+    MIN_COLS = 2         /* packing weights anew in each product costs more than ggml needs for one column */
 };
 
-/* Asks for part i of n of a panel's next super-block, while this one is computed: a panel's super-blocks lie far from
- * one another, and what reads ahead in the processor loses track between them. */
-static void fetch_part(const int32_t * x, int64_t n_cols, int64_t i, int64_t n) {
-    const char *  bytes = (const char *) x;
-    const int64_t part  = (4 * COMMANDR_COLUMN_UNITS * n_cols + n - 1) / n;
-    for (int64_t at = i * part; at < (i + 1) * part; at += 64) {
-        __builtin_prefetch(bytes + at, 0, 2); /* into the level-2 cache */
+/* Asks for n bytes to be in the level-2 cache soon. */
+static void fetch(const void * from, int64_t n) {
+    for (int64_t at = 0; at < n; at += 64) {
+        __builtin_prefetch((const char *) from + at, 0, 2);
     }
 }
 
@@ -49,8 +47,12 @@ static void multiply_panel(struct ggml_tensor * dst, int64_t first, int64_t n_ti
                                    packed);
                 tile = packed;
             }
-            if (n_cols > FEW_COLS && b + 1 < n_blocks) {
-                fetch_part(x + COMMANDR_COLUMN_UNITS * ((b + 1) * dst->ne[1] + c), n_cols, i, n_tiles);
+            if (dst->ne[1] > 1 && c == 0) { /* one column reads so fast that processors do it better */
+                fetch(tile + AHEAD, tile_size);
+            }
+            if (n_cols > FEW_COLS && b + 1 < n_blocks) { /* i-th part of the panel's next super-block */
+                const int64_t size = 4 * COMMANDR_COLUMN_UNITS * n_cols / n_tiles;
+                fetch((const char *) (x + COMMANDR_COLUMN_UNITS * ((b + 1) * dst->ne[1] + c)) + i * size, size);
             }
             one(tile, x + COMMANDR_COLUMN_UNITS * (b * dst->ne[1] + c), n_cols, sums[i]);
         }
@@ -74,7 +76,7 @@ static void multiply(struct ggml_tensor * dst, int ith, int nth, void * user_dat
     const int64_t      n_tiles  = (dst->ne[0] + LANES - 1) / LANES;
     const bool         many     = dst->ne[1] > FEW_COLS;
     const int64_t      together = n_tiles >= (int64_t) 4 * TOGETHER * nth ? TOGETHER : 1;
-    const int64_t      draw     = many && n_tiles >= (int64_t) 4 * DRAW * nth ? DRAW : together;
+    const int64_t      draw     = dst->ne[1] > 1 && n_tiles >= (int64_t) 4 * DRAW * nth ? DRAW : together;
     for (;;) {
         const int64_t begin = atomic_fetch_add_explicit(next, draw, memory_order_relaxed);
         const int64_t end   = begin + draw < n_tiles ? begin + draw : n_tiles;

@@ -49,15 +49,6 @@ COMMANDR_INLINE words word(const uint8_t * tile, int i, int lane) {
     return words_at(tile + 4 * (LANES * i + lane));
 }
 
-/* The same for a word that is read for the first time. While several columns are computed the processor does not read far
- * enough ahead by itself; with one column it does, and better than it can be told to. */
-COMMANDR_INLINE words next_word(const uint8_t * tile, int i, int lane, int n_cols) {
-    if (AHEAD > 0 && n_cols > 1 && lane == 0) {
-        __builtin_prefetch(tile + 4 * LANES * i + AHEAD);
-    }
-    return word(tile, i, lane);
-}
-
 COMMANDR_INLINE floats bits_of(words x, int shift, uint32_t mask) {
     return to_floats((ints) (x >> shift & mask));
 }
@@ -156,34 +147,34 @@ COMMANDR_INLINE int apart_in_pair(enum ggml_type type) {
 }
 
 /* Elements 4t to 4t + 3 of both sub-blocks of pair p, 0 to 3, in one of the two halves of Q6_K. */
-COMMANDR_INLINE void read_pair(enum ggml_type type, const uint8_t * tile, int half, int p, int t, int lane, int n_cols,
+COMMANDR_INLINE void read_pair(enum ggml_type type, const uint8_t * tile, int half, int p, int t, int lane,
                                words * first, words * second) {
     if (type == GGML_TYPE_Q8_0) {
         const uint32_t offset = SIGNED_BYTES ? 0 : 0x80808080;
-        *first                = next_word(tile, 16 * p + 2 * t, lane, n_cols) ^ offset;
-        *second               = next_word(tile, 16 * p + 2 * t + 1, lane, n_cols) ^ offset;
+        *first                = word(tile, 16 * p + 2 * t, lane) ^ offset;
+        *second               = word(tile, 16 * p + 2 * t + 1, lane) ^ offset;
         return;
     }
     if (type == GGML_TYPE_Q4_0) {
         const int at = 8 * p + 2 * (t % 4);
-        *first       = next_word(tile, at, lane, t < 4 ? n_cols : 1) >> t / 4 * 4 & 0x0f0f0f0f;
-        *second      = next_word(tile, at + 1, lane, t < 4 ? n_cols : 1) >> t / 4 * 4 & 0x0f0f0f0f;
+        *first       = word(tile, at, lane) >> t / 4 * 4 & 0x0f0f0f0f;
+        *second      = word(tile, at + 1, lane) >> t / 4 * 4 & 0x0f0f0f0f;
         return;
     }
     const int   q5_at = p == 0 ? 4 + 2 * t : 12 + 8 * p + t;
     const int   l     = 4 * p + t; /* of 16 words of a half of Q6_K */
     const int   q6_at = 4 + 24 * half + (l < 8 ? 2 * l : 8 + l);
     const int   at    = type == GGML_TYPE_Q4_K ? 4 + 8 * p + t : type == GGML_TYPE_Q5_K ? q5_at : q6_at;
-    const words both  = next_word(tile, at, lane, n_cols);
+    const words both  = word(tile, at, lane);
     *first            = both & 0x0f0f0f0f;
     *second           = both >> 4 & 0x0f0f0f0f;
     if (type == GGML_TYPE_Q5_K) { /* bit s of byte l of 32 is the fifth of element l in sub-block s */
-        const words high = next_word(tile, 5 + 2 * t, lane, p == 0 ? n_cols : 1);
+        const words high = word(tile, 5 + 2 * t, lane);
         *first |= shift_left(high, 4 - 2 * p) & 0x10101010;
         *second |= shift_left(high, 3 - 2 * p) & 0x10101010;
     }
     if (type == GGML_TYPE_Q6_K) { /* byte l of 32 has 2 bits for each of the elements l, l + 32, l + 64, l + 96 */
-        const words high = next_word(tile, 4 + 24 * half + 2 * (l % 8) + 1, lane, l < 8 ? n_cols : 1);
+        const words high = word(tile, 4 + 24 * half + 2 * (l % 8) + 1, lane);
         *first |= shift_left(high, 4 - l / 8 * 2) & 0x30303030;
         *second |= shift_left(high, -(l / 8 * 2)) & 0x30303030;
     }
@@ -254,7 +245,7 @@ COMMANDR_INLINE void multiply_pair(const piece * m, int half, int p, ints * dots
             UNROLL
             for (int v = 0; v < m->n_vectors; v++) {
                 words first, second;
-                read_pair(m->type, tile, half, p, t, m->lane + v * AT_ONCE, m->n, &first, &second);
+                read_pair(m->type, tile, half, p, t, m->lane + v * AT_ONCE, &first, &second);
                 UNROLL
                 for (int c = 0; c < m->n; c++) {
                     const int k       = v * m->n + c;
@@ -344,7 +335,7 @@ COMMANDR_INLINE void unpack(enum ggml_type type, const uint8_t * tile, int32_t (
                 UNROLL
                 for (int lane = 0; lane < LANES; lane += AT_ONCE) {
                     words w[2];
-                    read_pair(type, tile, half, p, t, lane, COMMANDR_GROUP, &w[0], &w[1]);
+                    read_pair(type, tile, half, p, t, lane, &w[0], &w[1]);
                     memcpy(to[first + t] + lane, &w[0], sizeof(words));
                     memcpy(to[second + t] + lane, &w[1], sizeof(words));
                 }
