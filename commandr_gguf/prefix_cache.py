@@ -16,7 +16,7 @@ from commandr_gguf.errors import (
     UnsupportedError,
     integer,
 )
-from commandr_gguf.prefix_slots import Candidate, Lease, Slot, common_prefix, departure
+from commandr_gguf.prefix_slots import Candidate, Lease, Mark, Slot, common_prefix, departure
 from commandr_gguf.prefix_store import PrefixStore
 from commandr_gguf.session import Progress, Session, Tokens
 from commandr_gguf.token_buffer import token_ids
@@ -74,9 +74,38 @@ class PrefixCache:
         reserve: int = 0,
         progress: Progress | None = None,
     ) -> Lease:
+        """`lend`, and where prefixes are to be kept that are not yet, compute them here and keep them.
+
+        Args:
+            tokens: the prompt; this and the others are those of `lend`.
+            stable: length of its head.
+            whole: the prompt itself is worth a file.
+            reserve: cells to free for the reply.
+            progress: for what is computed here, see `Session.eval`.
+
+        Raises:
+            ArgumentError: the prompt is empty, or `stable` or `reserve` is out of range.
+            CancelledError: `progress` or `Session.cancel` stopped it.
+        """
+        started = time.perf_counter()
+        lease = self.lend(tokens, stable=stable, whole=whole, reserve=reserve)
+        try:
+            while lease.marks:
+                self._compute(lease, lease.marks[0].tokens, progress)
+                self.keep(lease)
+        except BaseException:
+            lease.release()
+            raise
+        lease.seconds = time.perf_counter() - started
+        return lease
+
+    def lend(
+        self, tokens: Tokens, *, stable: int | None = None, whole: bool = False, reserve: int = 0
+    ) -> Lease:
         """The sequence for a prompt. It holds a prefix of it; evaluating the prompt there computes the rest.
 
-        When a head is to be kept that is not yet, it is computed here.
+        Nothing is computed here. Where prefixes of the prompt are to be kept, the lease has marks: the first of them is
+        to be evaluated in the lease's sequence, unless that holds more, and then `keep` is to be called, and so on.
 
         Args:
             tokens: the prompt.
@@ -84,11 +113,9 @@ class PrefixCache:
                 documents. None takes what it shares with a prompt before it that went on differently.
             whole: the prompt itself is worth a file, beside its head: it will be asked again.
             reserve: cells to free for the reply, where others can give way.
-            progress: for what is computed here, see `Session.eval`.
 
         Raises:
             ArgumentError: the prompt is empty, or `stable` or `reserve` is out of range.
-            CancelledError: `progress` or `Session.cancel` stopped it.
         """
         started = time.perf_counter()
         prompt = token_ids(tokens).tolist()
@@ -106,20 +133,27 @@ class PrefixCache:
                 lease.memory_tokens, lease.disk_tokens = self._fill(slot, candidates, prompt)
                 n_new = len(prompt) - lease.held_tokens
                 self.make_room(n_new + reserve)
-                fits = n_new <= self._session.n_free
+                lease.fits = n_new <= self._session.n_free
+                if lease.fits:  # if not, the evaluation of the whole prompt says so best
+                    lease.marks = self._marks(lease, slot, prompt, min(n_head, len(prompt) - 1), whole=whole)
             except BaseException:
                 lease.release()
                 raise
-        try:
-            if fits:  # if not, the evaluation of the whole prompt says so best
-                self._keep_head(lease, slot, prompt[: min(n_head, len(prompt) - 1)], progress)
-                if whole:
-                    self._keep_file(lease, slot, prompt[:-1], progress)
-        except BaseException:
-            lease.release()
-            raise
         lease.seconds = time.perf_counter() - started
         return lease
+
+    def keep(self, lease: Lease) -> None:
+        """Keep the first of a lease's marks, which its sequence holds by now, and go on to the next one."""
+        mark = lease.marks.pop(0)
+        slot = lease.slot
+        if slot is None:
+            return
+        with self._lock:
+            cut = self._session.seq_length(slot.seq_id) > len(mark.tokens)
+            if mark.to_file and not cut:
+                self._save(slot, mark.tokens)
+            if mark.to_slot or cut:
+                self._copy_head(slot, mark.tokens, to_file=mark.to_file and cut, to_slot=mark.to_slot)
 
     def make_room(self, n_tokens: int) -> bool:
         """Free cells until there are `n_tokens`, from sequences that are not in use; returns whether there are."""
@@ -230,33 +264,24 @@ class PrefixCache:
 
     # ---- heads
 
-    def _keep_head(self, lease: Lease, slot: Slot, head: list[int], progress: Progress | None) -> None:
-        """Compute the head and keep it in a file and, with a window, in a sequence of its own; where not done yet."""
-        n_head, n_held = len(head), lease.held_tokens
+    def _marks(self, lease: Lease, slot: Slot, prompt: list[int], n_head: int, *, whole: bool) -> list[Mark]:
+        """The head, to be kept in a file and, with a window, in a sequence of its own, and the whole; if not done yet."""
+        marks, head, rest = [], prompt[:n_head], prompt[:-1]
         to_file = self._is_new_file(head)
         to_slot = n_head >= self._min_tokens and self._outgrows_window(slot.n_prompt) and not self._has_head(head)
-        if not (to_file or to_slot):
-            return
-        self._compute(lease, head, progress)
-        with self._lock:
-            if n_held <= n_head and to_file:
-                self._save(slot, head)
-            if to_slot or n_held > n_head:
-                self._copy_head(slot, head, to_file=to_file and n_held > n_head, to_slot=to_slot)
+        if to_file or to_slot:
+            marks.append(Mark(head, to_file=to_file, to_slot=to_slot))
+        covered = n_head if to_file else 0
+        if whole and self._is_new_file(rest, covered) and lease.held_tokens <= len(rest):
+            marks.append(Mark(rest, to_file=True))
+        return marks
 
-    def _keep_file(self, lease: Lease, slot: Slot, tokens: list[int], progress: Progress | None) -> None:
-        """Compute tokens to their end and keep them in a file, where not done yet."""
-        if self._is_new_file(tokens):
-            self._compute(lease, tokens, progress)
-            with self._lock:
-                self._save(slot, tokens)
-
-    def _is_new_file(self, tokens: list[int]) -> bool:
-        """Whether a file of these tokens would spare computing min_tokens more than those that are there."""
+    def _is_new_file(self, tokens: list[int], covered: int = 0) -> bool:
+        """Whether a file of these tokens would spare computing min_tokens more than those that are or will be there."""
         return (
             self._store is not None
             and len(tokens) >= self._min_tokens
-            and self._store.covered(tokens) <= len(tokens) - self._min_tokens
+            and max(covered, self._store.covered(tokens)) <= len(tokens) - self._min_tokens
         )
 
     def _compute(self, lease: Lease, tokens: list[int], progress: Progress | None) -> None:

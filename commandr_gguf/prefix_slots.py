@@ -22,6 +22,16 @@ class Slot:
     """It holds what prompts have in common and is only copied from."""
 
 
+@dataclass(frozen=True)
+class Mark:
+    """A prefix that is to be kept."""
+
+    tokens: list[int]
+    to_file: bool = False
+    to_slot: bool = False
+    """In a sequence of its own."""
+
+
 @dataclass(eq=False)
 class Lease:
     """A sequence for one prompt and its reply. Give it back with `release`, or use it in a `with` statement."""
@@ -34,9 +44,18 @@ class Lease:
     computed_tokens: int = 0
     """Of the prompt, those that `acquire` computed: the session holds them now, although nothing was saved by it."""
     seconds: float = 0.0
-    """What `acquire` took."""
+    """What `acquire` or `lend` took."""
+    fits: bool = True
+    """Whether there were cells for the rest of the prompt."""
+    marks: list[Mark] = field(default_factory=list)
+    """Prefixes of the prompt that are to be kept, the shorter first."""
     _slot: Slot | None = None
     _clock: Iterator[int] | None = None
+
+    @property
+    def slot(self) -> Slot | None:
+        """None once it was given back."""
+        return self._slot
 
     @property
     def held_tokens(self) -> int:

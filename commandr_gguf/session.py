@@ -4,47 +4,21 @@ from __future__ import annotations
 
 import array
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from commandr_gguf._native import ffi, lib
-from commandr_gguf.errors import ArgumentError, check, int32, integer
+from commandr_gguf.errors import ArgumentError, CommandRError, check, int32, integer
+from commandr_gguf.eval_items import EvalItem, NextToken, Want
 from commandr_gguf.sampling import Logprobs, Sampler, logprobs, mask_buffer
 from commandr_gguf.session_handle import Progress, SessionHandle
 from commandr_gguf.token_buffer import Tokens, token_buffer
 from commandr_gguf.token_constraint import TokenConstraint
 from commandr_gguf.verification import n_common, verify
 
-__all__ = ["EvalItem", "NextToken", "Progress", "Session", "Tokens"]
-
-
-@dataclass(frozen=True)
-class EvalItem:
-    """What one sequence shall hold, and how many outputs are wanted."""
-
-    tokens: Tokens
-    """All tokens of the sequence, at least one; the position of tokens[i] is i."""
-    seq_id: int = 0
-    n_outputs: int = 1
-    """Outputs for the last n_outputs positions, 0 to len(tokens)."""
-    mask: npt.NDArray[np.uint32] | None = None
-    """Of the tokens whose logits are needed, in the words that `Sampler.sample` takes; None needs all.
-
-    Where they are few, the others are not computed and get -inf; where they are not, masks may make no difference."""
-
-
-@dataclass(frozen=True)
-class NextToken:
-    """What `Session.next_token` and `Session.next_tokens` return."""
-
-    token: int | None
-    """None without a sampler."""
-    logprobs: Logprobs | None
-    n_reused: int
-    """Tokens that the sequence held already."""
+__all__ = ["EvalItem", "NextToken", "Progress", "Session", "Tokens", "Want"]
 
 
 class Session(SessionHandle):
@@ -189,32 +163,82 @@ class Session(SessionHandle):
         Returns:
             At least one token.
         """
-        buffer = token_buffer(tokens)
+        want = Want(tokens, sampler, seq_id, draft, constraint, end_tokens, top_logprobs)
+        [found] = self.advance([want], progress=progress)
+        if isinstance(found, CommandRError):
+            raise found
+        return found
+
+    def advance(
+        self, wants: Sequence[Want], *, progress: Progress | None = None
+    ) -> list[list[NextToken] | CommandRError]:
+        """Do `next_tokens` for several sequences, with all of them in common graphs.
+
+        This is how many generations share one session without waiting for each other. No outputs are held afterwards.
+
+        Args:
+            wants: each sequence at most once.
+            progress: instead of the session's.
+
+        Returns:
+            For each want its tokens, at least one, or the error of choosing one: no token is allowed, a logit is NaN,
+            a grammar cannot be followed. It concerns that want alone.
+
+        Raises:
+            CommandRError: nothing was chosen; errors and the state they leave are those of `eval_batch`.
+        """
+        sequences = [self._with_draft(want) for want in wants]
+        items = [want.item(sequence, self._max_masked) for want, sequence in zip(wants, sequences, strict=True)]
+        with self._use() as pointer:
+            self._eval(pointer, items, lib.COMMANDR_OUTPUT_LOGITS, progress)
+            results: list[list[NextToken] | CommandRError] = []
+            for number, (want, item) in enumerate(zip(wants, items, strict=True)):
+                try:
+                    results.append(self._choose(pointer, number, want, item))
+                except CommandRError as error:
+                    results.append(error)
+            self._items = []
+            for want, item, found in zip(wants, items, results, strict=True):
+                self._forget_wrong(pointer, want, item, found)
+            return results
+
+    def _with_draft(self, want: Want) -> Tokens:
+        """The tokens of a want and behind them its draft; the tokens themselves where there is none."""
+        if not want.draft:
+            return want.tokens
+        buffer = token_buffer(want.tokens)
         sequence = array.array("i")
         sequence.frombytes(ffi.buffer(buffer))
         ffi.release(buffer)
-        n_tokens = len(sequence)
-        draft = draft[: self.n_draft_max]
-        sequence.extend(draft)
-        needed = None  # log-probabilities are those among all tokens
-        if constraint is not None and top_logprobs is None and self._max_masked > 0:
-            needed = constraint.lookahead(draft, self._max_masked)
-        item = EvalItem(sequence, seq_id, len(draft) + 1, needed)
-        with self._use() as pointer:
-            self._eval(pointer, [item], lib.COMMANDR_OUTPUT_LOGITS, progress)
-            n_reused = int(lib.commandr_session_n_reused(pointer, 0))
-            history = ffi.from_buffer("int32_t[]", sequence)
+        sequence.extend(want.draft[: self.n_draft_max])
+        return sequence
 
-            def pick(row: int, mask: npt.NDArray[np.uint32] | None) -> tuple[int, Logprobs | None]:
-                logits = lib.commandr_session_logits(pointer, 0, row)
-                return self._pick(logits, sampler, history, n_tokens + row, mask, top_logprobs)
+    def _choose(self, pointer: Any, number: int, want: Want, item: EvalItem) -> list[NextToken]:
+        """The next tokens of a want, the evaluation's item of this number."""
+        n_reused = int(lib.commandr_session_n_reused(pointer, number))
+        if want.sampler is None:
+            return [NextToken(None, None, n_reused)]
+        sampler, n_tokens = want.sampler, len(want.tokens)
+        history = token_buffer(item.tokens)
 
-            found = verify(draft, pick, constraint, end_tokens, force=top_logprobs is None)
-            n_right = n_common(draft, [token for token, _ in found])
-            self._items = []
-            if n_right < len(draft):
-                check(lib.commandr_session_seq_rm(pointer, seq_id, n_tokens + n_right))
-            return [NextToken(token, entry, n_reused) for token, entry in found]
+        def pick(row: int, mask: npt.NDArray[np.uint32] | None) -> tuple[int, Logprobs | None]:
+            logits = lib.commandr_session_logits(pointer, number, row)
+            return self._pick(logits, sampler, history, n_tokens + row, mask, want.top_logprobs)
+
+        try:
+            draft = item.tokens[n_tokens:]
+            found = verify(draft, pick, want.constraint, want.end_tokens, force=want.top_logprobs is None)
+        finally:
+            ffi.release(history)
+        return [NextToken(token, entry, n_reused) for token, entry in found]
+
+    def _forget_wrong(self, pointer: Any, want: Want, item: EvalItem, found: list[NextToken] | CommandRError) -> None:
+        """Cut a sequence behind what its draft guessed right."""
+        n_drafted = len(item.tokens) - len(want.tokens)
+        taken = [] if isinstance(found, CommandRError) else [step.token for step in found]
+        n_right = n_common(item.tokens[len(want.tokens) :], taken)
+        if n_right < n_drafted:
+            check(lib.commandr_session_seq_rm(pointer, want.seq_id, len(want.tokens) + n_right))
 
     def _eval(self, pointer: Any, items: Sequence[EvalItem], outputs: int, progress: Progress | None) -> None:
         c_items = ffi.new("commandr_eval_item[]", len(items))
