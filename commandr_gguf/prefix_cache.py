@@ -99,9 +99,7 @@ class PrefixCache:
         lease.seconds = time.perf_counter() - started
         return lease
 
-    def lend(
-        self, tokens: Tokens, *, stable: int | None = None, whole: bool = False, reserve: int = 0
-    ) -> Lease:
+    def lend(self, tokens: Tokens, *, stable: int | None = None, whole: bool = False, reserve: int = 0) -> Lease:
         """The sequence for a prompt. It holds a prefix of it; evaluating the prompt there computes the rest.
 
         Nothing is computed here. Where prefixes of the prompt are to be kept, the lease has marks: the first of them is
@@ -265,7 +263,7 @@ class PrefixCache:
     # ---- heads
 
     def _marks(self, lease: Lease, slot: Slot, prompt: list[int], n_head: int, *, whole: bool) -> list[Mark]:
-        """The head, to be kept in a file and, with a window, in a sequence of its own, and the whole; if not done yet."""
+        """The head, for a file and, with a window, for a sequence of its own, and the whole; where not kept yet."""
         marks, head, rest = [], prompt[:n_head], prompt[:-1]
         to_file = self._is_new_file(head)
         to_slot = n_head >= self._min_tokens and self._outgrows_window(slot.n_prompt) and not self._has_head(head)

@@ -2,42 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
-import itertools
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
 
-from commandr_gguf.chat.events import Event, Finish, Part
-from commandr_gguf.chat.filter import ReplyParser
-from commandr_gguf.chat.parsing.stopped import VisibleStops, joined
+from commandr_gguf.chat.events import Event
 from commandr_gguf.chat.reply import Reply
-from commandr_gguf.chat.reply_builder import ReplyBuilder
 from commandr_gguf.chat.visible import Source
 from commandr_gguf.generation import Generation
-from commandr_gguf.stream import GenerationStream
-from commandr_gguf.usage import FinishReason, Timings, Usage
+from commandr_gguf.reply_reader import ReplyReader, Stage
 
-_Numbers = TypeVar("_Numbers", Usage, Timings)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One generation and the parser that reads it."""
-
-    pieces: GenerationStream
-    parser: ReplyParser
-    beginning: str = ""
-    """Of the reply, where the prompt ends with it: the parser reads it first."""
+__all__ = ["ReplyStream", "Stage"]
 
 
 class ReplyStream(Iterator[Event]):
     """Events of a reply as they are computed; the last is `Finish`. Nothing is computed before the first is asked for.
 
     A model that was offered tools and wants none is asked again without them: `directly_answer` is no answer. Leaving
-    the loop early, close() and exceptions leave the model usable. `reply` grows with every event.
+    the loop early, close() and exceptions leave the model usable. `reply` grows with every event. Instead of asking for
+    events, `reader` may be taken by who evaluates several generations at once.
     """
 
     def __init__(
@@ -59,14 +42,10 @@ class ReplyStream(Iterator[Event]):
         Raises:
             ArgumentError: `stop` is no such thing.
         """
-        self._stages = [stage]
-        self._answer_directly = answer_directly
-        self._stops = VisibleStops(stop)
-        self._builder = ReplyBuilder(documents)
-        self._cancelled = threading.Event()
+        self.reader = ReplyReader(stage, documents, answer_directly, stop=stop)
+        """What makes events of pieces."""
         self._turn = threading.RLock()
         """Held by the thread that computes or closes."""
-        self._finish_reason: FinishReason | None = None
         self._events: Generator[Event, None, None] = self._run()
 
     def __next__(self) -> Event:
@@ -76,20 +55,12 @@ class ReplyStream(Iterator[Event]):
     @property
     def reply(self) -> Reply:
         """The reply so far."""
-        results = self.generations
-        return self._builder.build(
-            finish_reason=self._finish_reason,
-            usage=_sum([result.usage for result in results]),
-            timings=_sum([result.timings for result in results]),
-            raw_text="".join(stage.beginning + stage.pieces.result.text for stage in self._stages),
-            tokens=[token for result in results for token in result.tokens],
-            logprobs=[item for result in results for item in result.logprobs],
-        )
+        return self.reader.reply
 
     @property
     def generations(self) -> list[Generation]:
         """What the reply is read from: one generation, and a second one when the model wanted no tool."""
-        return [stage.pieces.result for stage in self._stages]
+        return self.reader.generations
 
     def finish(self) -> Reply:
         """Compute the rest and return the whole reply."""
@@ -99,8 +70,7 @@ class ReplyStream(Iterator[Event]):
 
     def cancel(self) -> None:
         """Stop this reply and no other, from any thread and without waiting; it ends as "cancelled"."""
-        self._cancelled.set()
-        self._stages[-1].pieces.cancel()
+        self.reader.cancel()
 
     def close(self) -> None:
         """Compute no more, from any thread. The finish reason of an unfinished reply becomes "cancelled".
@@ -113,7 +83,7 @@ class ReplyStream(Iterator[Event]):
                 # It is running where a progress function of this very thread closes it.
                 if inspect.getgeneratorstate(self._events) != inspect.GEN_RUNNING:
                     self._events.close()
-                    self._end()
+                    self.reader.close()
             finally:
                 self._turn.release()
 
@@ -124,55 +94,15 @@ class ReplyStream(Iterator[Event]):
         self.close()
 
     def _run(self) -> Generator[Event, None, None]:
+        reader = self.reader
         try:
-            yield from self._read(self._stages[0])
-            if self._answer_directly is not None and self._says_nothing():
-                self._stages.append(self._answer_directly(len(self.generations[0].tokens)))
-                if self._cancelled.is_set():
-                    self._stages[-1].pieces.cancel()
-                yield from self._read(self._stages[-1])
-            self._finish_reason = "stop" if self._stops.found else self.generations[-1].finish_reason
-            yield Finish(self.reply)
+            while not reader.ended:
+                stage = reader.stage
+                for piece in stage.pieces:
+                    yield from reader.feed(piece)
+                    if reader.ended or reader.stage is not stage:
+                        break
+                else:  # it was closed
+                    yield from reader.end_stage()
         finally:
-            self._end()
-
-    def _read(self, stage: Stage) -> Generator[Event, None, None]:
-        for text in itertools.chain([stage.beginning], (piece.text for piece in stage.pieces)):
-            yield from map(self._builder.add, self._parse(stage.parser, text))
-            if self._stops.found:
-                stage.pieces.close()
-                stage.pieces.result.finish_reason = "stop"
-                break
-        cut = self._stops.found or stage.pieces.result.finish_reason != "stop"
-        rest = [given for part in stage.parser.flush(cut=cut) for given in self._stops.add(part)]
-        yield from map(self._builder.add, joined([*rest, *self._stops.flush()]))
-
-    def _parse(self, parser: ReplyParser, text: str) -> list[Part]:
-        """The events that a piece of the reply completes."""
-        if not self._stops.watches:
-            return parser.write(text)
-        parts: list[Part] = []
-        for character in text:  # one by one, so that the end does not depend on the tokens
-            for part in parser.write(character):
-                parts += self._stops.add(part)
-            if self._stops.found:
-                break
-        return joined(parts)
-
-    def _end(self) -> None:
-        for stage in self._stages:
-            stage.pieces.close()
-        self._finish_reason = self._finish_reason or "cancelled"
-
-    def _says_nothing(self) -> bool:
-        """Whether the model has ended the reply, and it held a call of no tool at most."""
-        reply = self.reply
-        ended = self.generations[0].finish_reason == "stop" and not self._stops.found
-        return ended and not reply.tool_calls and not reply.text.strip()
-
-
-def _sum(numbers: Sequence[_Numbers]) -> _Numbers:
-    """Field by field."""
-    first = numbers[0]
-    names = [field.name for field in dataclasses.fields(first)]
-    return dataclasses.replace(first, **{name: sum(getattr(one, name) for one in numbers) for name in names})
+            reader.close()

@@ -226,7 +226,7 @@ class Session(SessionHandle):
             return self._pick(logits, sampler, history, n_tokens + row, mask, want.top_logprobs)
 
         try:
-            draft = item.tokens[n_tokens:]
+            draft = want.draft[: item.n_outputs - 1]
             found = verify(draft, pick, want.constraint, want.end_tokens, force=want.top_logprobs is None)
         finally:
             ffi.release(history)
@@ -234,10 +234,10 @@ class Session(SessionHandle):
 
     def _forget_wrong(self, pointer: Any, want: Want, item: EvalItem, found: list[NextToken] | CommandRError) -> None:
         """Cut a sequence behind what its draft guessed right."""
-        n_drafted = len(item.tokens) - len(want.tokens)
-        taken = [] if isinstance(found, CommandRError) else [step.token for step in found]
-        n_right = n_common(item.tokens[len(want.tokens) :], taken)
-        if n_right < n_drafted:
+        draft = want.draft[: item.n_outputs - 1] if item.n_outputs else ()
+        taken = [] if isinstance(found, CommandRError) else [step.token for step in found if step.token is not None]
+        n_right = n_common(draft, taken)
+        if n_right < len(draft):
             check(lib.commandr_session_seq_rm(pointer, want.seq_id, len(want.tokens) + n_right))
 
     def _eval(self, pointer: Any, items: Sequence[EvalItem], outputs: int, progress: Progress | None) -> None:

@@ -77,7 +77,8 @@ class SessionHandle:
         check(lib.commandr_session_init(model.pointer, params, out))
         self._pointer: Any = out[0]
         self._finalizer = weakref.finalize(self, lib.commandr_session_free, out[0])
-        n_rows = min(n_outputs or _DEFAULT_N_OUTPUTS, n_ubatch, n_batch, self.n_ctx)
+        self._n_ctx = int(lib.commandr_session_n_ctx(out[0]))
+        n_rows = min(n_outputs or _DEFAULT_N_OUTPUTS, n_ubatch, n_batch, self._n_ctx)
         self.n_draft_max = min(n_rows, _MAX_DRAFT_ROWS) - 1
         """The longest draft that `next_tokens` verifies."""
 
@@ -135,9 +136,10 @@ class SessionHandle:
 
     @property
     def n_ctx(self) -> int:
-        """KV cells, shared by all sequences."""
-        with self._use() as pointer:
-            return int(lib.commandr_session_n_ctx(pointer))
+        """KV cells, shared by all sequences. Does not wait."""
+        if self._pointer is None:
+            raise ClosedError("the session was closed")
+        return self._n_ctx
 
     @property
     def n_free(self) -> int:

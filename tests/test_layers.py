@@ -47,9 +47,10 @@ RUNTIME = """
     reading.documents
     reading
     drafting.adaptive drafting.chain drafting.lookup memory model sampling
-    generation session_handle verification
+    eval_items generation session_handle verification
     session tokenizer
     constraint drafting.draft_model drafting.replay embedding imatrix_collection prefix_cache
+    generation_steps
     quality
     quality.chunks quality.log_probs quality.tensor_rows
     quality.base_file quality.evaluate quality.kl quality.tensor_error
@@ -68,6 +69,7 @@ RUNTIME = """
     chat.citations chat.filter
     chat.request
     chat.rendering
+    reply_reader
     reply_stream
     chat_engine
     command_r
@@ -99,8 +101,10 @@ CHAT = {
 MODEL = {
     *(
         "embedding",
+        "eval_items",
         "generate",
         "generation",
+        "generation_steps",
         "imatrix_collection",
         "model",
         "sampling",

@@ -11,11 +11,12 @@ import pytest
 
 import embedded
 import models
-from commandr_gguf import CommandR, EvalItem, NextToken, Reply, Sampler, Session, regex_grammar
+from commandr_gguf import CommandR, CommandRError, EvalItem, NextToken, Reply, Sampler, Session, regex_grammar
 from commandr_gguf._native import ffi, lib
 from commandr_gguf.constraint import Constraint
 from commandr_gguf.demo.data.example import Task
 from commandr_gguf.demo.evaluate import held_out, request
+from commandr_gguf.eval_items import Want
 
 
 @dataclass(frozen=True)
@@ -127,13 +128,13 @@ def test_only_tokens_that_are_sampled_get_logits(
 
 def test_each_token_of_a_draft_gets_logits_and_no_other(evaluated: list[Seen], monkeypatch: pytest.MonkeyPatch) -> None:
     drafts: list[int] = []
-    next_tokens = Session.next_tokens
+    advance = Session.advance
 
-    def spy(session: Session, tokens: Any, draft: Sequence[int], *rest: Any, **options: Any) -> list[NextToken]:
-        drafts.append(len(draft))
-        return next_tokens(session, tokens, draft, *rest, **options)
+    def spy(session: Session, wants: Sequence[Want], **options: Any) -> list[list[NextToken] | CommandRError]:
+        drafts.extend(len(want.draft) for want in wants if want.sampler is not None)
+        return advance(session, wants, **options)
 
-    monkeypatch.setattr(Session, "next_tokens", spy)
+    monkeypatch.setattr(Session, "advance", spy)
     replies("accurate", count=4)
     assert max(drafts) > 1
     assert [item.n_outputs for item in evaluated if item.n_outputs] == [n + 1 for n in drafts]

@@ -248,7 +248,7 @@ def test_an_interrupt_around_the_progress_function_comes_out(session: Session, m
 
 
 def test_the_session_cannot_be_used_from_its_own_progress_function(session: Session) -> None:
-    for call in (session.close, lambda: session.eval(SHORT), lambda: session.n_ctx):
+    for call in (session.close, lambda: session.eval(SHORT), lambda: session.n_free):
 
         def progress(_done: int, _total: int, call: Callable[[], object] = call) -> None:
             call()
