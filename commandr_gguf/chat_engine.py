@@ -44,6 +44,10 @@ class Decoding:
     stop: str | Sequence[str] = ()
     top_logprobs: int | None = None
     constrained: bool = True
+    grammar: str | None = None
+    """What the answer must keep to."""
+    require_tool: bool = False
+    """Whether tools must be called."""
     speculate: bool = True
     progress: Progress | None = None
 
@@ -86,6 +90,7 @@ class ChatEngine:
         """
         prompt = self.prompts.render(request)
         self._check_length(request, prompt)
+        _check_switches(request, decoding)
         may_want_no_tool = request.reply_format in {"tools", "multi_step"}
         words = _without_tools(request) if may_want_no_tool else []
 
@@ -133,7 +138,7 @@ class ChatEngine:
             max_tokens=decoding.max_tokens,
             sampling=decoding.sampling,
             top_logprobs=decoding.top_logprobs,
-            constraint=self._constraint(request, reply_format) if decoding.constrained else None,
+            constraint=self._constraint(request, reply_format, decoding),
             drafter=self.drafter(len(prompt.tokens), replay=answers_twice) if decoding.speculate else None,
             cache=self._cache,
             stable=self._head(request, prompt),
@@ -147,29 +152,37 @@ class ChatEngine:
         opened = _OPENED.search(prompt.text) if by_sections else None  # a template may begin the reply's thoughts
         return Stage(pieces, reply_parser(reply_format, n_results), opened[0] if opened else beginning)
 
-    def _constraint(self, request: Request, reply_format: ReplyFormat) -> Constraint | None:
+    def _constraint(self, request: Request, reply_format: ReplyFormat, decoding: Decoding) -> Constraint | None:
         """What the format allows; None where nothing is known to be forbidden."""
-        tools, n_documents = request.tools or [], len(request.citable)
+        grammar = decoding.grammar
         try:
-            if reply_format == "grounded":
-                twice = request.citation_mode != "fast"
-                return self.constraints.constraint(grounded_grammar(n_documents, "accurate" if twice else "fast"))
-            if reply_format == "tools":
-                return self.constraints.constraint(tools_grammar(tools))
-            if reply_format == "multi_step":
-                return self.constraints.constraint(multi_step_grammar(tools, n_documents))
-            if reply_format in {"cmd3", "cmd4"}:
-                grammar = section_grammar(
-                    "cmd3" if reply_format == "cmd3" else "cmd4",
-                    tools,
-                    [len(group) for group in request.citable_groups],
-                    self._tokenizer.special_ids,
-                    cite=request.citation_mode != "off",
-                    think=request.reasoning is not False,
-                )
-                return None if grammar is None else self.constraints.constraint(grammar)
+            if grammar is None and decoding.constrained:
+                grammar = self._grammar(request, reply_format, require_tool=decoding.require_tool)
+            return None if grammar is None else self.constraints.constraint(grammar)
         except ArgumentError as error:
+            if decoding.grammar is not None:
+                raise
             raise ArgumentError(f"{error}; constrained=False leaves the reply free") from error
+
+    def _grammar(self, request: Request, reply_format: ReplyFormat, *, require_tool: bool) -> str | None:
+        """The grammar of a format."""
+        tools, n_documents = request.tools or [], len(request.citable)
+        if reply_format == "grounded":
+            return grounded_grammar(n_documents, "accurate" if request.citation_mode != "fast" else "fast")
+        if reply_format == "tools" or (reply_format == "multi_step" and require_tool):
+            return tools_grammar(tools, allow_direct_answer=not require_tool)
+        if reply_format == "multi_step":
+            return multi_step_grammar(tools, n_documents)
+        if reply_format in {"cmd3", "cmd4"}:
+            return section_grammar(
+                "cmd3" if reply_format == "cmd3" else "cmd4",
+                tools,
+                [len(group) for group in request.citable_groups],
+                self._tokenizer.special_ids,
+                cite=request.citation_mode != "off",
+                think=request.reasoning is not False,
+                must_call=require_tool,
+            )
         return None
 
     def _head(self, request: Request, prompt: Prompt) -> int | None:
@@ -221,6 +234,16 @@ class ChatEngine:
             without = dataclasses.replace(request, data={**request.data, key: shown[:i] + shown[i + 1 :]})
             lengths.append(len(prompt.tokens) - len(self.prompts.render(without).tokens))
         return lengths
+
+
+def _check_switches(request: Request, decoding: Decoding) -> None:
+    if decoding.grammar is not None and request.reply_format != "chat":
+        raise ArgumentError(
+            "a grammar is for plain answers of Command-R: with documents, tools or a later model, replies have a form "
+            "of their own"
+        )
+    if decoding.require_tool and not (request.tools and decoding.constrained):
+        raise ArgumentError("require_tool needs tools, and not constrained=False")
 
 
 def _count(number: int, noun: str) -> str:

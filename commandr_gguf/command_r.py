@@ -111,11 +111,12 @@ class CommandR:
                 loading: dict[str, Any] = {"n_gpu_layers": n_gpu_layers, "repack": repack, "cache_packed": cache_packed}
                 smaller = opened.enter_context(Model(draft, n_threads=n_threads, **loading))
                 self._draft = opened.enter_context(Session(smaller, n_ctx=self.session.n_ctx, **sizes))
-            self._cache = PrefixCache(self.session, prompt_cache)
+            self.cache = PrefixCache(self.session, prompt_cache)
+            """Chooses which sequence of the session a prompt is evaluated in."""
             self._chat = ChatEngine(
                 self.session,
                 self.tokenizer,
-                cache=self._cache,
+                cache=self.cache,
                 keeps_heads=prompt_cache is not None or has_window,
                 draft_session=self._draft,
             )
@@ -218,7 +219,7 @@ class CommandR:
             top_logprobs=top_logprobs,
             constraint=None if grammar is None else self._chat.constraints.constraint(grammar),
             drafter=self._chat.drafter(len(tokens)) if flag("speculate", speculate) else None,
-            cache=self._cache,
+            cache=self.cache,
             progress=progress,
             stream=True,
         )
@@ -237,6 +238,8 @@ class CommandR:
         safety_mode: SafetyMode | None = ...,
         reasoning: bool | None = ...,
         constrained: bool = ...,
+        grammar: str | None = ...,
+        require_tool: bool = ...,
         speculate: bool = ...,
         max_tokens: int | None = ...,
         temperature: float = ...,
@@ -258,6 +261,8 @@ class CommandR:
         safety_mode: SafetyMode | None = ...,
         reasoning: bool | None = ...,
         constrained: bool = ...,
+        grammar: str | None = ...,
+        require_tool: bool = ...,
         speculate: bool = ...,
         max_tokens: int | None = ...,
         temperature: float = ...,
@@ -278,6 +283,8 @@ class CommandR:
         safety_mode: SafetyMode | None = None,
         reasoning: bool | None = None,
         constrained: bool = True,
+        grammar: str | None = None,
+        require_tool: bool = False,
         speculate: bool = True,
         max_tokens: int | None = None,
         temperature: float = CHAT_TEMPERATURE,
@@ -305,6 +312,8 @@ class CommandR:
             safety_mode: "contextual", "strict" or "none": what Command R7B is told to refuse.
             reasoning: whether Command R7B and Command A are to think before they answer; None leaves that to them.
             constrained: let the model write nothing but what its format, the tools' schemas and the documents allow.
+            grammar: what a plain answer of Command-R must keep to, see `generate`.
+            require_tool: whether the model must call a tool now.
             speculate: see `generate`.
             stream: return a `ReplyStream` of events to iterate over.
             max_tokens: this and the others are those of `generate`.
@@ -334,6 +343,8 @@ class CommandR:
             stop=stop,
             top_logprobs=top_logprobs,
             constrained=flag("constrained", constrained),
+            grammar=grammar,
+            require_tool=flag("require_tool", require_tool),
             speculate=flag("speculate", speculate),
             progress=progress,
         )
@@ -406,7 +417,7 @@ class CommandR:
     def logits(self, tokens: Tokens) -> npt.NDArray[np.float32]:
         """Logits at every position, [n_tokens, n_vocab]; row i is for the token that follows tokens[i]."""
         tokens = token_ids(tokens)
-        self._cache.make_room(len(tokens))
+        self.cache.make_room(len(tokens))
         stop = self._running.add(Stop())
         result = np.empty((len(tokens), self.model.hparams.n_vocab), dtype=np.float32)
         for start in range(0, len(tokens), self._n_batch):
@@ -433,7 +444,7 @@ class CommandR:
         return np.stack(rows) if rows else np.empty((0, self.model.hparams.n_embd), dtype=np.float32)
 
     def _embed(self, text: str, pooling: Pooling, stop: Stop) -> npt.NDArray[np.float32]:
-        self._cache.make_room(len(self.tokenizer.encode(text, add_special=True)))
+        self.cache.make_room(len(self.tokenizer.encode(text, add_special=True)))
         return embed_text(self.session, self.tokenizer, text, pooling, n_batch=self._n_batch, progress=stop.go_on)
 
     # ---- life

@@ -100,6 +100,16 @@ class GenerationSteps:
         return len(self._history) - self._n_held
 
     @property
+    def prompt(self) -> list[int]:
+        """The tokens of the prompt."""
+        return self._history[: self.result.usage.prompt_tokens].tolist()
+
+    @property
+    def n_held(self) -> int:
+        """Tokens that the sequence holds."""
+        return self._n_held
+
+    @property
     def fits(self) -> bool:
         """Whether there were cells for the prompt when a sequence was taken for it."""
         return self._lease is None or self._lease.fits

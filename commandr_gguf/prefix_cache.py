@@ -65,6 +65,11 @@ class PrefixCache:
         self._clock = itertools.count(1)
         self._lock = threading.RLock()
 
+    @property
+    def n_sequences(self) -> int:
+        """Sequences of the session."""
+        return len(self._slots)
+
     def acquire(
         self,
         tokens: Tokens,

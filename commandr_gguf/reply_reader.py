@@ -67,6 +67,11 @@ class ReplyReader:
         return self._finish_reason is not None
 
     @property
+    def stopped_early(self) -> bool:
+        """Whether a stop string ended the reply."""
+        return self._stops.found
+
+    @property
     def reply(self) -> Reply:
         """The reply so far."""
         results = self.generations

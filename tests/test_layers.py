@@ -77,7 +77,8 @@ RUNTIME = """
     chat.conversation
     commandr_gguf
     demo.*
-    cli.* server.*
+    server.*
+    cli.*
     __main__
 """
 # These run without a model: they reach none of MODEL, through whatever they import.

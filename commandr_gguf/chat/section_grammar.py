@@ -53,6 +53,7 @@ def section_grammar(
     *,
     cite: bool = True,
     think: bool = True,
+    must_call: bool = False,
 ) -> str | None:
     """A reply in sections: thoughts or none, then calls of the tools or an answer.
 
@@ -69,6 +70,7 @@ def section_grammar(
         control_tokens: of the vocabulary, as text.
         cite: whether citations are allowed.
         think: whether thoughts are allowed.
+        must_call: with tools, whether they must be called.
 
     Returns:
         None where nothing is known to be forbidden: no tool was offered and there is no result, or the vocabulary lacks
@@ -89,9 +91,10 @@ def section_grammar(
     sections = [_section("answer", answer, "text"), *_text_rules(n_results if cite else [])]
     if tools:
         sections += [_section("actions", "ACTION", "LIST calls_0"), *_call_rules(tools, len(n_results))]
+    forms = ["actions"] * bool(tools) + ["answer"] * (not (tools and must_call))
     thoughts = r"(thinking /[ \t\r\n]{1,8}/?)? " if think else ""
     rules = [
-        rf"start: {thoughts}({'actions | ' if tools else ''}answer)",
+        rf"start: {thoughts}({' | '.join(forms)})",
         *([_section("thinking", "THINKING", "text")] if think else []),
         *sections,
     ]

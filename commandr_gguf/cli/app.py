@@ -24,6 +24,7 @@ from commandr_gguf.cli import (
     info,
     perplexity,
     sensitivity,
+    serve,
 )
 from commandr_gguf.cli.signals import Stopped, stopped_by_signals
 from commandr_gguf.errors import CommandRError
@@ -35,6 +36,7 @@ EXIT_INTERRUPT = 130
 _COMMANDS: dict[str, Callable[..., None]] = {
     "chat": chat.chat,
     "generate": generate.generate,
+    "serve": serve.serve,
     "info": info.info,
     "devices": devices.devices,
     "bench": bench.bench,

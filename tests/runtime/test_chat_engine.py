@@ -56,7 +56,7 @@ def demo() -> Iterator[CommandR]:
 def leases(model: CommandR) -> int:
     """How many sequences are in use."""
     gc.collect()
-    return sum(len(slot.leases) for slot in model._cache._slots)
+    return sum(len(slot.leases) for slot in model.cache._slots)
 
 
 def tools_reply(model: CommandR, **options: Any) -> Reply:

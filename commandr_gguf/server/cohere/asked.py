@@ -1,0 +1,222 @@
+"""Requests for a chat in Cohere's two versions, as arguments of `CommandR.chat`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from commandr_gguf.chat.grammars import json_schema_grammar
+from commandr_gguf.errors import ArgumentError
+from commandr_gguf.server.schema import brief, choice, field, required, strings
+from commandr_gguf.server.state import State
+
+_MODES = {"ENABLED": "accurate", "ACCURATE": "accurate", "FAST": "fast", "OFF": "off", "DISABLED": "off"}
+_SAFETY: dict[str, str | None] = {"CONTEXTUAL": "contextual", "STRICT": "strict", "OFF": "none", "NONE": "none"}
+_TOOL_CHOICES: dict[str, str | None] = {"REQUIRED": "required", "NONE": "none"}
+_MAX_STOPS = 16
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A checked request."""
+
+    messages: list[dict[str, Any]]
+    options: dict[str, Any]
+    """Further arguments of `CommandR.chat`."""
+    stream: bool
+    document_ids: frozenset[str]
+    """Of the documents that were given; what else is cited are results of tools."""
+    cites: bool
+    """Whether citations are wanted."""
+    thinks_aloud: bool
+    """Whether what the model says to itself are thoughts; else it is the plan of its calls."""
+
+
+def asked_v2(body: Mapping[str, Any], state: State) -> Asked:
+    """A request of /v2/chat. Raises ArgumentError for what cannot be, named by its field."""
+    messages = [_message(i, message) for i, message in enumerate(required(body, "messages", list))]
+    documents = _documents(field(body, "documents", list), "doc:{}")
+    tools = field(body, "tools", list)
+    tool_choice = choice(body, "tool_choice", _TOOL_CHOICES, None)
+    if tool_choice == "required" and not tools:
+        raise ArgumentError("tool_choice 'REQUIRED' needs tools")
+    thinking = field(body, "thinking", dict)
+    mode = choice(field(body, "citation_options", dict, {}) or {}, "mode", _MODES, "accurate")
+    options = _options(body, state) | _given(
+        tools=None if tool_choice == "none" else tools or None,
+        require_tool=True if tool_choice == "required" else None,
+        grammar=_grammar(field(body, "response_format", dict), "json_schema"),
+        reasoning=None if thinking is None else choice(thinking, "type", {"ENABLED": True, "DISABLED": False}, None),
+    )
+    if field(body, "logprobs", bool, False):
+        options["top_logprobs"] = 0
+    return _asked(messages, documents, mode, options, body, state)
+
+
+def asked_v1(body: Mapping[str, Any], state: State) -> Asked:
+    """A request of /v1/chat. Raises ArgumentError for what cannot be, named by its field."""
+    for name in ("connectors", "conversation_id", "search_queries_only", "raw_prompting"):
+        if body.get(name):
+            raise ArgumentError(f"{name} is not supported by this server")
+    messages = [*_preamble(body), *_history(field(body, "chat_history", list, []) or [])]
+    message = required(body, "message", str)
+    results = field(body, "tool_results", list)
+    if message or not results:
+        messages.append({"role": "user", "content": message})
+    messages += _results(results or [], len(messages))
+    documents = _documents(field(body, "documents", list), "doc_{}")
+    options = _options(body, state) | _given(
+        tools=field(body, "tools", list) or None,
+        multi_step=False if field(body, "force_single_step", bool) else None,
+        grammar=_grammar(field(body, "response_format", dict), "schema"),
+    )
+    mode = choice(body, "citation_quality", _MODES, "accurate")
+    return _asked(messages, documents, mode, options, body, state)
+
+
+def _asked(
+    messages: list[dict[str, Any]],
+    documents: list[dict[str, Any]] | None,
+    mode: str,
+    options: dict[str, Any],
+    body: Mapping[str, Any],
+    state: State,
+) -> Asked:
+    state.check_documents(documents)
+    is_first = state.model.takes_steps_when_asked  # the first Command-R has prompts of its own for documents and steps
+    safety = choice(body, "safety_mode", _SAFETY, None)
+    if not is_first:
+        options |= _given(safety_mode=safety)
+    elif safety == "strict":
+        raise ArgumentError("safety_mode 'STRICT' is for Command R7B and later: this model's prompt has no such switch")
+    options["citation_mode"] = "fast" if is_first and mode == "off" else mode
+    options |= _given(documents=documents)
+    return Asked(
+        messages,
+        options,
+        stream=bool(field(body, "stream", bool, False)),
+        document_ids=frozenset(document["id"] for document in documents or []),
+        cites=mode != "off",
+        thinks_aloud=not is_first and not options.get("tools"),
+    )
+
+
+def _options(body: Mapping[str, Any], state: State) -> dict[str, Any]:
+    """What both versions have."""
+    sampling = {
+        "temperature": field(body, "temperature", float),
+        "top_k": field(body, "k", int),
+        "top_p": field(body, "p", float),
+        "seed": field(body, "seed", int),
+        "frequency_penalty": field(body, "frequency_penalty", float),
+        "presence_penalty": field(body, "presence_penalty", float),
+    }
+    return {
+        **state.sampling(sampling),
+        "max_tokens": state.max_tokens(field(body, "max_tokens", int)),
+        "stop": strings(body, "stop_sequences", _MAX_STOPS),
+    }
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _grammar(form: Mapping[str, Any] | None, key: str) -> str | None:
+    """What a reply in JSON must keep to."""
+    kinds = {"TEXT": False, "JSON_OBJECT": True}
+    if form is None or not choice(form, "type", kinds, False):
+        return None
+    schema = field(form, key, dict) or field(form, "schema", dict)
+    return json_schema_grammar({"type": "object"} if schema is None else schema)
+
+
+def _documents(given: Sequence[Any] | None, name: str) -> list[dict[str, Any]] | None:
+    """Documents as `{"id", "data"}`: ids are not shown to the model. None for none at all."""
+    if not given:
+        return None
+    documents = []
+    for number, one in enumerate(given):
+        data: Any = one
+        document_id: Any = None
+        if isinstance(one, Mapping):
+            document_id = one.get("id")
+            hidden = {"id", "_excludes", *(one.get("_excludes") or ())}
+            data = one["data"] if "data" in one else {key: value for key, value in one.items() if key not in hidden}
+        documents.append({"id": name.format(number) if document_id is None else str(document_id), "data": data})
+    return documents
+
+
+def _message(number: int, message: object) -> dict[str, Any]:
+    """A message of version 2; what a tool gave as parts of text becomes one text."""
+    if not isinstance(message, Mapping):
+        raise ArgumentError(f"message {number} must be an object, not {brief(message)}")
+    content = message.get("content")
+    if message.get("role") == "tool" and isinstance(content, list):
+        texts = [part.get("text") for part in content if isinstance(part, Mapping) and part.get("type") == "text"]
+        if texts and len(texts) == len(content):
+            return {**message, "content": "".join(map(str, texts))}
+    return dict(message)
+
+
+# ---- version 1
+
+_ROLES = {"USER": "user", "CHATBOT": "assistant", "SYSTEM": "system", "TOOL": "tool"}
+
+
+def _preamble(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    preamble = field(body, "preamble", str)
+    return [{"role": "system", "content": preamble}] if preamble else []
+
+
+def _history(turns: Sequence[Any]) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = []
+    for number, turn in enumerate(turns):
+        if not isinstance(turn, Mapping):
+            raise ArgumentError(f"chat_history[{number}] must be an object, not {brief(turn)}")
+        role = choice(turn, "role", _ROLES, None)
+        if role is None:
+            raise ArgumentError(f"chat_history[{number}] has no role")
+        if role == "tool":
+            messages += _results(field(turn, "tool_results", list, []) or [], len(messages))
+            continue
+        message: dict[str, Any] = {"role": role, "content": field(turn, "message", str, "") or ""}
+        calls = field(turn, "tool_calls", list)
+        if calls:
+            message["tool_calls"] = [_call(call, f"{len(messages)}:{i}") for i, call in enumerate(calls)]
+        messages.append(message)
+    return _without_repeated_calls(messages)
+
+
+def _call(call: object, name: str) -> dict[str, Any]:
+    if not isinstance(call, Mapping):
+        raise ArgumentError(f"a tool call must be an object, not {brief(call)}")
+    parameters = field(call, "parameters", dict, {})
+    return {
+        "id": name,
+        "type": "function",
+        "function": {"name": required(call, "name", str), "arguments": parameters},
+    }
+
+
+def _results(results: Sequence[Any], number: int) -> list[dict[str, Any]]:
+    """The calls that results belong to, as an assistant's message, and the results behind it."""
+    calls, messages = [], []
+    for i, result in enumerate(results):
+        if not isinstance(result, Mapping):
+            raise ArgumentError(f"tool_results[{i}] must be an object, not {brief(result)}")
+        call = _call(required(result, "call", dict), f"{number}:{i}")
+        outputs = required(result, "outputs", list)
+        calls.append(call)
+        messages.append({"role": "tool", "tool_call_id": call["id"], "content": outputs or ""})
+    return [{"role": "assistant", "content": "", "tool_calls": calls}, *messages] if calls else []
+
+
+def _without_repeated_calls(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A chatbot's turn with calls, and the same calls again in front of their results, are one turn."""
+    merged: list[dict[str, Any]] = []
+    for message in messages:
+        repeats = merged and "tool_calls" in message and "tool_calls" in merged[-1]
+        merged.append({**message, "content": merged.pop()["content"]} if repeats else message)
+    return merged

@@ -1,0 +1,57 @@
+"""Parts of replies in the forms that both versions of Cohere's interface share."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from typing import Any
+
+from commandr_gguf.chat.actions import ToolCall
+from commandr_gguf.chat.reply import Reply
+from commandr_gguf.chat.visible import Source
+from commandr_gguf.reply_stream import ReplyStream
+from commandr_gguf.server.cohere.asked import Asked
+
+
+def new_id() -> str:
+    """The id of a reply."""
+    return str(uuid.uuid4())
+
+
+def call_id(call: ToolCall) -> str:
+    """The id of a tool call, which results will name."""
+    return f"{call.name}_{secrets.token_hex(6)}"
+
+
+def finish_reason(reply: Reply, stream: ReplyStream, *, timed_out: bool) -> str:
+    """Why a reply ended, in Cohere's words."""
+    if reply.finish_reason == "cancelled":
+        return "TIMEOUT" if timed_out else "ERROR"
+    if reply.finish_reason == "length":
+        return "MAX_TOKENS"
+    if stream.reader.stopped_early:
+        return "STOP_SEQUENCE"
+    return "TOOL_CALL" if reply.tool_calls else "COMPLETE"
+
+
+def usage(reply: Reply) -> dict[str, Any]:
+    """Numbers of tokens."""
+    tokens = {"input_tokens": reply.usage.prompt_tokens, "output_tokens": reply.usage.completion_tokens}
+    return {"billed_units": dict(tokens), "tokens": tokens, "cached_tokens": reply.usage.cached_tokens}
+
+
+def source(cited: Source, asked: Asked) -> dict[str, Any]:
+    """A document or a tool's result that a citation names."""
+    if cited.id in asked.document_ids:
+        return {"type": "document", "id": cited.id, "document": {"id": cited.id, **cited.document}}
+    return {"type": "tool", "id": cited.id, "tool_output": dict(cited.document)}
+
+
+def log_notes(reply: Reply, reason: str) -> dict[str, Any]:
+    """What the log says of a reply."""
+    return {
+        "prompt_tokens": reply.usage.prompt_tokens,
+        "cached_tokens": reply.usage.cached_tokens,
+        "completion_tokens": reply.usage.completion_tokens,
+        "finish_reason": reason,
+    }

@@ -1,0 +1,27 @@
+"""The paths of Cohere's interface."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from commandr_gguf.server.answers import Handler, answering
+from commandr_gguf.server.cohere.chat_v2 import chat_v2
+from commandr_gguf.server.state import State
+
+_Function = Callable[[Request, State], Awaitable[Response]]
+
+
+def cohere_routes(state: State) -> list[Route]:
+    """Those of both versions."""
+
+    def bound(function: _Function) -> Handler:
+        async def handler(request: Request) -> Response:
+            return await function(request, state)
+
+        return answering(handler)
+
+    return [Route("/v2/chat", bound(chat_v2), methods=["POST"])]

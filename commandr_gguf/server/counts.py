@@ -1,0 +1,39 @@
+"""What the engine has done so far. Its thread writes, others read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Counts:
+    """Sums since the start, and the state after the last step."""
+
+    steps: int = 0
+    """Evaluations."""
+    prompt_tokens: int = 0
+    """Of prompts, those evaluated."""
+    prompt_seconds: float = 0.0
+    """Of steps without a reply being written."""
+    prompt_tokens_alone: int = 0
+    """Evaluated in such steps."""
+    cached_tokens: int = 0
+    """Of prompts, those that were held already."""
+    reply_tokens: int = 0
+    reply_seconds: float = 0.0
+    """Of steps that gave tokens of replies."""
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    suspended: int = 0
+    """Replies that gave their cells up for others, to be taken up again."""
+    refused: int = 0
+    """Requests for which the queue was full."""
+    ended: dict[str, int] = field(default_factory=dict)
+    """Requests by how they ended: a finish reason, "timeout" or "error"."""
+    seconds: float = 0.0
+    """From submission to the end, all ended requests together."""
+    waiting: int = 0
+    active: int = 0
+    kv_used: int = 0
+    """Cells."""
+    kv_cells: int = 0

@@ -1,0 +1,77 @@
+"""What the handlers of requests share."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio.to_thread
+
+from commandr_gguf.command_r import CommandR
+from commandr_gguf.errors import ArgumentError
+from commandr_gguf.reply_stream import ReplyStream
+from commandr_gguf.server.engine import Engine
+from commandr_gguf.server.settings import Settings
+from commandr_gguf.server.stream import Ticket
+from commandr_gguf.stream import GenerationStream
+
+_T = TypeVar("_T")
+
+
+class State:
+    """The engine, its model and the settings."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self.engine = engine
+        self.settings = settings
+        self.started = time.time()
+
+    @property
+    def model(self) -> CommandR:
+        """The model that the engine computes with."""
+        return self.engine.model
+
+    @property
+    def model_name(self) -> str:
+        """The model's name in answers."""
+        return self.settings.model_alias or Path(self.model.model.path).stem
+
+    def sampling(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of `CommandR.chat` and `generate`: what a request gives, and else the server's defaults."""
+        defaults = dataclasses.asdict(self.settings.sampling)
+        return {**defaults, **{name: value for name, value in given.items() if value is not None}}
+
+    def max_tokens(self, asked: int | None) -> int | None:
+        """Most tokens of a reply. Raises ArgumentError for a negative number."""
+        if asked is not None and asked < 0:
+            raise ArgumentError(f"max_tokens must be 0 or more, not {asked}")
+        limits = [limit for limit in (asked, self.settings.max_tokens) if limit is not None]
+        return min(limits, default=None)
+
+    def check_documents(self, documents: list[Any] | None) -> None:
+        """Raises ArgumentError for more documents than the server takes."""
+        if documents is not None and len(documents) > self.settings.max_documents:
+            raise ArgumentError(
+                f"{len(documents)} documents are more than the {self.settings.max_documents} that this server takes"
+            )
+
+    async def ask(self, begin: Callable[[], ReplyStream | GenerationStream]) -> tuple[Any, Ticket]:
+        """Submit a request.
+
+        Args:
+            begin: calls `CommandR.chat` or `CommandR.generate` with `stream=True`; it runs in a thread of its own,
+                since the prompt is rendered and tokenized there.
+
+        Returns:
+            What `begin` returned, to be looked at only when the ticket has ended; and the ticket.
+        """
+        stream = await run(begin)
+        return stream, Ticket(self.engine, stream, timeout=self.settings.timeout)
+
+
+async def run(function: Callable[[], _T]) -> _T:
+    """What a function returns that takes long, from another thread."""
+    return await anyio.to_thread.run_sync(function)
