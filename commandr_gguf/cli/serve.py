@@ -104,9 +104,7 @@ def serve(
     ] = 1000,
     prefill: Annotated[
         int,
-        typer.Option(
-            "--prefill", rich_help_panel=_LIMITS, help="Most tokens of prompts in one step."
-        ),
+        typer.Option("--prefill", rich_help_panel=_LIMITS, help="Most tokens of prompts in one step."),
     ] = 512,
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = CHAT_TEMPERATURE,

@@ -12,6 +12,8 @@ from commandr_gguf.chat.visible import Source
 from commandr_gguf.reply_stream import ReplyStream
 from commandr_gguf.server.cohere.asked import Asked
 
+API_VERSION_1 = {"api_version": {"version": "1"}}
+
 
 def new_id() -> str:
     """The id of a reply."""
@@ -38,6 +40,11 @@ def usage(reply: Reply) -> dict[str, Any]:
     """Numbers of tokens."""
     tokens = {"input_tokens": reply.usage.prompt_tokens, "output_tokens": reply.usage.completion_tokens}
     return {"billed_units": dict(tokens), "tokens": tokens, "cached_tokens": reply.usage.cached_tokens}
+
+
+def meta(reply: Reply, version: str) -> dict[str, Any]:
+    """What version 1 says beside a reply."""
+    return {"api_version": {"version": version}, **usage(reply)}
 
 
 def source(cited: Source, asked: Asked) -> dict[str, Any]:
