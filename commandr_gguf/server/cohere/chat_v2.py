@@ -104,7 +104,7 @@ async def _events(
 
 def _sse(event: dict[str, Any]) -> ServerSentEvent:
     # In ASCII, since some readers of event streams take U+2028 for a line's end.
-    return ServerSentEvent(data=json.dumps(event), event=event["type"])
+    return ServerSentEvent(data=json.dumps(event), event=event["type"], sep="\n")
 
 
 class EventWriter:

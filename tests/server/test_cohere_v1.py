@@ -1,0 +1,224 @@
+"""Version 1 of Cohere's interface and the paths that both share, asked by Cohere's own client."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Iterator
+from typing import Any
+
+import cohere
+import numpy as np
+import pytest
+from cohere.base_client import BaseCohere
+
+from commandr_gguf import CommandR
+from commandr_gguf.demo import showcase
+from server.serving import Running
+
+DOCUMENTS = [
+    {"id": "bridge", "title": "Velmora Bridge", "text": "The Velmora Bridge was opened in 1987."},
+    {"title": "Harrow Library", "text": "The Harrow Library is headed by Nora Quill."},
+]
+WHEN = "When was the Velmora Bridge opened?"
+HELLO = "Hello, who are you?"
+TOOLS: list[Any] = [
+    {
+        "name": "book_table",
+        "description": "Books a table.",
+        "parameter_definitions": {
+            "people": {"description": "How many people come.", "type": "int", "required": True},
+            "name": {"description": "The name of a person.", "type": "str", "required": True},
+        },
+    }
+]
+
+
+@pytest.fixture
+def client(server: Running) -> Iterator[cohere.Client]:
+    with server.client() as opened:
+        yield cohere.Client(api_key="none", base_url=server.url, httpx_client=opened)
+
+
+def test_a_plain_reply(client: cohere.Client) -> None:
+    answer = client.chat(message=HELLO, temperature=0)
+    assert answer.text.startswith("I am the demo model")
+    assert answer.finish_reason == "COMPLETE"
+    assert answer.citations is None
+    assert [(turn.role, turn.message) for turn in answer.chat_history or []] == [  # type: ignore[union-attr]
+        ("USER", HELLO),
+        ("CHATBOT", answer.text),
+    ]
+    assert answer.meta is not None
+    assert answer.meta.tokens is not None
+    assert answer.meta.tokens.output_tokens is not None
+    assert answer.meta.tokens.output_tokens > 5
+
+
+def test_the_prompt_has_preamble_history_and_message(client: cohere.Client, demo: CommandR) -> None:
+    history: list[Any] = [{"role": "USER", "message": "Hello"}, {"role": "CHATBOT", "message": "Hi!"}]
+    answer = client.chat(message=HELLO, preamble="Be brief.", chat_history=history, temperature=0)
+    expected = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Hi!"},
+        {"role": "user", "content": HELLO},
+    ]
+    assert answer.meta is not None
+    assert answer.meta.tokens is not None
+    assert answer.meta.tokens.input_tokens == len(demo.prompt(expected).tokens)
+
+
+@pytest.mark.parametrize("quality", ["accurate", "fast"])
+def test_documents_are_cited_by_their_ids(client: cohere.Client, quality: Any) -> None:
+    answer = client.chat(message=WHEN, documents=DOCUMENTS, citation_quality=quality, temperature=0)
+    assert "1987" in answer.text
+    [citation] = answer.citations or []
+    assert answer.text[citation.start : citation.end] == citation.text
+    assert citation.document_ids == ["bridge"]
+    assert answer.documents == [DOCUMENTS[0]]
+    assert not client.chat(message=WHEN, documents=DOCUMENTS, citation_quality="off", temperature=0).citations
+
+
+def test_a_stream_has_cohere_s_events_in_their_order(client: cohere.Client) -> None:
+    events: list[Any] = list(client.chat_stream(message=WHEN, documents=DOCUMENTS, temperature=0))
+    whole = client.chat(message=WHEN, documents=DOCUMENTS, temperature=0)
+    kinds = [event.event_type for event in events]
+    assert (kinds[0], kinds[-1]) == ("stream-start", "stream-end")
+    assert set(kinds[1:-1]) == {"text-generation", "citation-generation"}
+    assert "".join(event.text for event in events if event.event_type == "text-generation") == whole.text
+    found = [one for event in events if event.event_type == "citation-generation" for one in event.citations]
+    assert found == whole.citations
+    end = events[-1]
+    assert end.finish_reason == "COMPLETE"
+    assert end.response.text == whole.text
+    assert end.response.citations == whole.citations
+    assert end.response.generation_id == events[0].generation_id
+
+
+def test_tools_are_called_and_their_results_answered(client: cohere.Client) -> None:
+    answer = client.chat(message=showcase.TOOL_QUESTION, tools=TOOLS, temperature=0)
+    [call] = answer.tool_calls or []
+    assert (call.name, call.parameters) == ("book_table", {"people": 14, "name": "Ilse Tarn"})
+    streamed: list[Any] = list(client.chat_stream(message=showcase.TOOL_QUESTION, tools=TOOLS, temperature=0))
+    assert [event.tool_calls for event in streamed if event.event_type == "tool-calls-generation"] == [[call]]
+    results: list[Any] = [{"call": call, "outputs": [{"answer": "The table for Ilse Tarn was booked at 7 PM."}]}]
+    for history, message in (([], showcase.TOOL_QUESTION), (answer.chat_history, "")):
+        last = client.chat(
+            message=message,
+            chat_history=history,
+            tools=TOOLS,
+            tool_results=results,
+            force_single_step=True,
+            max_tokens=200,
+            temperature=0,
+        )
+        assert last.text
+        for citation in last.citations or []:
+            assert last.text[citation.start : citation.end] == citation.text
+
+
+def test_what_needs_cohere_s_services_is_refused(client: cohere.Client) -> None:
+    with pytest.raises(cohere.BadRequestError, match="connectors is not supported"):
+        client.chat(message=HELLO, connectors=[cohere.ChatConnector(id="web-search")])
+
+
+def test_the_asynchronous_client(server: Running) -> None:
+    async def ask() -> tuple[Any, list[Any]]:
+        async with cohere.AsyncClient(api_key="none", base_url=server.url) as client:
+            events = [event async for event in client.chat_stream(message=HELLO, temperature=0)]
+            return await client.chat(message=HELLO, temperature=0), events
+
+    whole, events = asyncio.run(ask())
+    assert events[-1].response.text == whole.text
+
+
+# ---- tokens, models, keys
+
+
+def test_tokens_go_both_ways(client: cohere.Client, demo: CommandR) -> None:
+    text = "The harbor of Zürich <|END_OF_TURN_TOKEN|>"
+    found = client.tokenize(text=text, model="demo", offline=False)
+    assert found.tokens == demo.tokenize(text)
+    assert len(found.token_strings) == len(found.tokens)
+    assert client.detokenize(tokens=found.tokens, model="demo", offline=False).text == text
+    with pytest.raises(cohere.BadRequestError, match="text is empty"):
+        client.tokenize(text="", model="demo", offline=False)
+    for token in (-1, 10**9):
+        with pytest.raises(cohere.BadRequestError, match="a token must be 0 to 4095"):
+            client.detokenize(tokens=[token], model="demo", offline=False)
+
+
+def test_the_model_is_listed(client: cohere.Client, server: Running) -> None:
+    [model] = client.models.list().models
+    assert (model.name, model.context_length) == ("demo", 4096)
+    assert model.endpoints == ["chat", "embed"]
+    assert client.models.list(endpoint="rerank").models == []
+    assert client.models.get("demo").name == "demo"
+    with pytest.raises(cohere.NotFoundError, match="there is no model 'other'"):
+        client.models.get("other")
+    with server.client() as plain:
+        listed = plain.get("/v1/models").json()
+    assert (listed["object"], [one["id"] for one in listed["data"]]) == ("list", ["demo"])
+
+
+def test_the_key_is_checked(server: Running) -> None:
+    with server.client() as opened:
+        client = BaseCohere(token="none", base_url=server.url, httpx_client=opened)
+        assert client.check_api_key().valid
+
+
+# ---- embeddings
+
+
+def test_embeddings_are_the_model_s(server: Running, demo: CommandR) -> None:
+    texts = ["The harbor", "A lighthouse of stone " * 40]
+    with server.client() as opened:
+        client = cohere.ClientV2(api_key="none", base_url=server.url, httpx_client=opened)
+        answer = client.embed(
+            texts=texts,
+            model="demo",
+            input_type="search_document",
+            embedding_types=["float", "base64", "binary", "ubinary"],
+        )
+    rows = np.array(answer.embeddings.float_, dtype=np.float32)
+    assert rows.shape == (2, demo.model.hparams.n_embd)
+    assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+    assert np.allclose(rows, demo.embed(texts), atol=1e-4)
+    [first, _] = answer.embeddings.base64 or []
+    assert np.array_equal(np.frombuffer(base64.b64decode(first), "<f4"), rows[0])
+    bits = np.packbits(rows > 0, axis=1)
+    assert np.array_equal(np.array(answer.embeddings.ubinary), bits)
+    assert np.array_equal(np.array(answer.embeddings.binary), bits.astype(int) - 128)
+    assert answer.texts == texts
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"texts": []}, "there must be 1 to 96 texts, not 0"),
+        ({"texts": ["a"] * 97}, "there must be 1 to 96 texts, not 97"),
+        ({"texts": ["a"], "embedding_types": ["int8"]}, "embedding_types may be float, base64, ubinary, binary"),
+        ({"texts": ["a"], "output_dimension": 64}, "output_dimension must be 256"),
+        ({"texts": ["word " * 5000], "truncate": "NONE"}, "more than allowed"),
+        ({"images": ["data:,"]}, "images cannot be embedded"),
+        ({"inputs": [{"content": [{"type": "image_url"}]}]}, "inputs[0] must have parts of text"),
+    ],
+)
+def test_embeddings_that_cannot_be_are_refused(server: Running, body: dict[str, Any], message: str) -> None:
+    with server.client() as client:
+        answer = client.post("/v2/embed", json={"model": "demo", "input_type": "classification", **body})
+        assert answer.status_code == 400
+        assert message in answer.json()["message"]
+
+
+def test_long_texts_are_cut_at_the_end_that_is_named(server: Running, demo: CommandR) -> None:
+    text = "one two three four five six seven eight"
+    tokens = demo.tokenize(text, add_special=True)
+    with server.client() as client:
+        for truncate, kept in (("END", tokens[:6]), ("START", [tokens[0], *tokens[-5:]])):
+            body = {"model": "demo", "texts": [text], "max_tokens": 6, "truncate": truncate, "input_type": "x"}
+            found = client.post("/v2/embed", json=body).json()["embeddings"]["float"][0]
+            demo.session.eval(kept, n_outputs=6, logits=False, hidden=True)
+            mean = demo.session.hidden().sum(axis=0)
+            assert np.allclose(found, mean / np.linalg.norm(mean), atol=1e-4)
