@@ -175,6 +175,8 @@ def serve(
         log_prompts=log_prompts,
     )
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for name in ("uvicorn", "sse_starlette", "asyncio"):  # at the level of --verbose they would show what is answered
+        logging.getLogger(name).setLevel(logging.WARNING)
     with load(
         model,
         n_ctx=n_ctx,

@@ -17,7 +17,7 @@ from commandr_gguf.server.answers import answering, error_response
 from commandr_gguf.server.cohere.routes import cohere_routes
 from commandr_gguf.server.engine import Engine
 from commandr_gguf.server.errors import RequestError
-from commandr_gguf.server.guards import KeyCheck, RequestLog
+from commandr_gguf.server.guards import HostCheck, KeyCheck, RequestLog
 from commandr_gguf.server.metrics import CONTENT_TYPE_LATEST, Metrics
 from commandr_gguf.server.settings import Settings
 from commandr_gguf.server.state import State
@@ -29,7 +29,9 @@ def make_app(engine: Engine, settings: Settings) -> Starlette:
     metrics = Metrics(engine.counts)
 
     async def health(_request: Request) -> Response:
-        return JSONResponse({"status": "ok"})
+        return JSONResponse(
+            {"status": "ok"} if engine.is_running else {"status": "stopping"}, 200 if engine.is_running else 503
+        )
 
     async def show_metrics(_request: Request) -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
@@ -59,8 +61,7 @@ def make_app(engine: Engine, settings: Settings) -> Starlette:
                 expose_headers=["X-Request-ID"],
             )
         )
-    if settings.api_key:
-        guards.append(Middleware(KeyCheck, api_key=settings.api_key))
+    guards.append(Middleware(KeyCheck, api_key=settings.api_key) if settings.api_key else Middleware(HostCheck))
     return Starlette(
         routes=[
             Route("/health", health),

@@ -72,6 +72,11 @@ class Engine:
 
     # ---- from any thread
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it takes requests."""
+        return self._thread.is_alive() and not self._stopping
+
     def submit(self, job: Job) -> None:
         """Put a request into the queue. From any thread.
 
@@ -106,11 +111,15 @@ class Engine:
         Cancelling the future ends it at the next `yield`.
 
         Raises:
+            QueueFullError: as much waits as may.
             StoppingError: the engine takes no more.
         """
         with self._wake:
             if self._stopping:
                 raise StoppingError("the server is stopping")
+            if len(self._side_work) > self.n_queue:
+                self.counts.refused += 1
+                raise QueueFullError(f"{len(self._side_work)} requests wait already", self._retry_after())
             future = self._side_work.add(work)
             self._wake.notify()
         return future

@@ -1,4 +1,4 @@
-"""What stands in front of every handler: request ids, the log, the key."""
+"""What stands in front of every handler: request ids, the log, the host's name, the key."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from commandr_gguf.errors import ArgumentError
 from commandr_gguf.server.answers import error_response
 from commandr_gguf.server.errors import NotAllowedError
+from commandr_gguf.server.settings import is_loopback
 
 logger = logging.getLogger("commandr_gguf.server.requests")
 
@@ -57,6 +59,27 @@ class RequestLog:
             line = {"id": request_id, "method": scope["method"], "path": scope["path"], "status": status}
             line |= {"seconds": round(time.monotonic() - started, 3), **notes}
             logger.info("%s", json.dumps(line, ensure_ascii=False))
+
+
+class HostCheck:
+    """Lets requests through that name this machine as their host.
+
+    A page of a foreign name that was made to resolve to this machine could otherwise read answers: to a browser the
+    server would be the page's own.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        host = Headers(scope=scope).get("host", "localhost") if scope["type"] == "http" else "localhost"
+        name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+        if is_loopback(name.lower()):
+            await self._app(scope, receive, send)
+            return
+        answer = error_response(scope["path"], ArgumentError("without a key this server answers to localhost only"))
+        await answer(scope, receive, send)
 
 
 class KeyCheck:

@@ -19,8 +19,8 @@ class SideWork:
         self._lock = threading.Lock()
         self._is_over = False
 
-    def __bool__(self) -> bool:
-        return bool(self._work)
+    def __len__(self) -> int:
+        return len(self._work)
 
     def add(self, work: Generator[None, None, _T]) -> Future[_T]:
         """Put work behind the others; its result or error will be the future's. From any thread."""

@@ -37,12 +37,14 @@ def stop(process: subprocess.Popen[str], number: int) -> str:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_it_serves_until_a_signal(number: int, code: int) -> None:
-    process, url = start("--ctx", "512", "--model-alias", "tiny", "--temperature", "0.9", "--parallel", "2")
+@pytest.mark.parametrize("more", [[], ["--verbose"]])
+def test_it_serves_until_a_signal(number: int, code: int, more: list[str]) -> None:
+    process, url = start("--ctx", "512", "--model-alias", "tiny", "--temperature", "0.9", "--parallel", "2", *more)
     with httpx.Client(base_url=url, trust_env=False) as client:
         props = client.get("/props").json()
         body = {"model": "any", "messages": [{"role": "user", "content": "secret words"}], "max_tokens": 3}
         answer = client.post("/v2/chat", json=body).json()
+        assert "message-end" in client.post("/v2/chat", json={**body, "stream": True}).text
     said = stop(process, number)
     assert (props["model"], props["parallel"], props["n_ctx"]) == ("tiny", 2, 512)
     assert props["sampling"]["temperature"] == pytest.approx(0.9)

@@ -173,6 +173,16 @@ def test_a_host_that_others_reach_needs_a_key() -> None:
         Settings(api_key="")
 
 
+def test_without_a_key_only_this_machine_s_names_are_answered_to(client: httpx.Client, demo: CommandR) -> None:
+    for host in ("localhost", "127.0.0.1:80", "[::1]:8080", "LOCALHOST:7"):
+        assert client.get("/props", headers={"Host": host}).status_code == 200
+    for host in ("evil.test", "127.0.0.1.evil.test", "evil.test:80", "[evil", ""):
+        assert client.get("/props", headers={"Host": host}).status_code == 400
+    with running(demo, settings={"api_key": "k"}) as server, server.client() as other:
+        headers = {"Host": "my.name", "Authorization": "Bearer k"}
+        assert other.get("/props", headers=headers).status_code == 200
+
+
 def test_pages_of_other_origins_are_kept_out_unless_listed(demo: CommandR, client: httpx.Client) -> None:
     ask = {"Origin": "http://page.test", "Access-Control-Request-Method": "POST"}
     assert "access-control-allow-origin" not in client.options("/v2/chat", headers=ask).headers
@@ -248,7 +258,7 @@ def test_a_client_that_hangs_up_frees_its_place(demo: CommandR, path: str, strea
         schema = ENDLESS["response_format"]["json_schema"]  # type: ignore[index]
         body |= {"message": "Hello", "response_format": {"type": "json_object", "schema": schema}}
     content = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(content)}\r\n\r\n".encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n".encode()
     with running(demo) as server:
         port = int(server.url.rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port)) as connection:
