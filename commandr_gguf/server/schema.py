@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NoReturn, TypeVar, cast
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from commandr_gguf.errors import ArgumentError
 from commandr_gguf.server.errors import BodyTooLargeError
@@ -29,18 +29,21 @@ async def read_body(request: Request, max_bytes: int) -> dict[str, Any]:
 
     Raises:
         BodyTooLargeError: it is larger than `max_bytes`, as stated or as received.
-        ArgumentError: it is not in UTF-8, or no JSON object.
+        ArgumentError: it is not in UTF-8, no JSON object, or the client went away before its end.
     """
     stated = request.headers.get("content-length", "")
     if stated.isdecimal() and len(stated) < 20 and int(stated) > max_bytes:
         _too_large(max_bytes)
     parts: list[bytes] = []
     n_bytes = 0
-    async for part in request.stream():
-        n_bytes += len(part)
-        if n_bytes > max_bytes:
-            _too_large(max_bytes)
-        parts.append(part)
+    try:
+        async for part in request.stream():
+            n_bytes += len(part)
+            if n_bytes > max_bytes:
+                _too_large(max_bytes)
+            parts.append(part)
+    except ClientDisconnect:
+        raise ArgumentError("the body ends early") from None
     return parse_body(b"".join(parts))
 
 

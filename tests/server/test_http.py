@@ -104,6 +104,15 @@ def test_bad_bodies_are_refused_with_a_sentence(client: httpx.Client, body: byte
     assert message in answer.json()["message"]
 
 
+def test_a_body_that_ends_early_is_no_defect(server: Running, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "commandr_gguf.server")
+    port = int(server.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"POST /v2/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
+    wait_until(lambda: lines_of(caplog, "/v2/chat"))
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
 def test_paths_and_methods_that_are_not_there(client: httpx.Client) -> None:
     for method, path, status in (("GET", "/nothing", 404), ("GET", "/v2/chat", 405), ("DELETE", "/health", 405)):
         answer = client.request(method, path)
