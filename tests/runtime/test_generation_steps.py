@@ -35,9 +35,10 @@ def run(session: Session, all_steps: list[GenerationSteps], **options: Any) -> l
     while not all(steps.ended for steps in all_steps):
         asked = [(steps, steps.want(**options)) for steps in all_steps if not steps.ended]
         wanting = [(steps, want) for steps, want in asked if isinstance(want, Want)]
-        for (steps, _), found in zip(wanting, session.advance([want for _, want in wanting]), strict=True):
+        for (steps, want), found in zip(wanting, session.advance([want for _, want in wanting]), strict=True):
             assert not isinstance(found, CommandRError)
             steps.take(found, 0.0)
+            assert steps.n_held == session.seq_length(want.seq_id)
     for steps in all_steps:
         steps.close()
     return [steps.result.tokens for steps in all_steps]
@@ -83,6 +84,7 @@ def test_a_suspended_generation_goes_on_as_if_nothing_had_been(model: CommandR) 
         steps.take(found, 0.0)
         if n_steps in {1, 5, 6}:
             steps.suspend()
+            assert steps.n_held == 0
             for seq_id in range(4):
                 model.session.seq_rm(seq_id)
             steps.begin()

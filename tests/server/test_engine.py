@@ -253,12 +253,16 @@ def test_a_reply_alone_ends_where_the_context_does() -> None:
 
 def test_a_prompt_without_room_waits_for_those_at_work() -> None:
     with CommandR(embedded.path("Q8_0"), n_ctx=512, n_seq_max=4, n_threads=1) as model:
-        engine = Engine(model)
+        engine = Engine(model, n_prefill=256)
         first = Asked(engine, text(model, long_prompt(90), 30))
-        engine._step()
+        while not first.outputs:
+            engine._step()
         second = Asked(engine, text(model, long_prompt(90, "twice"), 30))
-        engine._step()
-        assert not second.job.steps.begun
+        n_before = engine.counts.prompt_tokens
+        for _ in range(5):
+            engine._step()
+        assert not first.ended
+        assert engine.counts.prompt_tokens == n_before  # nothing of it is computed in vain
         run_all(engine, first, second)
         assert len(second.tokens) == 30
 
