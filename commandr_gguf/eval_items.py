@@ -12,6 +12,7 @@ from commandr_gguf.sampling import Logprobs, Sampler
 from commandr_gguf.token_buffer import Tokens
 from commandr_gguf.token_constraint import TokenConstraint
 
+
 @dataclass(frozen=True)
 class EvalItem:
     """What one sequence shall hold, and how many outputs are wanted."""

@@ -37,3 +37,23 @@ class Counts:
     kv_used: int = 0
     """Cells."""
     kv_cells: int = 0
+
+    def add_step(self, n_prompt: int, n_writing: int, seconds: float) -> None:
+        """Count an evaluation of `n_prompt` tokens of prompts and for `n_writing` replies."""
+        self.steps += 1
+        self.prompt_tokens += n_prompt
+        if n_writing:
+            self.reply_seconds += seconds
+        else:
+            self.prompt_seconds += seconds
+            self.prompt_tokens_alone += n_prompt
+
+    def add_end(self, reason: str) -> None:
+        """Count a request that has ended."""
+        self.ended[reason] = self.ended.get(reason, 0) + 1
+
+    def retry_after(self, n_waiting: int, n_parallel: int) -> int:
+        """Seconds, 1 to 60, until as many have ended as wait, by what requests took so far."""
+        n_ended = sum(self.ended.values())
+        mean = self.seconds / n_ended if n_ended else 1.0
+        return max(1, min(round(mean * n_waiting / n_parallel), 60))

@@ -91,10 +91,12 @@ class Engine:
         with self._wake:
             if self._stopping:
                 raise StoppingError("the server is stopping")
-            n_room = self.n_queue + self.n_parallel - len(self._active)
-            if len(self._waiting) >= n_room:
+            n_waiting = len(self._waiting)
+            if n_waiting >= self.n_queue + self.n_parallel - len(self._active):
                 self.counts.refused += 1
-                raise QueueFullError(f"{len(self._waiting)} requests wait already", self._retry_after())
+                raise QueueFullError(
+                    f"{n_waiting} requests wait already", self.counts.retry_after(n_waiting, self.n_parallel)
+                )
             self._waiting.append(job)
             self.counts.waiting = len(self._waiting)
             self._wake.notify()
@@ -117,9 +119,12 @@ class Engine:
         with self._wake:
             if self._stopping:
                 raise StoppingError("the server is stopping")
-            if len(self._side_work) > self.n_queue:
+            n_waiting = len(self._side_work)
+            if n_waiting > self.n_queue:
                 self.counts.refused += 1
-                raise QueueFullError(f"{len(self._side_work)} requests wait already", self._retry_after())
+                raise QueueFullError(
+                    f"{n_waiting} requests wait already", self.counts.retry_after(n_waiting, self.n_parallel)
+                )
             future = self._side_work.add(work)
             self._wake.notify()
         return future
@@ -316,14 +321,7 @@ class Engine:
         n_prompt = sum(len(want.tokens) - job.steps.n_held for job, want in prompts)
         n_writing = len(wants) - len(prompts)
         self._budget.add(n_writing, n_prompt, seconds)
-        counts = self.counts
-        counts.steps += 1
-        counts.prompt_tokens += n_prompt
-        if n_writing:
-            counts.reply_seconds += seconds
-        else:
-            counts.prompt_seconds += seconds
-            counts.prompt_tokens_alone += n_prompt
+        self.counts.add_step(n_prompt, n_writing, seconds)
 
     # ---- what comes of it
 
@@ -337,7 +335,7 @@ class Engine:
             return
         if output.ended:
             reason = "timeout" if job.timed_out else str(piece.finish_reason or "stop")
-            self._count_end(reason)
+            self.counts.add_end(reason)
             self._leave(job)
         job.deliver(output)
         if not output.ended and job.steps is not steps:
@@ -359,7 +357,7 @@ class Engine:
         if not isinstance(error, CommandRError):
             logger.error("a request failed", exc_info=error)
             error = CommandRError("the server failed; its log says why")
-        self._count_end("timeout" if isinstance(error, TimeUpError) else "error")
+        self.counts.add_end("timeout" if isinstance(error, TimeUpError) else "error")
         self._leave(job)
         job.deliver(Failure(error))
 
@@ -370,12 +368,3 @@ class Engine:
         for job in jobs:
             self._fail(job, error)
         self._side_work.fail(error)
-
-    def _count_end(self, reason: str) -> None:
-        self.counts.ended[reason] = self.counts.ended.get(reason, 0) + 1
-
-    def _retry_after(self) -> int:
-        """Seconds until as many have ended as wait, by what requests took so far."""
-        n_ended = sum(self.counts.ended.values())
-        mean = self.counts.seconds / n_ended if n_ended else 1.0
-        return max(1, min(round(mean * len(self._waiting) / self.n_parallel), 60))

@@ -379,3 +379,16 @@ def test_random_replies_use_what_the_format_has() -> None:
     assert {key for one in events for found in calls(one) for key in found.parameters} == {"city", "n", "order"}
     assert {number for one in events for cited in citations(one) for number in cited.documents} >= {0, 1, 3}
     assert any(planned(one) for one in events)
+
+
+@pytest.mark.parametrize("reply_format", BOTH)
+def test_a_tool_may_have_to_be_called(reply_format: Any) -> None:
+    free, forced = (grammar(reply_format, must_call=must_call) for must_call in (False, True))
+    for reply in (NOW, THINKING + NOW):
+        assert allows(forced, reply)
+    for reply in (answer("It opened.", reply_format), THINKING + answer("It opened.", reply_format)):
+        assert allows(free, reply)
+        assert not allows(forced, reply)
+    without_tools = section_grammar(reply_format, [], [1], TOKENIZER.special_ids, must_call=True)
+    assert without_tools is not None
+    assert allows(without_tools, answer("It opened.", reply_format))
