@@ -37,9 +37,9 @@ bool commandr_packed_header_seal(commandr_packed_header * header, int fd);
 int64_t commandr_packed_header_size(const commandr_packed_header * header);
 
 /* Reads and checks 1 to 3 of an open file, which may say anything. Returns what is wrong with it; NULL when it was made
- * of the model's files as they are now, every entry is a tensor of the model, lies inside the file and has its sample:
- * pages that never reached the disk, or were overwritten, do not go unseen, at the cost of a few reads. *out is to be
- * freed. */
+ * of the model's files as they are now, every entry is a tensor of the model, lies inside the file and has its sample: a
+ * file that was cut short or whose tensors were never written is noticed at the cost of a few reads, a page lost between
+ * the samples is not. *out is to be freed. */
 const char * commandr_packed_header_read(int fd, const commandr_model * model, commandr_packed_header ** out);
 
 /* NULL when there is none of this name. */

@@ -69,13 +69,17 @@ def programs_of(part: Part, options: argparse.Namespace) -> list[programs.Progra
     return [program for program in found if not program.missing]
 
 
+def context_of(part: Part, n_rounds: int) -> int:
+    """Tokens that a part's programs have room for."""
+    return max([rounds.PROMPT, *rounds.contexts(part.measures)]) + SPARE + rounds.DECODE_STEP * n_rounds
+
+
 def measure(part: Part, model: Path, options: argparse.Namespace, scratch: Path) -> rounds.Figures | None:
     """All figures of a part; None where there is nothing to compare."""
     chosen = programs_of(part, options)
     if len(chosen) < 2 or chosen[0].name != programs.OURS:
         return None
-    longest = max([rounds.PROMPT, *rounds.contexts(part.measures)])
-    n_ctx = longest + SPARE + rounds.DECODE_STEP * options.rounds
+    n_ctx = context_of(part, options.rounds)
     machine = rounds.Machine(
         roofline.reader(options.threads), roofline.arithmetic(part.level, options.threads, scratch)
     )
@@ -138,7 +142,7 @@ def main() -> int:
                 if figures is None:
                     continue
                 file_size = model.stat().st_size
-                lines += rows.rows(part, figures, roofline.Need.of(model), file_size)
+                lines += rows.rows(part, figures, roofline.Need.of(model), file_size, context_of(part, options.rounds))
             builds |= {f"{name} ({part.level})": text for name, text in figures.builds.items()}
             report["parts"].append({"file": part.file, "level": part.level, "bytes": file_size} | vars(figures))
     print(f"{report['date']}, {report['processor']}, {options.threads} threads, {options.rounds} rounds\n")

@@ -86,8 +86,8 @@ def row(name: str, ours: str, theirs: str, result: float, target: Target | None,
 HEADER = "| | commandr-gguf | other | result | target (stretch) | met | limit |\n|---|---|---|---|---|---|---|"
 
 
-def rows(part: Part, figures: Figures, need: Need, file_size: int) -> Iterator[str]:
-    """All lines of a part."""
+def rows(part: Part, figures: Figures, need: Need, file_size: int, n_ctx: int) -> Iterator[str]:
+    """All lines of a part, whose programs have room for n_ctx tokens."""
     if "prefill" in part.measures:
         yield from _prefill(part, figures, need)
     for context in contexts(part.measures):
@@ -95,7 +95,7 @@ def rows(part: Part, figures: Figures, need: Need, file_size: int) -> Iterator[s
     if "verify" in part.measures:
         yield from _verify(part, figures, need)
     if "memory" in part.measures:
-        yield from _memory(part, figures, file_size)
+        yield from _memory(part, figures, file_size, need.cache_bytes * n_ctx)
 
 
 def _rivals(figures: Figures, measure: str, *, least: bool = False) -> Iterator[tuple[str, str, float]]:
@@ -143,12 +143,12 @@ def _verify(part: Part, figures: Figures, need: Need) -> Iterator[str]:
     yield row(f"{part.row_name('verify')}, {COLUMNS} columns / 1", f"{ours:.2f}", others, ours, VERIFY, limit)
 
 
-def _memory(part: Part, figures: Figures, file_size: int) -> Iterator[str]:
-    limit = f"one copy of the file: {file_size / 2**30:.2f}"
+def _memory(part: Part, figures: Figures, file_size: int, cache: int) -> Iterator[str]:
+    limit = f"one copy of the file: {file_size / 2**30:.2f}; KV cache apart: {cache / 2**30:.2f}"
     for measure, text, target in (("memory", "resident after loading", MEMORY), ("peak", "resident at most", None)):
         rivals = best_rivals(figures, measure, least=True)
-        others = "; ".join(f"{median(figures, measure, rival) / 2**30:.2f} ({rival})" for rival in rivals)
-        ours = median(figures, measure, OURS)
+        others = "; ".join(f"{(median(figures, measure, rival) - cache) / 2**30:.2f} ({rival})" for rival in rivals)
+        ours = median(figures, measure, OURS) - cache
         name = f"{part.row_name('memory')}, {text}, GiB"
         yield row(name, f"{ours / 2**30:.2f}", others, ours / file_size, target, limit)
     for _, text, result in _rivals(figures, "load", least=True):

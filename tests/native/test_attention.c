@@ -210,25 +210,33 @@ static int find_widths(width * to) {
     return n;
 }
 
-/* Cells 0..N_KV-1 for rows of head 0 of tokens first, first + stride, ... */
-static void attend_tile(const fixture * f, const width * w, int64_t first, int64_t stride, int64_t n,
-                        commandr_attention_tile * t) {
+/* Cells 0..N_KV-1 for a row of each of n_heads KV heads, `head` the first, of n tokens first, first + stride, ... */
+static void attend_heads(const fixture * f, const width * w, int64_t head, int64_t n_heads, int64_t first,
+                         int64_t stride, int64_t n, commandr_attention_tile * t) {
     static ggml_fp16_t masks[COMMANDR_ATTENTION_ROWS][N_KV];
     static uint8_t     seen[(N_KV + COMMANDR_BLOCK_CELLS - 1) / COMMANDR_BLOCK_CELLS * COMMANDR_ATTENTION_ROWS];
     const shape *      s = &f->shape;
     memset(seen, COMMANDR_SEES_SOME, sizeof(seen));
-    *t = (commandr_attention_tile) { .k = f->k, .v = f->v, .n_heads = 1, .n_rows = n, .n_tokens = n, .sees = seen };
+    *t = (commandr_attention_tile) {
+        .k = f->k, .v = f->v, .head = head, .n_heads = n_heads, .n_rows = n_heads * n, .n_tokens = n, .sees = seen
+    };
     t->dim_pad = (s->dim + COMMANDR_DIM_PAD - 1) / COMMANDR_DIM_PAD * COMMANDR_DIM_PAD;
-    for (int64_t r = 0; r < n; r++) {
-        const int64_t token = first + r * stride;
+    for (int64_t r = 0; r < n_heads * n; r++) {
+        const int64_t token = first + r % n * stride;
+        const int64_t h     = (head + r / n) * (s->n_head / s->n_head_kv);
         fill_mask(s, token, N_KV, masks[r]);
         for (int64_t d = 0; d < s->dim; d++) {
-            t->q[r * t->dim_pad + d] = f->q[token * s->n_head * s->dim + d] / sqrtf((float) s->dim);
+            t->q[r * t->dim_pad + d] = f->q[(token * s->n_head + h) * s->dim + d] / sqrtf((float) s->dim);
         }
         t->mask[r]  = masks[r];
-        t->token[r] = r;
+        t->token[r] = r % n;
     }
     w->attend(t, 0, N_KV);
+}
+
+static void attend_tile(const fixture * f, const width * w, int64_t first, int64_t stride, int64_t n,
+                        commandr_attention_tile * t) {
+    attend_heads(f, w, 0, 1, first, stride, n, t);
 }
 
 static void check_tile(shape s, const width * w) {
@@ -255,6 +263,14 @@ static void check_tile(shape s, const width * w) {
     free_fixture(&f);
 }
 
+static bool is_finite_row(const commandr_attention_tile * t, int64_t r) {
+    bool finite = isfinite(t->sum[r]);
+    for (int64_t d = 0; d < t->dim_pad; d++) {
+        finite = finite && isfinite(t->acc[r * t->dim_pad + d]);
+    }
+    return finite;
+}
+
 /* What is not finite in a cell shows in the rows that see it and in no others. */
 static void check_not_finite(const width * w, int64_t n_rows, bool in_keys) {
     static commandr_attention_tile t;
@@ -267,12 +283,34 @@ static void check_not_finite(const width * w, int64_t n_rows, bool in_keys) {
         *at              = ggml_fp32_to_fp16(values[i]);
         attend_tile(&f, w, 20 - n_rows / 2, 1, n_rows, &t);
         for (int64_t r = 0; r < n_rows; r++) {
-            bool finite = isfinite(t.sum[r]);
-            for (int64_t d = 0; d < s.dim; d++) {
-                finite = finite && isfinite(t.acc[r * t.dim_pad + d]);
-            }
-            if (finite == sees(&s, 20 - n_rows / 2 + r, cell)) {
+            if (is_finite_row(&t, r) == sees(&s, 20 - n_rows / 2 + r, cell)) {
                 fail("what is not finite is lost or spreads", &s, n_rows);
+            }
+        }
+    }
+    free_fixture(&f);
+}
+
+/* Rows of several KV heads have the bits that they have alone, also when a value is not finite: in a cell that nobody
+ * sees it changes nothing, in one that is seen it shows in its head only. */
+static void check_heads(const width * w, enum ggml_type type, bool visible) {
+    enum { HEADS = 7, TOKENS = 3 };
+    static commandr_attention_tile all, one;
+    const shape                    s                       = { 128, HEADS, HEADS, 300, type, GGML_TYPE_F16 };
+    fixture                        f                       = new_fixture(s);
+    const int64_t                  cell                    = visible ? N_KV - 100 - N_TOKENS + 10 : N_KV - 50;
+    ((ggml_fp16_t *) (uintptr_t) row_of(f.v, cell, 4))[77] = ggml_fp32_to_fp16(NAN);
+    attend_heads(&f, w, 0, HEADS, 20, 1, TOKENS, &all);
+    for (int64_t h = 0; h < HEADS; h++) {
+        attend_heads(&f, w, h, 1, 20, 1, TOKENS, &one);
+        for (int64_t r = 0; r < TOKENS; r++) {
+            const int64_t row = h * TOKENS + r;
+            if (is_finite_row(&all, row) != (h != 4 || !visible)) {
+                fail("what is not finite is lost or spreads over heads", &s, h);
+            }
+            if (is_finite_row(&one, r) && (one.max[r] != all.max[row] || one.sum[r] != all.sum[row] ||
+                                           memcmp(one.acc + r * 128, all.acc + row * 128, 128 * sizeof(float)) != 0)) {
+                fail("a head depends on those it is computed with", &s, h);
             }
         }
     }
@@ -288,6 +326,7 @@ int main(void) {
         { 64,  6, 2, 70,  GGML_TYPE_F16,  GGML_TYPE_F16  },
         { 40,  8, 1, 0,   GGML_TYPE_F32,  GGML_TYPE_BF16 },
         { 256, 2, 1, 0,   GGML_TYPE_F32,  GGML_TYPE_F32  },
+        { 96,  8, 8, 0,   GGML_TYPE_Q4_0, GGML_TYPE_F16  },
     };
     width     widths[3];
     const int n_widths = find_widths(widths);
@@ -298,6 +337,9 @@ int main(void) {
         }
     }
     for (int w = 0; w < n_widths; w++) {
+        for (int i = 0; i < 4; i++) {
+            check_heads(&widths[w], i % 2 ? GGML_TYPE_F16 : GGML_TYPE_Q8_0, i / 2);
+        }
         for (int64_t n_rows = 4; n_rows <= 40; n_rows += 36) {
             check_not_finite(&widths[w], n_rows, true);
             check_not_finite(&widths[w], n_rows, false);

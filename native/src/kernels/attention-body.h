@@ -10,8 +10,8 @@
  *     FROM_HALVES(at)             LANES half floats as floats
  *     FROM_BYTES(at)              LANES signed bytes as floats
  *
- * Scores and sums come out of two loops each, for few rows of a KV head and for many, with the same operations on each number in the
- * same order: a row's bits do not depend on how many it is computed with. */
+ * Scores and sums come out of two loops each, for few rows of a KV head and for many, with the same operations on
+ * each number in the same order: a row's bits do not depend on how many it is computed with. */
 
 #include "kernels/attention-few.h"
 

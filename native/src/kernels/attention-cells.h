@@ -72,8 +72,8 @@ PART bool any_special(const float * x, int64_t n) {
 
 /* ---- weights: exp(score - max) ---- */
 
-/* Sets the scores of cells that the row does not see to -infinity; mask: [n] of a block. Returns what check_scores does,
- * for those that it sees. */
+/* Sets the scores of cells that the row does not see to -infinity; mask: [n] of a block. Returns what check_scores
+ * does, for those that it sees. */
 PART f32v hide_cells(const ggml_fp16_t * mask, int64_t n, float * scores) {
     ggml_fp16_t padded[BLOCK];
     f32v        bad = { 0 };

@@ -1,6 +1,6 @@
-/* Attention of a few rows for each of several KV heads, as kernels/attention-body.h uses it. Next to nothing is computed
- * with a number of the cache, so all depends on reading it quickly: cells are taken as they lie in memory, all heads of
- * one before the next, which processors read ahead in. */
+/* Attention of a few rows for each of several KV heads, as kernels/attention-body.h uses it. Next to nothing is
+ * computed with a number of the cache, so all depends on reading it quickly: cells are taken as they lie in memory,
+ * all heads of one before the next, which processors read ahead in. */
 #include "kernels/attention-cells.h"
 
 enum { FEW_CELLS = 16 /* whose values are added at a time */ };
@@ -44,8 +44,8 @@ PART void add_cells_at(bool halves, int64_t n_rows, cells_at v, const float * w,
     }
 }
 
-/* Asks for n cells of a head, from `first` on, to be in the level-2 cache by the time that the block's other half has been
- * computed. */
+/* Asks for n cells of a head, from `first` on, to be in the level-2 cache by the time that the block's other half has
+ * been computed. */
 PART void fetch_cells(const struct ggml_tensor * cache, int64_t head, int64_t first, int64_t n) {
     const int64_t n_bytes = (int64_t) cache->nb[2];
     for (int64_t i = first; i < first + n && i < cache->ne[1]; i++) {

@@ -25,7 +25,8 @@ PART f32v numbers_at(bool halves, const char * cell, int64_t d) {
     return load((const float *) cell + d);
 }
 
-/* Scores of n_rows rows with four cells, `stride` bytes apart; n_rows and halves are constants. scores: rows of BLOCK */
+/* Scores of n_rows rows with four cells, `stride` bytes apart; n_rows and halves are constants. scores: rows of BLOCK
+ */
 PART void score_fours(int n_rows, bool halves, const float * q, const char * k, size_t stride, int64_t dim_pad,
                       float * scores) {
     f32v sums[FEW_ROWS][4] = { 0 };
@@ -85,7 +86,8 @@ PART void transpose(const float * k, int64_t dim_pad, float * to) {
     }
 }
 
-/* Scores of n_rows rows with TILE_COLS vectors of cells; n_rows is a constant. q: rows of dim_pad; k: [dim_pad][BLOCK] */
+/* Scores of n_rows rows with TILE_COLS vectors of cells; n_rows is a constant. q: rows of dim_pad; k: [dim_pad][BLOCK]
+ */
 PART void score_cells(int n_rows, const float * q, const float * k, int64_t dim_pad, float * scores) {
     const int64_t n_run                       = dim_pad / LANES;
     f32v          total[TILE_ROWS][TILE_COLS] = { 0 };

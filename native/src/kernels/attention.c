@@ -234,8 +234,8 @@ static void attend(struct ggml_tensor * dst, int ith, int nth, void * user_data)
     }
 }
 
-/* How many KV heads of a chunk make a piece of attend_parts: as many as a tile has room for, for reading the cache in one
- * go, if that leaves pieces enough for all threads. */
+/* How many KV heads of a chunk make a piece of attend_parts: as many as a tile has room for, for reading the cache in
+ * one go, if that leaves pieces enough for all threads. */
 static int64_t heads_together(const struct ggml_tensor * dst, int64_t n_rows, int nth) {
     const int64_t n_head_kv = dst->src[1]->ne[2];
     int64_t       n         = n_rows > COMMANDR_FEW_ROWS ? 1 : TILE_ROWS / n_rows;
@@ -243,7 +243,8 @@ static int64_t heads_together(const struct ggml_tensor * dst, int64_t n_rows, in
     while (n > 1 && (n_head_kv + n - 1) / n * dst->ne[3] < 4 * nth) {
         n = (n + 1) / 2;
     }
-    return n;
+    const int64_t n_pieces = (n_head_kv + n - 1) / n;
+    return (n_head_kv + n_pieces - 1) / n_pieces; /* alike */
 }
 
 /* The same before chunks are joined. dst: F32 [head_dim + 2, n_head, n_tokens, n_chunks], the row's state behind its

@@ -1,12 +1,12 @@
 /* The other side of our products: activations rounded to 8 bits, once for all matrices that multiply them.
  *
  * They are cut into super-blocks of 256 elements. The first super-blocks of all columns come first, in groups of
- * COMMANDR_GROUP columns, the last group with the rest. A group holds, each time for its n columns side by side (4-byte
- * units):
+ * COMMANDR_GROUP columns, the last group with the rest. A group holds, each time for its n columns side by side
+ * (4-byte units):
  *
  *     int8_t  q[64][n][4]    x = d q, q in -127..127
- *     int32_t shift[16][n]   -32 times the sum of 16 q: what multiplying with q6 instead of q6 - 32 adds, taken off. When
- *                            rounding is fine 8, -128 times the sum of 32 q
+ *     int32_t shift[16][n]   -32 times the sum of 16 q: what multiplying with q6 instead of q6 - 32 adds, taken off.
+ *                            When rounding is fine 8, -128 times the sum of 32 q
  *     int16_t pairs[4][n][2] the sum of 32 q each, for formats whose weights are scale * q - min
  *     float   d[8][n]        for 32 q each: 8 different ones when rounding is fine, else all the same
  */

@@ -1,9 +1,9 @@
-/* Vectors of 32-bit lanes, one lane for each row of a tile, and the few instructions that C has no word for. Which ones
- * depends on what the file is compiled for, see CMakeLists.txt.
+/* Vectors of 32-bit lanes, one lane for each row of a tile, and the few instructions that C has no word for. Which
+ * ones depends on what the file is compiled for, see CMakeLists.txt.
  *
- * The products' inner loop multiplies 4 bytes of weights in each lane with the same 4 bytes of a column. Processors do
- * it in one instruction, or (AVX2) as two sums of two products in 16 bits, of which only so many fit before they must be
- * widened. A `partial` is what such sums are kept in. */
+ * The products' inner loop multiplies 4 bytes of weights in each lane with the same 4 bytes of a column. Processors
+ * do it in one instruction, or (AVX2) as two sums of two products in 16 bits, of which only so many fit before they
+ * must be widened. A `partial` is what such sums are kept in. */
 #ifndef COMMANDR_SRC_KERNELS_LANES_H
 #define COMMANDR_SRC_KERNELS_LANES_H
 
@@ -12,7 +12,8 @@
 
 #include <string.h>
 
-/* COMMANDR_LANES_256: the dialect of AVX-VNNI with AVX-512's encodings, for tests on processors that have only those. */
+/* COMMANDR_LANES_256: the dialect of AVX-VNNI with AVX-512's encodings, for tests on processors that have only those.
+ */
 #if defined(COMMANDR_LANES_PORTABLE)
 #define LANES_PORTABLE
 #elif defined(__AVX512VNNI__) && !defined(COMMANDR_LANES_256)

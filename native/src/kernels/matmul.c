@@ -17,10 +17,10 @@ enum {
     MIN_COLS = 2         /* packing weights anew in each product costs more than ggml needs for one column */
 };
 
-/* Asks for n bytes to be in the level-2 cache soon. */
-static void fetch(const void * from, int64_t n) {
-    for (int64_t at = 0; at < n; at += 64) {
-        __builtin_prefetch((const char *) from + at, 0, 2);
+/* Asks for n bytes to be in the level-2 cache soon. They may lie behind the end of a tensor. */
+static void fetch(uintptr_t from, int64_t n) {
+    for (uintptr_t at = from; at < from + (uintptr_t) n; at += 64) {
+        __builtin_prefetch((const void *) at, 0, 2);
     }
 }
 
@@ -46,13 +46,13 @@ static void multiply_panel(struct ggml_tensor * dst, int64_t first, int64_t n_ti
                 commandr_pack_tile(w->type, rows + b * (tile_size / LANES), w->nb[1], left < LANES ? left : LANES,
                                    packed);
                 tile = packed;
-            }
-            if (dst->ne[1] > 1 && c == 0) { /* one column reads so fast that processors do it better */
-                fetch(tile + AHEAD, tile_size);
+            } else if (dst->ne[1] > 1 && c == 0) { /* one column reads so fast that processors do it better */
+                fetch((uintptr_t) tile + AHEAD, tile_size);
             }
             if (n_cols > FEW_COLS && b + 1 < n_blocks) { /* i-th part of the panel's next super-block */
                 const int64_t size = 4 * COMMANDR_COLUMN_UNITS * n_cols / n_tiles;
-                fetch((const char *) (x + COMMANDR_COLUMN_UNITS * ((b + 1) * dst->ne[1] + c)) + i * size, size);
+                fetch((uintptr_t) (x + COMMANDR_COLUMN_UNITS * ((b + 1) * dst->ne[1] + c)) + (uintptr_t) (i * size),
+                      size);
             }
             one(tile, x + COMMANDR_COLUMN_UNITS * (b * dst->ne[1] + c), n_cols, sums[i]);
         }

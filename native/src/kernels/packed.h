@@ -1,10 +1,10 @@
 /* Weights for our products: 16 rows side by side, so that one vector register holds the same place of each.
  *
- * 256 weights of a row in one of ggml's quantized types are one block or several, and a block is a few 32-bit words and
- * at most one 16-bit number. A packed tile takes them of 16 rows. It puts the 16-bit numbers of all rows side by side,
- * then word after word, in the order in which the product reads them (memory gives half its speed to any other): the same
- * bytes in another order, so that a packed tensor has its type and size. Tiles follow one another along the rows, then
- * down the matrix; rows beyond the last 16 whole ones stay as they are in the file. */
+ * 256 weights of a row in one of ggml's quantized types are one block or several, and a block is a few 32-bit words
+ * and at most one 16-bit number. A packed tile takes them of 16 rows. It puts the 16-bit numbers of all rows side by
+ * side, then word after word, in the order in which the product reads them (memory gives half its speed to any
+ * other): the same bytes in another order, so that a packed tensor has its type and size. Tiles follow one another
+ * along the rows, then down the matrix; rows beyond the last 16 whole ones stay as they are in the file. */
 #ifndef COMMANDR_SRC_KERNELS_PACKED_H
 #define COMMANDR_SRC_KERNELS_PACKED_H
 
@@ -56,7 +56,8 @@ static inline size_t commandr_packed_word_at(enum ggml_type type, size_t k, size
  * layout, row_size bytes apart. */
 void commandr_pack_tile(enum ggml_type type, const uint8_t * rows, size_t row_size, int64_t n_rows, uint8_t * to);
 
-/* Fills n_rows rows of a matrix w: [n_in, n_out] from first_row on, a multiple of 16, from rows in the file's layout. */
+/* Fills n_rows rows of a matrix w: [n_in, n_out] from first_row on, a multiple of 16, from rows in the file's layout.
+ */
 void commandr_pack(struct ggml_tensor * w, int64_t first_row, int64_t n_rows, const uint8_t * from);
 
 /* Marks a tensor as packed: from then on only the operations below understand its bytes. */
