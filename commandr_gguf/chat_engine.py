@@ -11,7 +11,7 @@ from typing import Any
 
 from commandr_gguf.chat.documents import CheckedDocument
 from commandr_gguf.chat.filter import ReplyFormat, reply_parser
-from commandr_gguf.chat.grammars import RELEVANT_MARK, grounded_grammar, multi_step_grammar, tools_grammar
+from commandr_gguf.chat.grammars import MAX_CALLS, RELEVANT_MARK, grounded_grammar, multi_step_grammar, tools_grammar
 from commandr_gguf.chat.rendering import PromptRenderer
 from commandr_gguf.chat.request import Request, make_request
 from commandr_gguf.chat.section_grammar import section_grammar
@@ -45,9 +45,11 @@ class Decoding:
     top_logprobs: int | None = None
     constrained: bool = True
     grammar: str | None = None
-    """What the answer must keep to."""
+    """What the answer must keep to; calls of tools keep to their own form."""
     require_tool: bool = False
     """Whether tools must be called."""
+    parallel_calls: bool = True
+    """Whether a reply may call several tools."""
     speculate: bool = True
     progress: Progress | None = None
 
@@ -154,25 +156,27 @@ class ChatEngine:
 
     def _constraint(self, request: Request, reply_format: ReplyFormat, decoding: Decoding) -> Constraint | None:
         """What the format allows; None where nothing is known to be forbidden."""
-        grammar = decoding.grammar
+        asked = decoding.grammar if reply_format == "chat" else None
+        grammar = asked
         try:
             if grammar is None and decoding.constrained:
-                grammar = self._grammar(request, reply_format, require_tool=decoding.require_tool)
+                grammar = self._grammar(request, reply_format, decoding)
             return None if grammar is None else self.constraints.constraint(grammar)
         except ArgumentError as error:
-            if decoding.grammar is not None:
+            if asked is not None:
                 raise
             raise ArgumentError(f"{error}; constrained=False leaves the reply free") from error
 
-    def _grammar(self, request: Request, reply_format: ReplyFormat, *, require_tool: bool) -> str | None:
+    def _grammar(self, request: Request, reply_format: ReplyFormat, decoding: Decoding) -> str | None:
         """The grammar of a format."""
-        tools, n_documents = request.tools or [], len(request.citable)
+        tools, n_documents, require_tool = request.tools or [], len(request.citable), decoding.require_tool
+        max_calls = MAX_CALLS if decoding.parallel_calls else 1
         if reply_format == "grounded":
             return grounded_grammar(n_documents, "accurate" if request.citation_mode != "fast" else "fast")
         if reply_format == "tools" or (reply_format == "multi_step" and require_tool):
-            return tools_grammar(tools, allow_direct_answer=not require_tool)
+            return tools_grammar(tools, allow_direct_answer=not require_tool, max_calls=max_calls)
         if reply_format == "multi_step":
-            return multi_step_grammar(tools, n_documents)
+            return multi_step_grammar(tools, n_documents, max_calls=max_calls)
         if reply_format in {"cmd3", "cmd4"}:
             return section_grammar(
                 "cmd3" if reply_format == "cmd3" else "cmd4",
@@ -182,6 +186,7 @@ class ChatEngine:
                 cite=request.citation_mode != "off",
                 think=request.reasoning is not False,
                 must_call=require_tool,
+                max_calls=max_calls,
             )
         return None
 
@@ -237,13 +242,15 @@ class ChatEngine:
 
 
 def _check_switches(request: Request, decoding: Decoding) -> None:
-    if decoding.grammar is not None and request.reply_format != "chat":
+    if decoding.grammar is not None and request.reply_format not in {"chat", "tools"}:
         raise ArgumentError(
-            "a grammar is for plain answers of Command-R: with documents, tools or a later model, replies have a form "
-            "of their own"
+            "a grammar is for plain answers of Command-R: with documents, results of tools or a later model, replies "
+            "have a form of their own"
         )
     if decoding.require_tool and not (request.tools and decoding.constrained):
         raise ArgumentError("require_tool needs tools, and not constrained=False")
+    if not (decoding.parallel_calls or decoding.constrained):
+        raise ArgumentError("parallel_calls=False cannot be held to with constrained=False")
 
 
 def _count(number: int, noun: str) -> str:

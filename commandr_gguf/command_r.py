@@ -240,6 +240,7 @@ class CommandR:
         constrained: bool = ...,
         grammar: str | None = ...,
         require_tool: bool = ...,
+        parallel_calls: bool = ...,
         speculate: bool = ...,
         max_tokens: int | None = ...,
         temperature: float = ...,
@@ -263,6 +264,7 @@ class CommandR:
         constrained: bool = ...,
         grammar: str | None = ...,
         require_tool: bool = ...,
+        parallel_calls: bool = ...,
         speculate: bool = ...,
         max_tokens: int | None = ...,
         temperature: float = ...,
@@ -285,6 +287,7 @@ class CommandR:
         constrained: bool = True,
         grammar: str | None = None,
         require_tool: bool = False,
+        parallel_calls: bool = True,
         speculate: bool = True,
         max_tokens: int | None = None,
         temperature: float = CHAT_TEMPERATURE,
@@ -312,8 +315,10 @@ class CommandR:
             safety_mode: "contextual", "strict" or "none": what Command R7B is told to refuse.
             reasoning: whether Command R7B and Command A are to think before they answer; None leaves that to them.
             constrained: let the model write nothing but what its format, the tools' schemas and the documents allow.
-            grammar: what a plain answer of Command-R must keep to, see `generate`.
+            grammar: what a plain answer of Command-R must keep to, see `generate`. Beside tools it is for the answer
+                of a model that wants none of them.
             require_tool: whether the model must call a tool now.
+            parallel_calls: whether a reply may call several tools.
             speculate: see `generate`.
             stream: return a `ReplyStream` of events to iterate over.
             max_tokens: this and the others are those of `generate`.
@@ -345,6 +350,7 @@ class CommandR:
             constrained=flag("constrained", constrained),
             grammar=grammar,
             require_tool=flag("require_tool", require_tool),
+            parallel_calls=flag("parallel_calls", parallel_calls),
             speculate=flag("speculate", speculate),
             progress=progress,
         )

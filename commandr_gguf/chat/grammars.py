@@ -40,7 +40,7 @@ NUMBER: /-?(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,30})?(?:[eE][+-]?[0-9]{1,2})?/
 """
 
 
-def tools_grammar(tools: Iterable[Tool], *, allow_direct_answer: bool = True) -> str:
+def tools_grammar(tools: Iterable[Tool], *, allow_direct_answer: bool = True, max_calls: int = MAX_CALLS) -> str:
     """A list of calls, as the tool_use template asks for it: `Action:` and JSON in a code fence, indented by four.
 
     Names are those of the tools, parameters those of the tool with values after its schema, in any order, each once,
@@ -51,12 +51,13 @@ def tools_grammar(tools: Iterable[Tool], *, allow_direct_answer: bool = True) ->
         tools: as `normalize_tools` gives them.
         allow_direct_answer: whether the model may choose `directly-answer` or `directly_answer`, which stand for "no
             tool", though they are not among the tools.
+        max_calls: how many calls the list may have, 1 or more.
 
     Raises:
         ArgumentError: a schema has a keyword that cannot be enforced, or a tool more than 64 parameters; the text names
             the tool and the parameter.
     """
-    return _lines(f'start: "{_ACTION}" actions', *_action_rules(tools, allow_direct_answer))
+    return _lines(f'start: "{_ACTION}" actions', *_action_rules(tools, allow_direct_answer, max_calls))
 
 
 def grounded_grammar(n_documents: int, citation_mode: Literal["accurate", "fast"] = "accurate") -> str:
@@ -72,7 +73,7 @@ def grounded_grammar(n_documents: int, citation_mode: Literal["accurate", "fast"
     return _lines(f'start: "{RELEVANT_MARK}" grounded', *_grounded_rules(n_documents, answer))
 
 
-def multi_step_grammar(tools: Iterable[Tool], n_documents: int) -> str:
+def multi_step_grammar(tools: Iterable[Tool], n_documents: int, *, max_calls: int = MAX_CALLS) -> str:
     """A reply of multi-step tool use: a plan or a reflection or none, then calls of tools or a grounded answer.
 
     The plain answer before the grounded one may be left out, and a new line may stand first, as it does before the
@@ -84,7 +85,7 @@ def multi_step_grammar(tools: Iterable[Tool], n_documents: int) -> str:
         f'start: "\\n"? (("{_ACTION}" | THOUGHT_ACTION) actions | ("{RELEVANT_MARK}" | THOUGHT_GROUNDED) grounded)',
         rf"THOUGHT_ACTION: /{thought}\n{_ACTION}/",
         rf"THOUGHT_GROUNDED: /{thought}\n{RELEVANT_MARK}/",
-        *_action_rules(tools, allow_direct_answer=True),
+        *_action_rules(tools, True, max_calls),
         *_grounded_rules(n_documents, f'(ANSWER | "{_GROUNDED}")'),
     )
 
@@ -136,15 +137,16 @@ def lark_grammar(text: str) -> str:
 # ---- tools
 
 
-def _action_rules(tools: Iterable[Tool], allow_direct_answer: bool) -> list[str]:
+def _action_rules(tools: Iterable[Tool], allow_direct_answer: bool, max_calls: int) -> list[str]:
     schemas = {tool["name"]: to_json_schema(tool) for tool in tools}
     if allow_direct_answer:
         schemas |= {name: {} for name in sorted(NO_TOOL) if name not in schemas}
     rules = []
     for i, (name, schema) in enumerate(schemas.items()):
         rules += _tool_rules(i, name, schema)
+    more = rf' (",\n" call){{0,{max_calls - 1}}}' if max_calls > 1 else ""
     return [
-        rf'actions: / ?```json\n\[\n/ call (",\n" call){{0,{MAX_CALLS - 1}}} /\n\]\n?```/',
+        rf"actions: / ?```json\n\[\n/ call{more} /\n\]\n?```/",
         f"call: {_CALL_HEAD} ({_either(f'tool_{i}' for i in range(len(schemas)))}) {_CALL_END}",
         *rules,
         NUMBER_RULES,

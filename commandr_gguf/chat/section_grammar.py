@@ -54,6 +54,7 @@ def section_grammar(
     cite: bool = True,
     think: bool = True,
     must_call: bool = False,
+    max_calls: int = MAX_CALLS,
 ) -> str | None:
     """A reply in sections: thoughts or none, then calls of the tools or an answer.
 
@@ -71,6 +72,7 @@ def section_grammar(
         cite: whether citations are allowed.
         think: whether thoughts are allowed.
         must_call: with tools, whether they must be called.
+        max_calls: how many calls a reply may have, 1 or more.
 
     Returns:
         None where nothing is known to be forbidden: no tool was offered and there is no result, or the vocabulary lacks
@@ -90,7 +92,7 @@ def section_grammar(
         return None
     sections = [_section("answer", answer, "text"), *_text_rules(n_results if cite else [])]
     if tools:
-        sections += [_section("actions", "ACTION", "LIST calls_0"), *_call_rules(tools, len(n_results))]
+        sections += [_section("actions", "ACTION", "LIST calls_0"), *_call_rules(tools, len(n_results), max_calls)]
     forms = ["actions"] * bool(tools) + ["answer"] * (not (tools and must_call))
     thoughts = r"(thinking /[ \t\r\n]{1,8}/?)? " if think else ""
     rules = [
@@ -138,12 +140,12 @@ def _text_rules(n_results: Sequence[int]) -> list[str]:
 # ---- calls
 
 
-def _call_rules(tools: Sequence[Tool], first: int) -> list[str]:
+def _call_rules(tools: Sequence[Tool], first: int, max_calls: int) -> list[str]:
     """`calls_2` is a list from its third call on; the number of a call is `first` more than its place."""
     rules = []
-    for i in range(MAX_CALLS):
+    for i in range(max_calls):
         number = f'"\\"tool_call_id\\"" COLON {_quoted(json.dumps(str(first + i)))} COMMA'
-        more = f"(COMMA calls_{i + 1} | LIST_END)" if i + 1 < MAX_CALLS else "LIST_END"
+        more = f"(COMMA calls_{i + 1} | LIST_END)" if i + 1 < max_calls else "LIST_END"
         rules.append(f"calls_{i}: OBJECT ({number})? call OBJECT_END {more}")
     rules.append(f"call: {' | '.join(f'call_{i}' for i in range(len(tools)))}")
     for i, tool in enumerate(tools):

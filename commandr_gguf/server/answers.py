@@ -11,17 +11,20 @@ from starlette.responses import JSONResponse, Response
 
 from commandr_gguf.errors import CommandRError
 from commandr_gguf.server.errors import NotAllowedError, QueueFullError, message_of, status_of
+from commandr_gguf.server.state import State
 
 logger = logging.getLogger("commandr_gguf.server")
 
-Shape = Callable[[int, str], Mapping[str, Any]]
-"""The body of an error from its status and message."""
+Shape = Callable[[BaseException], Mapping[str, Any]]
+"""The body of the answer to a request that failed."""
 Handler = Callable[[Request], Awaitable[Response]]
+Function = Callable[[Request, State], Awaitable[Response]]
+"""What answers requests of one path."""
 
 
-def cohere_error(_status: int, message: str) -> dict[str, Any]:
+def cohere_error(error: BaseException) -> dict[str, Any]:
     """As Cohere's interface tells an error."""
-    return {"message": message}
+    return {"message": message_of(error)}
 
 
 SHAPES: dict[str, Shape] = {}
@@ -31,13 +34,21 @@ SHAPES: dict[str, Shape] = {}
 def error_response(path: str, error: BaseException) -> Response:
     """The answer to a request that failed."""
     shape = next((shape for start, shape in SHAPES.items() if path.startswith(start)), cohere_error)
-    status = status_of(error)
     headers: dict[str, str] = {}
     if isinstance(error, QueueFullError):
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, NotAllowedError):
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(shape(status, message_of(error)), status_code=status, headers=headers)
+    return JSONResponse(shape(error), status_code=status_of(error), headers=headers)
+
+
+def bound(function: Function, state: State) -> Handler:
+    """A handler that answers by a function; see `answering`."""
+
+    async def handler(request: Request) -> Response:
+        return await function(request, state)
+
+    return answering(handler)
 
 
 def answering(handler: Handler) -> Handler:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio.to_thread
+from starlette.requests import Request
 
 from commandr_gguf.command_r import CommandR
 from commandr_gguf.errors import ArgumentError
 from commandr_gguf.reply_stream import ReplyStream
 from commandr_gguf.server.engine import Engine
+from commandr_gguf.server.schema import read_body
 from commandr_gguf.server.settings import Settings
-from commandr_gguf.server.stream import Ticket
+from commandr_gguf.server.stream import Ticket, Tickets
 from commandr_gguf.stream import GenerationStream
 
 _T = TypeVar("_T")
@@ -58,6 +60,17 @@ class State:
                 f"{len(documents)} documents are more than the {self.settings.max_documents} that this server takes"
             )
 
+    async def body(self, request: Request) -> dict[str, Any]:
+        """The JSON object in a request's body, which the log is told where that is wanted.
+
+        Raises:
+            BodyTooLargeError, ArgumentError: see `read_body`.
+        """
+        body = await read_body(request, self.settings.max_body_bytes)
+        if self.settings.log_prompts:
+            request.state.log["body"] = body
+        return body
+
     async def ask(self, begin: Callable[[], ReplyStream | GenerationStream]) -> tuple[Any, Ticket]:
         """Submit a request.
 
@@ -70,6 +83,21 @@ class State:
         """
         stream = await run(begin)
         return stream, Ticket(self.engine, stream, timeout=self.settings.timeout)
+
+    async def ask_all(
+        self, begins: Iterable[Callable[[], ReplyStream | GenerationStream]]
+    ) -> tuple[list[Any], Tickets]:
+        """Submit requests that belong together, see `ask`. When one is refused, the others are cancelled."""
+        streams, tickets = [], Tickets()
+        try:
+            for begin in begins:
+                stream, ticket = await self.ask(begin)
+                streams.append(stream)
+                tickets.add(ticket)
+        except BaseException:
+            tickets.cancel()
+            raise
+        return streams, tickets
 
 
 async def run(function: Callable[[], _T]) -> _T:

@@ -1,10 +1,10 @@
-"""The outputs of one request, for who answers it."""
+"""The outputs of requests, for who answers them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping
 from types import TracebackType
 from typing import Any
 
@@ -68,17 +68,75 @@ class Ticket(AsyncIterator[Output]):
         Args:
             receive: of the request: when it says that the client has gone, the request is cancelled.
         """
-        watcher = None if receive is None else asyncio.ensure_future(self._watch(receive))
-        try:
+        async with _watching(receive, self.cancel):
             while True:
                 output = await anext(self)
                 if output.ended:
                     return output
-        finally:
-            if watcher is not None:
-                watcher.cancel()
 
-    async def _watch(self, receive: Receive) -> None:
+
+class Tickets:
+    """Several requests that one client waits for. Leaving the `async with` block cancels what is left of them."""
+
+    def __init__(self) -> None:
+        self._tickets: list[Ticket] = []
+
+    def __len__(self) -> int:
+        return len(self._tickets)
+
+    def add(self, ticket: Ticket) -> None:
+        """Put one behind the others."""
+        self._tickets.append(ticket)
+
+    def cancel(self) -> None:
+        """End all of them with the step that runs."""
+        for ticket in self._tickets:
+            ticket.cancel()
+
+    async def __aenter__(self) -> Tickets:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for ticket in self._tickets:
+            await ticket.__aexit__(kind, error, traceback)
+
+    async def outputs(self) -> AsyncGenerator[tuple[int, Output], None]:
+        """The outputs of all as they come, each with its request's number. Raises the first error of any."""
+        waiting = {asyncio.ensure_future(anext(ticket)): number for number, ticket in enumerate(self._tickets)}
+        try:
+            while waiting:
+                done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for future in sorted(done, key=lambda future: waiting[future]):
+                    number, output = waiting.pop(future), future.result()
+                    if not output.ended:
+                        waiting[asyncio.ensure_future(anext(self._tickets[number]))] = number
+                    yield number, output
+        finally:
+            for future in waiting:
+                future.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+    async def finish(self, receive: Receive) -> list[Output]:
+        """Wait for the end of all; returns their last outputs, in their order. `receive`: see `Ticket.finish`."""
+        async with _watching(receive, self.cancel), contextlib.aclosing(self.outputs()) as outputs:
+            last = {number: output async for number, output in outputs}
+        return [last[number] for number in sorted(last)]
+
+
+@contextlib.asynccontextmanager
+async def _watching(receive: Receive | None, cancel: Callable[[], None]) -> AsyncIterator[None]:
+    """Calls `cancel` when the client goes away, as long as the block runs."""
+
+    async def watch(receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        self.cancel()
+        cancel()
+
+    watcher = None if receive is None else asyncio.ensure_future(watch(receive))
+    try:
+        yield
+    finally:
+        if watcher is not None:
+            watcher.cancel()

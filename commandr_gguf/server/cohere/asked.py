@@ -3,47 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from commandr_gguf.chat.grammars import json_schema_grammar
 from commandr_gguf.errors import ArgumentError
+from commandr_gguf.server.asked import (
+    CITATION_MODES,
+    MAX_STOPS,
+    Asked,
+    given,
+    make_asked,
+    message_in,
+    named_documents,
+    object_grammar,
+)
 from commandr_gguf.server.schema import brief, choice, field, required, strings
 from commandr_gguf.server.state import State
 
-_MODES = {"ENABLED": "accurate", "ACCURATE": "accurate", "FAST": "fast", "OFF": "off", "DISABLED": "off"}
-_SAFETY: dict[str, str | None] = {"CONTEXTUAL": "contextual", "STRICT": "strict", "OFF": "none", "NONE": "none"}
 _TOOL_CHOICES: dict[str, str | None] = {"REQUIRED": "required", "NONE": "none"}
-_MAX_STOPS = 16
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A checked request."""
-
-    messages: list[dict[str, Any]]
-    options: dict[str, Any]
-    """Further arguments of `CommandR.chat`."""
-    stream: bool
-    document_ids: frozenset[str]
-    """Of the documents that were given; what else is cited are results of tools."""
-    cites: bool
-    """Whether citations are wanted."""
-    thinks_aloud: bool
-    """Whether what the model says to itself are thoughts; else it is the plan of its calls."""
 
 
 def asked_v2(body: Mapping[str, Any], state: State) -> Asked:
     """A request of /v2/chat. Raises ArgumentError for what cannot be, named by its field."""
-    messages = [_message(i, message) for i, message in enumerate(required(body, "messages", list))]
-    documents = _documents(field(body, "documents", list), "doc:{}")
+    messages = [message_in(f"message {i}", message) for i, message in enumerate(required(body, "messages", list))]
+    documents = named_documents(field(body, "documents", list), "doc:{}")
     tools = field(body, "tools", list)
     tool_choice = choice(body, "tool_choice", _TOOL_CHOICES, None)
     if tool_choice == "required" and not tools:
         raise ArgumentError("tool_choice 'REQUIRED' needs tools")
     thinking = field(body, "thinking", dict)
-    mode = choice(field(body, "citation_options", dict, {}) or {}, "mode", _MODES, "accurate")
-    options = _options(body, state) | _given(
+    mode = choice(field(body, "citation_options", dict, {}) or {}, "mode", CITATION_MODES, "accurate")
+    options = _options(body, state) | given(
         tools=None if tool_choice == "none" else tools or None,
         require_tool=True if tool_choice == "required" else None,
         grammar=_grammar(field(body, "response_format", dict), "json_schema"),
@@ -51,7 +40,7 @@ def asked_v2(body: Mapping[str, Any], state: State) -> Asked:
     )
     if field(body, "logprobs", bool, False):
         options["top_logprobs"] = 0
-    return _asked(messages, documents, mode, options, body, state)
+    return make_asked(messages, documents, mode, options, body, state)
 
 
 def asked_v1(body: Mapping[str, Any], state: State) -> Asked:
@@ -65,41 +54,14 @@ def asked_v1(body: Mapping[str, Any], state: State) -> Asked:
     if message or not results:
         messages.append({"role": "user", "content": message})
     messages += _results(results or [], len(messages))
-    documents = _documents(field(body, "documents", list), "doc_{}")
-    options = _options(body, state) | _given(
+    documents = named_documents(field(body, "documents", list), "doc_{}")
+    options = _options(body, state) | given(
         tools=field(body, "tools", list) or None,
         multi_step=False if field(body, "force_single_step", bool) else None,
         grammar=_grammar(field(body, "response_format", dict), "schema"),
     )
-    mode = choice(body, "citation_quality", _MODES, "accurate")
-    return _asked(messages, documents, mode, options, body, state)
-
-
-def _asked(
-    messages: list[dict[str, Any]],
-    documents: list[dict[str, Any]] | None,
-    mode: str,
-    options: dict[str, Any],
-    body: Mapping[str, Any],
-    state: State,
-) -> Asked:
-    state.check_documents(documents)
-    is_first = state.model.takes_steps_when_asked  # the first Command-R has prompts of its own for documents and steps
-    safety = choice(body, "safety_mode", _SAFETY, None)
-    if not is_first:
-        options |= _given(safety_mode=safety)
-    elif safety == "strict":
-        raise ArgumentError("safety_mode 'STRICT' is for Command R7B and later: this model's prompt has no such switch")
-    options["citation_mode"] = "fast" if is_first and mode == "off" else mode
-    options |= _given(documents=documents)
-    return Asked(
-        messages,
-        options,
-        stream=bool(field(body, "stream", bool, False)),
-        document_ids=frozenset(document["id"] for document in documents or []),
-        cites=mode != "off",
-        thinks_aloud=not is_first and not options.get("tools"),
-    )
+    mode = choice(body, "citation_quality", CITATION_MODES, "accurate")
+    return make_asked(messages, documents, mode, options, body, state)
 
 
 def _options(body: Mapping[str, Any], state: State) -> dict[str, Any]:
@@ -115,12 +77,8 @@ def _options(body: Mapping[str, Any], state: State) -> dict[str, Any]:
     return {
         **state.sampling(sampling),
         "max_tokens": state.max_tokens(field(body, "max_tokens", int)),
-        "stop": strings(body, "stop_sequences", _MAX_STOPS),
+        "stop": strings(body, "stop_sequences", MAX_STOPS),
     }
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def _grammar(form: Mapping[str, Any] | None, key: str) -> str | None:
@@ -129,35 +87,7 @@ def _grammar(form: Mapping[str, Any] | None, key: str) -> str | None:
     if form is None or not choice(form, "type", kinds, False):
         return None
     schema = field(form, key, dict) or field(form, "schema", dict)
-    return json_schema_grammar({"type": "object"} if schema is None else schema)
-
-
-def _documents(given: Sequence[Any] | None, name: str) -> list[dict[str, Any]] | None:
-    """Documents as `{"id", "data"}`: ids are not shown to the model. None for none at all."""
-    if not given:
-        return None
-    documents = []
-    for number, one in enumerate(given):
-        data: Any = one
-        document_id: Any = None
-        if isinstance(one, Mapping):
-            document_id = one.get("id")
-            hidden = {"id", "_excludes", *(one.get("_excludes") or ())}
-            data = one["data"] if "data" in one else {key: value for key, value in one.items() if key not in hidden}
-        documents.append({"id": name.format(number) if document_id is None else str(document_id), "data": data})
-    return documents
-
-
-def _message(number: int, message: object) -> dict[str, Any]:
-    """A message of version 2; what a tool gave as parts of text becomes one text."""
-    if not isinstance(message, Mapping):
-        raise ArgumentError(f"message {number} must be an object, not {brief(message)}")
-    content = message.get("content")
-    if message.get("role") == "tool" and isinstance(content, list):
-        texts = [part.get("text") for part in content if isinstance(part, Mapping) and part.get("type") == "text"]
-        if texts and len(texts) == len(content):
-            return {**message, "content": "".join(map(str, texts))}
-    return dict(message)
+    return object_grammar(schema)
 
 
 # ---- version 1

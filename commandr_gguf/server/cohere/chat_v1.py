@@ -15,10 +15,11 @@ from commandr_gguf.chat.reply import Reply
 from commandr_gguf.chat.visible import Citation
 from commandr_gguf.errors import CommandRError
 from commandr_gguf.reply_stream import ReplyStream
-from commandr_gguf.server.cohere.asked import Asked, asked_v1
-from commandr_gguf.server.cohere.forms import finish_reason, log_notes, meta, new_id
+from commandr_gguf.server.asked import Asked
+from commandr_gguf.server.cohere.asked import asked_v1
+from commandr_gguf.server.cohere.forms import finish_reason, meta, new_id
 from commandr_gguf.server.errors import message_of
-from commandr_gguf.server.schema import read_body
+from commandr_gguf.server.replies import log_notes
 from commandr_gguf.server.state import State
 from commandr_gguf.server.stream import Ticket
 
@@ -27,10 +28,8 @@ _ROLES = {"system": "SYSTEM", "user": "USER", "assistant": "CHATBOT"}
 
 async def chat_v1(request: Request, state: State) -> Response:
     """Answer a message, at once or as lines of JSON."""
-    body = await read_body(request, state.settings.max_body_bytes)
+    body = await state.body(request)
     asked = asked_v1(body, state)
-    if state.settings.log_prompts:
-        request.state.log["body"] = body
     stream, ticket = await state.ask(lambda: state.model.chat(asked.messages, stream=True, **asked.options))
     if asked.stream:
         return StreamingResponse(_lines(asked, stream, ticket, request), media_type="application/stream+json")
@@ -38,7 +37,7 @@ async def chat_v1(request: Request, state: State) -> Response:
         last = await ticket.finish(request.receive)
     reply = stream.reply
     reason = _reason(reply, stream, timed_out=last.timed_out)
-    request.state.log.update(log_notes(reply, reason))
+    request.state.log.update(log_notes(reply.usage, reason))
     return JSONResponse(_response(reply, reason, asked, new_id()))
 
 
@@ -101,7 +100,7 @@ async def _lines(asked: Asked, stream: ReplyStream, ticket: Ticket, request: Req
         except CommandRError as failure:
             error = message_of(failure)
         reply = stream.reply
-        request.state.log.update(log_notes(reply, reason))
+        request.state.log.update(log_notes(reply.usage, reason))
         if reply.tool_calls:
             yield _line("tool-calls-generation", tool_calls=[_call(call) for call in reply.tool_calls])
         told = {} if error is None else {"error": error}

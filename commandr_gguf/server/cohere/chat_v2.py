@@ -18,20 +18,19 @@ from commandr_gguf.chat.visible import Citation
 from commandr_gguf.errors import CommandRError
 from commandr_gguf.generation import Piece
 from commandr_gguf.reply_stream import ReplyStream
-from commandr_gguf.server.cohere.asked import Asked, asked_v2
-from commandr_gguf.server.cohere.forms import call_id, finish_reason, log_notes, new_id, source, usage
+from commandr_gguf.server.asked import Asked
+from commandr_gguf.server.cohere.asked import asked_v2
+from commandr_gguf.server.cohere.forms import call_id, finish_reason, new_id, usage
 from commandr_gguf.server.errors import message_of
-from commandr_gguf.server.schema import read_body
+from commandr_gguf.server.replies import citation_in, log_notes
 from commandr_gguf.server.state import State
 from commandr_gguf.server.stream import Ticket
 
 
 async def chat_v2(request: Request, state: State) -> Response:
     """Answer a conversation, at once or as a stream of events."""
-    body = await read_body(request, state.settings.max_body_bytes)
+    body = await state.body(request)
     asked = asked_v2(body, state)
-    if state.settings.log_prompts:
-        request.state.log["body"] = body
     stream, ticket = await state.ask(lambda: state.model.chat(asked.messages, stream=True, **asked.options))
     if asked.stream:
         return EventSourceResponse(_events(asked, stream, ticket, request), sep="\n")
@@ -39,7 +38,7 @@ async def chat_v2(request: Request, state: State) -> Response:
         last = await ticket.finish(request.receive)
     reply = stream.reply
     reason = finish_reason(reply, stream, timed_out=last.timed_out)
-    request.state.log.update(log_notes(reply, reason))
+    request.state.log.update(log_notes(reply.usage, reason))
     return JSONResponse(_response(reply, reason, asked))
 
 
@@ -70,14 +69,7 @@ def _call(call: ToolCall) -> dict[str, Any]:
 
 
 def _citation(citation: Citation, content_index: int, asked: Asked) -> dict[str, Any]:
-    return {
-        "start": citation.start,
-        "end": citation.end,
-        "text": citation.text,
-        "sources": [source(cited, asked) for cited in citation.sources],
-        "content_index": content_index,
-        "type": "TEXT_CONTENT",
-    }
+    return {**citation_in(citation, asked.document_ids), "content_index": content_index, "type": "TEXT_CONTENT"}
 
 
 async def _events(
@@ -94,7 +86,7 @@ async def _events(
                 if output.ended:
                     reply = stream.reply
                     reason = finish_reason(reply, stream, timed_out=output.timed_out)
-                    request.state.log.update(log_notes(reply, reason))
+                    request.state.log.update(log_notes(reply.usage, reason))
                     for event in writer.end({"finish_reason": reason, "usage": usage(reply)}):
                         yield _sse(event)
         except CommandRError as error:

@@ -8,9 +8,7 @@ from typing import Any
 
 from commandr_gguf.chat.actions import ToolCall
 from commandr_gguf.chat.reply import Reply
-from commandr_gguf.chat.visible import Source
 from commandr_gguf.reply_stream import ReplyStream
-from commandr_gguf.server.cohere.asked import Asked
 
 API_VERSION_1 = {"api_version": {"version": "1"}}
 
@@ -45,20 +43,3 @@ def usage(reply: Reply) -> dict[str, Any]:
 def meta(reply: Reply, version: str) -> dict[str, Any]:
     """What version 1 says beside a reply."""
     return {"api_version": {"version": version}, **usage(reply)}
-
-
-def source(cited: Source, asked: Asked) -> dict[str, Any]:
-    """A document or a tool's result that a citation names."""
-    if cited.id in asked.document_ids:
-        return {"type": "document", "id": cited.id, "document": {"id": cited.id, **cited.document}}
-    return {"type": "tool", "id": cited.id, "tool_output": dict(cited.document)}
-
-
-def log_notes(reply: Reply, reason: str) -> dict[str, Any]:
-    """What the log says of a reply."""
-    return {
-        "prompt_tokens": reply.usage.prompt_tokens,
-        "cached_tokens": reply.usage.cached_tokens,
-        "completion_tokens": reply.usage.completion_tokens,
-        "finish_reason": reason,
-    }

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
 
-from commandr_gguf.server.answers import Handler, answering
+from commandr_gguf.server.answers import bound
 from commandr_gguf.server.cohere.chat_v1 import chat_v1
 from commandr_gguf.server.cohere.chat_v2 import chat_v2
 from commandr_gguf.server.cohere.embed import embed_v2
@@ -16,25 +12,16 @@ from commandr_gguf.server.cohere.models import check_api_key, list_models, show_
 from commandr_gguf.server.cohere.tokens import detokenize, tokenize
 from commandr_gguf.server.state import State
 
-_Function = Callable[[Request, State], Awaitable[Response]]
-
 
 def cohere_routes(state: State) -> list[Route]:
     """Those of both versions."""
-
-    def bound(function: _Function) -> Handler:
-        async def handler(request: Request) -> Response:
-            return await function(request, state)
-
-        return answering(handler)
-
     return [
-        Route("/v2/chat", bound(chat_v2), methods=["POST"]),
-        Route("/v1/chat", bound(chat_v1), methods=["POST"]),
-        Route("/v1/tokenize", bound(tokenize), methods=["POST"]),
-        Route("/v1/detokenize", bound(detokenize), methods=["POST"]),
-        Route("/v2/embed", bound(embed_v2), methods=["POST"]),
-        Route("/v1/check-api-key", bound(check_api_key), methods=["POST"]),
-        Route("/v1/models", bound(list_models), methods=["GET"]),
-        Route("/v1/models/{name}", bound(show_model), methods=["GET"]),
+        Route("/v2/chat", bound(chat_v2, state), methods=["POST"]),
+        Route("/v1/chat", bound(chat_v1, state), methods=["POST"]),
+        Route("/v1/tokenize", bound(tokenize, state), methods=["POST"]),
+        Route("/v1/detokenize", bound(detokenize, state), methods=["POST"]),
+        Route("/v2/embed", bound(embed_v2, state), methods=["POST"]),
+        Route("/v1/check-api-key", bound(check_api_key, state), methods=["POST"]),
+        Route("/v1/models", bound(list_models, state), methods=["GET"]),
+        Route("/v1/models/{name}", bound(show_model, state), methods=["GET"]),
     ]
