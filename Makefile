@@ -21,8 +21,8 @@ EDITABLE    := --no-build-isolation -C build-dir=$(VENV)/build \
                -C cmake.define.COMMANDR_NATIVE=$(if $(filter wheel,$(GGML)),OFF,ON) --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test check format test-data test-oracle test-large bench bench-convert clean \
-        ggml-cuda ggml-vulkan ggml-metal
+.PHONY: help setup build demo test check format test-data test-oracle test-clients test-large bench \
+        bench-convert clean ggml-cuda ggml-vulkan ggml-metal
 
 help: ## print this help
 	@echo "usage: make TARGET [GGML=source|wheel] [GGML_OPENMP=ON|OFF] [PYTHON=python3]"
@@ -61,6 +61,12 @@ test-data: setup ## fetch the real tokenizer for the tests
 test-oracle: setup test-data ## compare with transformers and llama.cpp, installed into .venv-oracle (minutes)
 	$(PY) tests/oracle/setup.py
 	$(PYTEST) tests -m oracle
+
+test-clients: setup ## the server with LangChain's and LlamaIndex's clients, installed into .venv-clients
+	[ -x .venv-clients/bin/python ] || $(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/python -m pip install --disable-pip-version-check --quiet --upgrade "pip>=25.1"
+	.venv-clients/bin/python -m pip install --disable-pip-version-check --quiet --group clients
+	$(PY) -m pytest tests/server/test_clients.py
 
 test-large: setup ## tensors of more than 2^31 elements, 104 B weights (20 GB of memory, 45 GB of disk)
 	$(PY) -m pytest tests -m large

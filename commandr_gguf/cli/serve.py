@@ -123,7 +123,7 @@ def serve(
     draft_model: options.DraftModel = None,
     verbose: options.Verbose = False,
 ) -> None:
-    """Serve a model to programs that know Cohere's interface. Ctrl-C ends it.
+    """Serve a model to programs that know Cohere's interface or OpenAI's. Ctrl-C ends it.
 
     Sampling options and --max-tokens are what a request gets that does not say otherwise.
 

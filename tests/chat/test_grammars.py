@@ -119,6 +119,11 @@ class TestTools:
         grammar = tools_grammar(normalize_tools([{"name": "now"}]))
         assert allows(grammar, actions(*[("now", {})] * MAX_CALLS))
         assert not allows(grammar, actions(*[("now", {})] * (MAX_CALLS + 1)))
+        one, two = actions(("now", {})), actions(*[("now", {})] * 2)
+        none = normalize_tools([{"name": "now"}])
+        for single in (tools_grammar(none, max_calls=1), multi_step_grammar(none, 0, max_calls=1)):
+            assert allows(single, one)
+            assert not allows(single, two)
         assert not allows(grammar, actions())
 
     @hypothesis.given(

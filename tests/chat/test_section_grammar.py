@@ -382,6 +382,16 @@ def test_random_replies_use_what_the_format_has() -> None:
 
 
 @pytest.mark.parametrize("reply_format", BOTH)
+def test_one_call_may_be_all_that_is_allowed(reply_format: Any) -> None:
+    several = action(f"[{call('now', {})}, {call('now', {}, '4')}]")
+    free, single = grammar(reply_format), grammar(reply_format, max_calls=1)
+    assert allows(free, NOW)
+    assert allows(free, several)
+    assert allows(single, NOW)
+    assert not allows(single, several)
+
+
+@pytest.mark.parametrize("reply_format", BOTH)
 def test_a_tool_may_have_to_be_called(reply_format: Any) -> None:
     free, forced = (grammar(reply_format, must_call=must_call) for must_call in (False, True))
     for reply in (NOW, THINKING + NOW):

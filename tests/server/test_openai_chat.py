@@ -13,6 +13,7 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from commandr_gguf import CommandR
+from commandr_gguf.server.openai.options import of_choice
 from server.openai_asking import AGE, BOOK, DOCUMENTS, GREEDY, HELLO, SWITCH, TABLE, WHEN, asking, function
 from server.serving import Running, running
 
@@ -63,7 +64,7 @@ def test_a_stream_ends_with_numbers_of_tokens_when_asked(client: openai.OpenAI) 
     assert [bool(chunk.choices) for chunk in chunks] == [True] * (len(chunks) - 1) + [False]
     assert [chunk.usage is None for chunk in chunks] == [True] * (len(chunks) - 1) + [False]
     whole = client.chat.completions.create(messages=HELLO, **GREEDY)
-    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens  # type: ignore[union-attr]
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
 
 
 @pytest.mark.parametrize("mode", [None, "FAST"])
@@ -160,7 +161,7 @@ def test_tool_choice_rules_tools_out_requires_them_and_names_one(client: openai.
     def called(tool_choice: Any) -> set[str]:
         options: dict[str, Any] = {"tools": tools, "tool_choice": tool_choice, "max_tokens": 2000, **GREEDY}
         message = client.chat.completions.create(messages=BOOK, **options).choices[0].message
-        return {call.function.name for call in message.tool_calls or []}  # type: ignore[union-attr]
+        return {call.function.name for call in message.tool_calls or []}
 
     light: Any = {"type": "function", "function": {"name": "light"}}
     assert called("none") == set()
@@ -239,24 +240,26 @@ def test_beside_tools_the_form_is_for_an_answer_without_calls(client: openai.Ope
 # ---- options
 
 
-def test_several_replies_differ_and_a_seed_repeats_them(client: openai.OpenAI) -> None:
-    options: dict[str, Any] = {"model": "any", "temperature": 1.2, "max_tokens": 8, "n": 3, "seed": 7}
-
-    def texts() -> list[str | None]:
-        answer = client.chat.completions.create(messages=WHEN, **options)
-        assert [choice.index for choice in answer.choices] == [0, 1, 2]
-        assert answer.usage is not None
-        assert answer.usage.completion_tokens > 8
-        return [choice.message.content for choice in answer.choices]
-
-    texts()  # from now on the cache holds the same part of the prompt
-    found = texts()
-    assert len(set(found)) > 1
-    assert texts() == found
-    chunks = list(client.chat.completions.create(messages=WHEN, stream=True, **options))
-    assert [text_of(chunks, i) for i in range(3)] == found
+def test_several_replies_are_told_apart_by_their_index(client: openai.OpenAI) -> None:
+    hot: dict[str, Any] = {"model": "any", "temperature": 1.5, "max_tokens": 12, "n": 3, "seed": 7}
+    answer = client.chat.completions.create(messages=WHEN, **hot)
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    assert len({choice.message.content for choice in answer.choices}) > 1
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens > 12
+    whole = [choice.message.content for choice in client.chat.completions.create(messages=WHEN, n=3, **GREEDY).choices]
+    chunks = list(client.chat.completions.create(messages=WHEN, n=3, stream=True, **GREEDY))
+    assert [text_of(chunks, i) for i in range(3)] == whole
     with pytest.raises(openai.BadRequestError, match="n asks for 69 replies, and this server takes 68 at once"):
         client.chat.completions.create(messages=WHEN, model="any", n=69)
+
+
+def test_each_of_several_replies_has_a_seed_of_its_own() -> None:
+    assert [of_choice({"seed": 7, "top_k": 3}, i) for i in range(2)] == [
+        {"seed": 7, "top_k": 3},
+        {"seed": 8, "top_k": 3},
+    ]
+    assert of_choice({"seed": None}, 1) == {"seed": None}
 
 
 def test_limits_and_stop_strings(client: openai.OpenAI) -> None:

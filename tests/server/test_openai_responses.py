@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import openai
@@ -40,7 +40,7 @@ def tool(described: dict[str, Any]) -> Any:
     return {"type": "function", **described}
 
 
-def without_repeats(names: list[str]) -> list[str]:
+def without_repeats(names: Sequence[str]) -> list[str]:
     return [name for i, name in enumerate(names) if i == 0 or names[i - 1] != name]
 
 
@@ -59,11 +59,10 @@ def test_a_text_is_answered(client: openai.OpenAI, demo: CommandR) -> None:
 def test_instructions_and_items_make_the_conversation_that_messages_make(client: openai.OpenAI) -> None:
     def n_input(**options: Any) -> int:
         usage = client.responses.create(max_output_tokens=1, **options, **GREEDY).usage
-        assert usage is not None
-        return usage.input_tokens
+        return int(usage.input_tokens)
 
     messages = [{"role": "system", "content": "Be short."}, *HELLO]
-    chat: Any = client.chat.completions.create(messages=messages, max_tokens=1, **GREEDY)  # type: ignore[arg-type]
+    chat: Any = client.chat.completions.create(messages=messages, max_tokens=1, **GREEDY)
     assert n_input(input=WHO, instructions="Be short.") == chat.usage.prompt_tokens
     part = {"type": "input_text", "text": WHO}
     items = [{"role": "developer", "content": "Be short."}, {"type": "message", "role": "user", "content": [part]}]
@@ -95,6 +94,17 @@ def test_tools_are_called_and_their_results_are_answered(client: openai.OpenAI) 
     stray: Any = [*BOOK, {**output, "call_id": "other"}]
     with pytest.raises(openai.BadRequestError, match="the result of the call 'other', which no message before it has"):
         client.responses.create(input=stray, **GREEDY)
+
+
+def test_thoughts_are_shown_in_front_of_the_calls_that_they_led_to(client: openai.OpenAI) -> None:
+    thought: Any = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "I book it."}]}
+    call: Any = {"type": "function_call", "call_id": "1", "name": "book_table", "arguments": "{}"}
+    output: Any = {"type": "function_call_output", "call_id": "1", "output": "Done."}
+    sizes = [
+        client.responses.create(input=items, max_output_tokens=1, **GREEDY).usage.input_tokens  # type: ignore[union-attr]
+        for items in ([*BOOK, call, output], [*BOOK, thought, call, output])
+    ]
+    assert sizes[1] > sizes[0]
 
 
 def test_calls_are_streamed_for_the_client_s_own_reader(client: openai.OpenAI) -> None:

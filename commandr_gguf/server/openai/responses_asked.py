@@ -15,7 +15,7 @@ from commandr_gguf.server.schema import brief, field, required, strings
 from commandr_gguf.server.state import State
 
 _LOGPROBS = "message.output_text.logprobs"
-_TEXTS = ("input_text", "output_text", "text")
+_TEXTS = ("input_text", "output_text", "reasoning_text", "text")
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ def _messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     if isinstance(asked, str):
         return [{"role": "user", "content": asked}]
     messages: list[dict[str, Any]] = []
+    plan = ""
     for number, item in enumerate(required(body, "input", list)):
         where = f"input[{number}]"
         if not isinstance(item, Mapping):
@@ -89,22 +90,26 @@ def _messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:
         if kind == "message":
             messages.append(chat_message(where, {"role": item.get("role"), "content": _content(item.get("content"))}))
         elif kind == "function_call":
-            _add_call(messages, item)
+            _add_call(messages, item, plan)
+            plan = ""
         elif kind == "function_call_output":
             content = _content(item.get("output"))
             messages.append(
                 chat_message(where, {"role": "tool", "tool_call_id": item.get("call_id"), "content": content})
             )
-        elif kind != "reasoning":  # thoughts of earlier turns are no part of a prompt
+        elif kind == "reasoning":  # shown in front of the calls that it led to, and nowhere else
+            parts = _content(item.get("content"))
+            plan = "".join(str(part.get("text", "")) for part in parts or [] if isinstance(part, Mapping))
+        else:
             raise ArgumentError(f"{where} has the type {brief(kind)}, which is not supported by this server")
     return messages
 
 
-def _add_call(messages: list[dict[str, Any]], item: Mapping[str, Any]) -> None:
+def _add_call(messages: list[dict[str, Any]], item: Mapping[str, Any], plan: str) -> None:
     function = {"name": item.get("name"), "arguments": item.get("arguments")}
     call = {"id": item.get("call_id"), "type": "function", "function": function}
     if not messages or messages[-1]["role"] != "assistant":
-        messages.append({"role": "assistant", "content": ""})
+        messages.append({"role": "assistant", "content": "", "reasoning_content": plan})
     messages[-1].setdefault("tool_calls", []).append(call)
 
 
