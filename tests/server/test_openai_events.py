@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pydantic
+from openai.lib.streaming._deltas import accumulate_delta
 from openai.types.responses import Response, ResponseStreamEvent
 
 from commandr_gguf import CommandR
@@ -82,3 +83,15 @@ def test_a_chunk_holds_all_that_one_step_gave(demo: CommandR) -> None:
     assert [(call["index"], call["function"]["name"]) for call in deltas[1]["tool_calls"]] == [(0, "find"), (1, "now")]
     assert deltas[2]["content"] == "It is open."
     assert list(writer.write([], [])) == []
+
+
+def test_the_client_s_own_reader_joins_citations_of_several_chunks(demo: CommandR) -> None:
+    writer = ChoiceWriter(0, ASKED, State(Engine(demo), Settings()))
+    second = Citation(0, 2, "It", (0,), (Source("b", {"text": "It."}),))
+    joined: dict[object, object] = {}
+    for step in (*WRITTEN, [second]):
+        for choice in writer.write(step, []):
+            joined = accumulate_delta(joined, choice["delta"])
+    citations: Any = joined["citations"]
+    assert [(citation["index"], citation["text"]) for citation in citations] == [(0, "open"), (1, "It")]
+    assert [source["type"] for citation in citations for source in citation["sources"]] == ["document", "tool"]

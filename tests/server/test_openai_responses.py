@@ -101,7 +101,7 @@ def test_thoughts_are_shown_in_front_of_the_calls_that_they_led_to(client: opena
     call: Any = {"type": "function_call", "call_id": "1", "name": "book_table", "arguments": "{}"}
     output: Any = {"type": "function_call_output", "call_id": "1", "output": "Done."}
     sizes = [
-        client.responses.create(input=items, max_output_tokens=1, **GREEDY).usage.input_tokens  # type: ignore[union-attr]
+        client.responses.create(input=items, max_output_tokens=1, **GREEDY).usage.input_tokens
         for items in ([*BOOK, call, output], [*BOOK, thought, call, output])
     ]
     assert sizes[1] > sizes[0]
