@@ -89,7 +89,8 @@ def test_the_client_s_own_reader_joins_citations_of_several_chunks(demo: Command
     writer = ChoiceWriter(0, ASKED, State(Engine(demo), Settings()))
     second = Citation(0, 2, "It", (0,), (Source("b", {"text": "It."}),))
     joined: dict[object, object] = {}
-    for step in (*WRITTEN, [second]):
+    steps: list[list[Event]] = [*WRITTEN, [second]]
+    for step in steps:
         for choice in writer.write(step, []):
             joined = accumulate_delta(joined, choice["delta"])
     citations: Any = joined["citations"]
