@@ -90,7 +90,7 @@ def read_documents(
         if progress is not None and progress(n_done, len(files)) is False:
             raise CancelledError(f"reading was cancelled after {n_done} of {len(files)} files")
         try:
-            documents += _documents(file, _read(file), min_words, max_words)
+            passages = read_passages(file.path, _read(file), min_words=min_words, max_words=max_words)
         except (FileError, FormatError, UnsupportedError) as error:
             if file.named:
                 raise
@@ -99,12 +99,36 @@ def read_documents(
                 logger.warning("skipped %s", error)
             else:
                 on_skip(file.path, str(error))
+        else:
+            documents += [{"id": f"{file.path}#{i}", "data": passage} for i, passage in enumerate(passages, 1)]
     if not documents:
         why = f"; the first of {len(skipped)} skipped: {skipped[0]}" if skipped else ""
         raise FormatError(f"{', '.join(given)}: nothing to read there{why}")
     if progress is not None:
         progress(len(files), len(files))
     return documents
+
+
+def read_passages(name: str, data: bytes, *, min_words: int = 100, max_words: int = 400) -> list[dict[str, str]]:
+    """The chunks of one file that is in memory, each as `{"title": ..., "text": ...}`.
+
+    Args:
+        name: the file's; its ending says what it is, and where it says nothing, the file's beginning does.
+        data: all of it.
+        min_words: fewest words of a chunk, see `chunk_spans`.
+        max_words: most words of a chunk.
+
+    Raises:
+        FormatError: the file is empty, binary or damaged.
+        UnsupportedError: it is an encrypted PDF file, or one without text.
+        ArgumentError: an argument is out of range.
+    """
+    content = _content(name, data)
+    spans = chunk_spans(content.text, content.marks, min_words=min_words, max_words=max_words)
+    file_name = Path(name).name
+    return [
+        {"title": chunk_title(content, start, end, file_name), "text": content.text[start:end]} for start, end in spans
+    ]
 
 
 def _paths(paths: AnyPath | Iterable[AnyPath]) -> list[str]:
@@ -121,17 +145,21 @@ def _paths(paths: AnyPath | Iterable[AnyPath]) -> list[str]:
     return given
 
 
-def _read(file: FoundFile) -> Content:
-    reader = READERS.get(Path(file.path).suffix.lower())
-    if reader is None and not file.named:
+def _read(file: FoundFile) -> bytes:
+    if not file.named and Path(file.path).suffix.lower() not in READERS:
         raise UnsupportedError(f"{file.path}: files of this kind are not read")
     try:
         data = Path(file.path).read_bytes()
     except OSError as error:
         raise FileError(f"{file.path}: cannot be read: {error.strerror}") from None
+    return data
+
+
+def _content(name: str, data: bytes) -> Content:
     if not data:
-        raise FormatError(f"{file.path}: is empty")
-    return (reader or _reader_for(data))(file.path, data)
+        raise FormatError(f"{name}: is empty")
+    reader = READERS.get(Path(name).suffix.lower()) or _reader_for(data)
+    return reader(name, data)
 
 
 def _reader_for(data: bytes) -> _Reader:
@@ -140,15 +168,3 @@ def _reader_for(data: bytes) -> _Reader:
     if start.startswith(b"%pdf-"):
         return _pdf
     return _html if start.startswith((b"<!doctype html", b"<html")) else read_text
-
-
-def _documents(file: FoundFile, content: Content, min_words: int, max_words: int) -> list[dict[str, Any]]:
-    name = Path(file.path).name
-    spans = chunk_spans(content.text, content.marks, min_words=min_words, max_words=max_words)
-    return [
-        {
-            "id": f"{file.path}#{number}",
-            "data": {"title": chunk_title(content, start, end, name), "text": content.text[start:end]},
-        }
-        for number, (start, end) in enumerate(spans, 1)
-    ]

@@ -20,6 +20,7 @@ from commandr_gguf.server.errors import RequestError
 from commandr_gguf.server.guards import HostCheck, KeyCheck, RequestLog
 from commandr_gguf.server.metrics import CONTENT_TYPE_LATEST, Metrics
 from commandr_gguf.server.openai.routes import openai_routes
+from commandr_gguf.server.page import page_routes
 from commandr_gguf.server.settings import Settings
 from commandr_gguf.server.state import State
 
@@ -70,6 +71,7 @@ def make_app(engine: Engine, settings: Settings) -> Starlette:
             Route("/props", answering(props)),
             *cohere_routes(state),
             *openai_routes(state),
+            *page_routes(state),
         ],
         middleware=guards,
         exception_handlers={HTTPException: refuse},

@@ -7,7 +7,8 @@ CommandRError
     ├── StoppingError (503)        the server is stopping
     ├── BodyTooLargeError (413)    the body is larger than the server takes
     ├── NotAllowedError (401)      the key is missing or wrong
-    └── NotFoundError (404)        there is no such model
+    ├── NotFoundError (404)        there is no such model
+    └── UnreadableError (422)      a document cannot be read
 """
 
 from __future__ import annotations
@@ -68,6 +69,12 @@ class NotFoundError(RequestError):
     """There is no such model or path."""
 
     status = 404
+
+
+class UnreadableError(RequestError):
+    """A document cannot be read."""
+
+    status = 422
 
 
 def status_of(error: BaseException) -> int:

@@ -21,8 +21,10 @@ from commandr_gguf.server.settings import is_loopback
 logger = logging.getLogger("commandr_gguf.server.requests")
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-OPEN_PATHS = frozenset({"/health"})
-"""What may be asked without a key."""
+OPEN_PATHS = frozenset({"/", "/health"})
+"""What may be asked without a key; the page asks for one itself."""
+OPEN_FOLDER = "/static/"
+"""Below it lie the page's files, which may be asked for without a key, too."""
 
 
 class RequestLog:
@@ -91,7 +93,8 @@ class KeyCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or self._has_key(Headers(scope=scope)):
+        is_open = scope["type"] != "http" or scope["path"] in OPEN_PATHS or scope["path"].startswith(OPEN_FOLDER)
+        if is_open or self._has_key(Headers(scope=scope)):
             await self._app(scope, receive, send)
             return
         answer = error_response(scope["path"], NotAllowedError("the API key is missing or wrong"))

@@ -25,11 +25,16 @@ _HALF_PAIR = re.compile(r"[\ud800-\udfff]")
 
 
 async def read_body(request: Request, max_bytes: int) -> dict[str, Any]:
-    """The JSON object in a body.
+    """The JSON object in a body. Raises ArgumentError: it is not in UTF-8, or no JSON object; and as `read_bytes`."""
+    return parse_body(await read_bytes(request, max_bytes))
+
+
+async def read_bytes(request: Request, max_bytes: int) -> bytes:
+    """A body.
 
     Raises:
         BodyTooLargeError: it is larger than `max_bytes`, as stated or as received.
-        ArgumentError: it is not in UTF-8, no JSON object, or the client went away before its end.
+        ArgumentError: the client went away before its end.
     """
     stated = request.headers.get("content-length", "")
     if stated.isdecimal() and len(stated) < 20 and int(stated) > max_bytes:
@@ -44,7 +49,7 @@ async def read_body(request: Request, max_bytes: int) -> dict[str, Any]:
             parts.append(part)
     except ClientDisconnect:
         raise ArgumentError("the body ends early") from None
-    return parse_body(b"".join(parts))
+    return b"".join(parts)
 
 
 def parse_body(body: bytes) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 import embedded
 from commandr_gguf import CommandR
+from server.browser import Page, browser
 from server.serving import Running, running
 
 
@@ -21,3 +23,16 @@ def demo() -> Iterator[CommandR]:
 def server(demo: CommandR) -> Iterator[Running]:
     with running(demo, settings={"model_alias": "demo"}) as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(chromium: Any, server: Running) -> Iterator[Page]:
+    opened = Page(chromium, server.url).ready()
+    yield opened
+    opened.close()

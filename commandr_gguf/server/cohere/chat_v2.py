@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 from sse_starlette.event import ServerSentEvent
@@ -20,7 +20,7 @@ from commandr_gguf.generation import Piece
 from commandr_gguf.reply_stream import ReplyStream
 from commandr_gguf.server.asked import Asked
 from commandr_gguf.server.cohere.asked import asked_v2
-from commandr_gguf.server.cohere.forms import call_id, finish_reason, new_id, usage
+from commandr_gguf.server.cohere.forms import call_id, finish_reason, new_id, timings, usage
 from commandr_gguf.server.errors import message_of
 from commandr_gguf.server.replies import citation_in, log_notes
 from commandr_gguf.server.state import State
@@ -87,7 +87,7 @@ async def _events(
                     reply = stream.reply
                     reason = finish_reason(reply, stream, timed_out=output.timed_out)
                     request.state.log.update(log_notes(reply.usage, reason))
-                    for event in writer.end({"finish_reason": reason, "usage": usage(reply)}):
+                    for event in writer.end({"finish_reason": reason, "usage": usage(reply)}, timings(reply)):
                         yield _sse(event)
         except CommandRError as error:
             for event in writer.end({"finish_reason": "ERROR", "error": message_of(error)}):
@@ -145,10 +145,10 @@ class EventWriter:
             elif isinstance(event, Finish):
                 yield from self._close()
 
-    def end(self, delta: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The last events."""
+    def end(self, delta: dict[str, Any], more: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+        """The last events; `more` stands beside what Cohere's says."""
         yield from self._close()
-        yield {"type": "message-end", "id": self._id, "delta": delta}
+        yield {"type": "message-end", "id": self._id, "delta": delta, **(more or {})}
 
     def _content(self, kind: str, text: str) -> Iterator[dict[str, Any]]:
         if self._open != kind:

@@ -40,6 +40,19 @@ def usage(reply: Reply) -> dict[str, Any]:
     return {"billed_units": dict(tokens), "tokens": tokens, "cached_tokens": reply.usage.cached_tokens}
 
 
+def timings(reply: Reply) -> dict[str, Any]:
+    """What Cohere does not tell: the seconds that the prompt and the tokens after the first one took."""
+    taken = reply.timings
+    return {
+        "timings": {
+            "prefill_seconds": taken.prefill_seconds,
+            "prefill_tokens": taken.prefill_tokens,
+            "decode_seconds": taken.decode_seconds,
+            "decode_tokens": taken.decode_tokens,
+        }
+    }
+
+
 def meta(reply: Reply, version: str) -> dict[str, Any]:
     """What version 1 says beside a reply."""
     return {"api_version": {"version": version}, **usage(reply)}

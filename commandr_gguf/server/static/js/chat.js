@@ -1,0 +1,60 @@
+// Asking, stopping, asking again: the one request that may be under way.
+
+import { chat } from "./api.js";
+import { requestOf } from "./conversation.js";
+import { newReply, take } from "./reply.js";
+
+/** Runs a conversation's next reply. */
+export class Chat {
+  #abort = null;
+
+  /** @param {Object} hooks begun(), changed(reply), at most once a frame, and ended(conversation, reply, error) */
+  constructor(hooks) {
+    this.hooks = hooks;
+  }
+
+  get isRunning() {
+    return this.#abort !== null;
+  }
+
+  stop() {
+    this.#abort?.abort();
+  }
+
+  /** Ask for a reply and put it into the conversation; returns when it has ended. */
+  async reply(conversation, settings) {
+    const body = requestOf(conversation, settings);
+    const reply = newReply();
+    const abort = new AbortController();
+    let failure = null;
+    this.#abort = abort;
+    conversation.messages.push(reply);
+    this.hooks.begun();
+    const refresh = oncePerFrame(() => reply.finish === null && this.hooks.changed(reply));
+    try {
+      for await (const event of chat(body, abort.signal)) {
+        take(reply, event);
+        refresh();
+      }
+      if (reply.finish === null) failure = new Error("The connection ended before the reply did.");
+    } catch (error) {
+      if (!abort.signal.aborted) failure = error;
+    }
+    if (failure) reply.problem = failure.message;
+    if (reply.finish === null) reply.finish = abort.signal.aborted ? "STOPPED" : "ERROR";
+    this.#abort = null;
+    this.hooks.ended(conversation, reply, failure);
+  }
+}
+
+function oncePerFrame(run) {
+  let waiting = false;
+  return () => {
+    if (waiting) return;
+    waiting = true;
+    requestAnimationFrame(() => {
+      waiting = false;
+      run();
+    });
+  };
+}

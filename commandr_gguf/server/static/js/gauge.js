@@ -1,0 +1,25 @@
+// Speed of the last reply, and how much of the context the conversation takes.
+
+import { byId, speedText } from "./dom.js";
+import { shownDocuments } from "./conversation.js";
+
+const count = (number) => number.toLocaleString("en");
+
+/** Show both for a conversation; `total` is the context's length, null as long as it is not known. */
+export function showGauge(conversation, total) {
+  const last = conversation.messages.findLast((message) => message.usage);
+  const documents = shownDocuments(conversation).reduce((sum, one) => sum + one.tokens, 0);
+  const used = Math.max(last ? last.usage.prompt + last.usage.reply : 0, documents);
+  byId("gauge").hidden = total === null || used === 0;
+  if (total === null) return;
+  byId("speed").textContent = last?.speed ? speedText(last.speed) : "";
+  const text = `${count(used)} of ${count(total)} tokens`;
+  const meter = byId("context");
+  meter.setAttribute("aria-valuemax", total);
+  meter.setAttribute("aria-valuenow", Math.min(used, total));
+  meter.setAttribute("aria-valuetext", text);
+  meter.title = documents > total ? `${text}: the documents alone are more than fits` : `Context: ${text}`;
+  meter.classList.toggle("full", used > 0.9 * total);
+  meter.firstElementChild.style.width = `${Math.min(100, (100 * used) / total)}%`;
+  byId("context-text").textContent = `${count(used)} / ${count(total)}`;
+}
