@@ -18,6 +18,7 @@ from commandr_gguf.cli import (
     compare,
     convert,
     demo,
+    desktop,
     devices,
     generate,
     imatrix,
@@ -36,6 +37,7 @@ EXIT_INTERRUPT = 130
 _COMMANDS: dict[str, Callable[..., None]] = {
     "chat": chat.chat,
     "generate": generate.generate,
+    "app": desktop.app,
     "serve": serve.serve,
     "info": info.info,
     "devices": devices.devices,

@@ -85,7 +85,7 @@ def demo(
     documents = [_read_document(text) for text in document or ()]
     embedded = model is None
     if model is None:
-        model = _convert(recipe or _RECIPE)
+        model = embedded_model(recipe or _RECIPE)
     if path:
         print(model)
         return
@@ -117,7 +117,7 @@ def _read_document(text: str) -> dict[str, str]:
     return {"title": path.stem, "text": content}
 
 
-def _convert(recipe: str) -> Path:
+def embedded_model(recipe: str = _RECIPE) -> Path:
     """The embedded model's file; on the first use with a sentence and, in a terminal, a bar on standard error."""
     console = Console(stderr=True)
     columns = (TextColumn("converting"), BarColumn(), TaskProgressColumn())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,15 +9,14 @@ from typing import Annotated
 import typer
 
 from commandr_gguf.cli import options
-from commandr_gguf.cli.loading import check_numbers, load, set_verbose
+from commandr_gguf.cli.loading import check_numbers, set_verbose
+from commandr_gguf.cli.server_run import check_server_packages, run_server
 from commandr_gguf.command_r import CHAT_TEMPERATURE
-from commandr_gguf.errors import UnsupportedError, integer
+from commandr_gguf.errors import integer
 from commandr_gguf.prefix_cache import MAX_SEQUENCES
 from commandr_gguf.sampling import SamplingParams
 
 _SERVER, _LIMITS = "Server", "Limits"
-_KEPT = 4
-"""Prompts that are kept beside those that are computed."""
 
 
 def serve(
@@ -133,14 +131,7 @@ def serve(
 
     `commandr serve command-r.gguf --host 0.0.0.0 --api-key "$KEY" --parallel 8 --ctx 32768`
     """
-    try:  # the packages of the extra "server" need not be there
-        from commandr_gguf.server.engine import Engine  # noqa: PLC0415
-        from commandr_gguf.server.serving import serve as run  # noqa: PLC0415
-        from commandr_gguf.server.settings import Settings  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise UnsupportedError(
-            f"the server needs the package {error.name}: pip install 'commandr-gguf[server]'"
-        ) from error
+    check_server_packages()
     set_verbose(verbose)
     numbers = check_numbers(
         max_tokens,
@@ -160,35 +151,31 @@ def serve(
         ("--prefill", prefill, 1, 1 << 20),
     ):
         integer(name, value, low, high)
-    settings = Settings(
-        host=host,
-        port=port,
-        api_key=api_key,
-        cors_origins=tuple(cors_origin or ()),
-        model_alias=model_alias,
-        timeout=timeout or None,
-        grace=grace,
-        max_body_bytes=max_body << 20,
-        max_documents=max_documents,
-        max_tokens=numbers.pop("max_tokens"),
-        sampling=SamplingParams(**numbers),
-        log_prompts=log_prompts,
-    )
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for name in ("uvicorn", "sse_starlette", "asyncio"):  # at the level of --verbose they would show what is answered
-        logging.getLogger(name).setLevel(logging.WARNING)
-    with load(
+    run_server(
         model,
+        lambda address: print(f"commandr: listening at {address}", file=sys.stderr, flush=True),
+        settings={
+            "host": host,
+            "port": port,
+            "api_key": api_key,
+            "cors_origins": tuple(cors_origin or ()),
+            "model_alias": model_alias,
+            "timeout": timeout or None,
+            "grace": grace,
+            "max_body_bytes": max_body << 20,
+            "max_documents": max_documents,
+            "max_tokens": numbers.pop("max_tokens"),
+            "sampling": SamplingParams(**numbers),
+            "log_prompts": log_prompts,
+        },
+        engine={"n_parallel": parallel, "n_queue": queue, "n_prefill": prefill},
         n_ctx=n_ctx,
         n_gpu_layers=n_gpu_layers,
         n_threads=n_threads,
         type_k=type_k,
         type_v=type_v,
-        n_seq_max=min(parallel + _KEPT, MAX_SEQUENCES),
         prompt_cache=prompt_cache,
         repack=repack,
         cache_packed=cache_packed,
         draft=draft_model,
-    ) as opened:
-        engine = Engine(opened, n_parallel=parallel, n_queue=queue, n_prefill=prefill)
-        run(engine, settings, lambda address: print(f"commandr: listening at {address}", file=sys.stderr, flush=True))
+    )

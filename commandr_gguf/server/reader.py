@@ -23,7 +23,9 @@ def limit_memory() -> None:
     except ModuleNotFoundError:
         return
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES if hard == resource.RLIM_INFINITY else min(MAX_BYTES, hard), hard))
+    resource.setrlimit(
+        resource.RLIMIT_AS, (MAX_BYTES if hard == resource.RLIM_INFINITY else min(MAX_BYTES, hard), hard)
+    )
 
 
 def read(name: str, data: bytes) -> Any:

@@ -21,6 +21,8 @@ MAX_CHARACTERS = 4_000_000
 """Of a file's text: more than the longest context holds."""
 SECONDS = 60.0
 """That reading a file may take."""
+READER = "commandr_gguf.server.reader"
+"""The module that is run to read a file."""
 
 
 async def read_file(request: Request, state: State) -> JSONResponse:
@@ -49,7 +51,7 @@ async def read_file(request: Request, state: State) -> JSONResponse:
 
 async def _read(name: str, data: bytes) -> list[dict[str, Any]]:
     """In a process of its own: a file that is made to take long, or all memory, must not take the server's."""
-    command = [sys.executable, "-m", "commandr_gguf.server.reader", name]
+    command = [sys.executable, "-m", READER, name]
     try:
         with anyio.fail_after(SECONDS):
             done = await anyio.run_process(command, input=data, check=False, stderr=subprocess.DEVNULL)

@@ -209,7 +209,8 @@ def test_light_and_dark_follow_the_system_until_they_are_switched(page: Page) ->
     page.tab.emulate_media(color_scheme="dark")
     page.tab.wait_for_selector("[data-theme=dark]")
     dark = background()
-    assert sum(map(int, light[4:-1].split(","))) > 600 > 150 > sum(map(int, dark[4:-1].split(",")))
+    assert sum(map(int, light[4:-1].split(","))) > 600
+    assert sum(map(int, dark[4:-1].split(","))) < 150
     page.tab.click("#switch-theme")
     assert background() == light
     page.reload()
@@ -257,7 +258,9 @@ def test_a_phone_scrolls_in_one_direction_only(phone: Page) -> None:
     assert fits()
     phone.tab.click("#documents .name")
     assert fits()
+    assert phone.evaluate("() => document.querySelector('#center').inert")  # it is covered
     phone.tab.click("#close-source")
+    assert not phone.evaluate("() => document.querySelector('#center').inert")
     phone.tab.click("#open-settings")
     assert fits()
     phone.tab.keyboard.press("Escape")

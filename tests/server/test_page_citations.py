@@ -82,7 +82,8 @@ def test_replies_are_marked_up_without_markup_of_their_own(page: Page) -> None:
             const place = document.createElement("div");
             showMarkdown(place, reply, (start, end) => [new Text(reply.slice(start, end))], () => "");
             const tags = [...place.querySelectorAll("*")].map((element) => element.localName);
-            return { tags, text: place.textContent, links: [...place.querySelectorAll("a")].map((a) => a.href + a.rel) };
+            const links = [...place.querySelectorAll("a")].map((a) => a.href + a.rel);
+            return { tags, text: place.textContent, links };
         }""",
         reply,
     )
@@ -164,8 +165,9 @@ def test_texts_are_pasted_and_dropped(page: Page) -> None:
         """text => {
             const data = new DataTransfer();
             data.items.add(new File([text], "dropped.txt", { type: "text/plain" }));
+            const options = { dataTransfer: data, bubbles: true, cancelable: true };
             for (const type of ["dragenter", "dragover", "drop"])
-                document.body.dispatchEvent(new DragEvent(type, { dataTransfer: data, bubbles: true, cancelable: true }));
+                document.body.dispatchEvent(new DragEvent(type, options));
         }""",
         LIBRARY,
     )

@@ -45,7 +45,12 @@ export async function readFile(name, data) {
 
 /** The events of a reply. Aborting the signal makes the server stop, too. */
 export async function* chat(body, signal) {
-  const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal };
+  const options = {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify(body),
+    signal,
+  };
   const answer = await request("/v2/chat", options);
   try {
     yield* eventsOf(answer.body);

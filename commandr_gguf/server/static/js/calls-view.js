@@ -14,7 +14,9 @@ export function showCalls(conversation, reply, isLast, actions) {
   const cards = reply.calls.map((call) => callElement(call, results.get(call.id), isOpen));
   if (!isOpen) return cards;
   const form = make("form", { class: "results-form" }, ...cards);
-  form.append(make("div", { class: "dialog-row" }, make("button", { type: "submit", class: "strong" }, "Send results")));
+  form.append(
+    make("div", { class: "dialog-row" }, make("button", { type: "submit", class: "strong" }, "Send results")),
+  );
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     actions.giveResults([...form.querySelectorAll("textarea")].map((field) => field.value));
@@ -26,7 +28,10 @@ function callElement(call, result, isOpen) {
   const card = make("div", { class: "call", role: "group", "aria-label": `Tool call ${call.name}` });
   card.append(make("div", { class: "call-head" }, icon("tool"), call.name), argumentList(call.arguments));
   if (result !== undefined) card.append(make("div", { class: "result", dir: "auto" }, result));
-  if (isOpen) card.append(make("label", {}, "What the tool gives back", make("textarea", { rows: 2, dir: "auto", required: true })));
+  if (isOpen)
+    card.append(
+      make("label", {}, "What the tool gives back", make("textarea", { rows: 2, dir: "auto", required: true })),
+    );
   return card;
 }
 

@@ -58,7 +58,9 @@ export class CitationMarks {
 
   piece(start, end, candidates) {
     const text = this.reply.text.slice(start, end);
-    const numbers = candidates.filter((i) => this.reply.citations[i].start < end && this.reply.citations[i].end > start);
+    const numbers = candidates.filter(
+      (i) => this.reply.citations[i].start < end && this.reply.citations[i].end > start,
+    );
     if (!numbers.length) return document.createTextNode(text);
     const cited = numbers.map((i) => this.reply.citations[i]);
     const isFirst = cited.some((citation) => citation.start === start);

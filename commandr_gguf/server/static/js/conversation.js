@@ -7,7 +7,9 @@
 /** An empty one. */
 export function newConversation() {
   const now = Date.now();
-  const id = Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  const id = Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join(
+    "",
+  );
   return { id, title: "", created: now, updated: now, nextDocument: 1, documents: [], messages: [] };
 }
 
@@ -39,7 +41,10 @@ export function titleOf(conversation) {
 /** The body of a request to /v2/chat that continues a conversation. */
 export function requestOf(conversation, settings) {
   const documents = shownDocuments(conversation).flatMap((one) =>
-    one.passages.map((passage, i) => ({ id: `${one.id}#${i + 1}`, data: { title: passage.title, text: passage.text } })),
+    one.passages.map((passage, i) => ({
+      id: `${one.id}#${i + 1}`,
+      data: { title: passage.title, text: passage.text },
+    })),
   );
   const body = { model: "local", stream: true, messages: messagesOf(conversation, settings.preamble) };
   if (documents.length) body.documents = documents;
@@ -60,7 +65,8 @@ function messagesOf(conversation, preamble) {
   const messages = preamble.trim() ? [{ role: "system", content: preamble }] : [];
   for (const message of conversation.messages) {
     if (message.role === "user") messages.push({ role: "user", content: message.text });
-    else if (message.role === "tool") messages.push({ role: "tool", tool_call_id: message.call, content: message.text });
+    else if (message.role === "tool")
+      messages.push({ role: "tool", tool_call_id: message.call, content: message.text });
     else if (message.calls.length) {
       const calls = message.calls.map(({ id, name, arguments: given }) => ({
         id,

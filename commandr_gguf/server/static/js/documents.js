@@ -4,14 +4,16 @@ import { button, byId, icon, make } from "./dom.js";
 import { shownDocuments } from "./conversation.js";
 
 const LONG = 1200; // characters: a text that is pasted and longer is a document rather than a question
-const tooLarge = (name, bytes) => `${name} is larger than the ${Math.floor(bytes / 2 ** 20)} MiB that this server takes.`;
+const tooLarge = (name, bytes) =>
+  `${name} is larger than the ${Math.floor(bytes / 2 ** 20)} MiB that this server takes.`;
 const textDialog = byId("text-dialog");
 let reading = []; // names of files that the server reads at the moment
 
 /** Let all ways work. `actions`: add(name, data), notify(text), maxBytes(). */
 export function initDocuments(actions) {
   const addFiles = (files) => [...files].forEach((file) => addFile(actions, file));
-  const addText = (title, text) => actions.add(/\.[a-z]+$/i.test(title) ? title : `${title}.md`, new TextEncoder().encode(text));
+  const addText = (title, text) =>
+    actions.add(/\.[a-z]+$/i.test(title) ? title : `${title}.md`, new TextEncoder().encode(text));
 
   byId("add-files").addEventListener("click", () => byId("file-input").click());
   byId("file-input").addEventListener("change", (event) => {
@@ -84,8 +86,15 @@ export function showDocuments(conversation, actions) {
     const open = (event) => actions.open(one, event.currentTarget);
     const name = make("button", { type: "button", class: "name", title: one.name, on: { click: open } });
     name.append(icon("file"), make("span", { dir: "auto" }, one.name), make("small", {}, tokens));
-    return make("li", {}, name, button("close", `Remove ${one.name}`, () => actions.remove(one), { shown: false }));
+    return make(
+      "li",
+      {},
+      name,
+      button("close", `Remove ${one.name}`, () => actions.remove(one), { shown: false }),
+    );
   });
-  const waiting = reading.map((name) => make("li", {}, make("span", { class: "reading", role: "status" }, `Reading ${name} …`)));
+  const waiting = reading.map((name) =>
+    make("li", {}, make("span", { class: "reading", role: "status" }, `Reading ${name} …`)),
+  );
   byId("documents").replaceChildren(...items, ...waiting);
 }

@@ -15,7 +15,8 @@ export function make(tag, properties = {}, ...children) {
   for (const [name, value] of Object.entries(properties)) {
     if (value === undefined || value === null) continue;
     if (name === "class") element.className = value;
-    else if (name === "on") for (const [type, listener] of Object.entries(value)) element.addEventListener(type, listener);
+    else if (name === "on")
+      for (const [type, listener] of Object.entries(value)) element.addEventListener(type, listener);
     else if (name.includes("-") || name === "role" || name === "dir") element.setAttribute(name, value);
     else element[name] = value;
   }
@@ -36,7 +37,8 @@ export function icon(name) {
 }
 
 /** A speed, as precisely as it is of use. */
-export const speedText = (speed) => `${speed.toLocaleString("en", { maximumFractionDigits: speed < 100 ? 1 : 0 })} tokens/s`;
+export const speedText = (speed) =>
+  `${speed.toLocaleString("en", { maximumFractionDigits: speed < 100 ? 1 : 0 })} tokens/s`;
 
 /** A button with an icon, and a text that is shown or only spoken. */
 export function button(name, text, onClick, { shown = true, ...more } = {}) {

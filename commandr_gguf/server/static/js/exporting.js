@@ -19,11 +19,14 @@ function replyText(conversation, reply, notes) {
   const documents = citedDocuments(conversation, reply);
   const footnotes = documents.map(({ name }) => notes.push(`[^${notes.length + 1}]: ${name}`));
   const inserts = reply.citations.map(({ end, sources }) => {
-    const found = documents.flatMap((one, i) => (one.sources.some((source) => sources.includes(source)) ? [footnotes[i]] : []));
+    const found = documents.flatMap((one, i) =>
+      one.sources.some((source) => sources.includes(source)) ? [footnotes[i]] : [],
+    );
     return { end, text: found.map((number) => `[^${number}]`).join("") };
   });
   let { text } = reply;
-  for (const { end, text: note } of inserts.sort((a, b) => b.end - a.end)) text = text.slice(0, end) + note + text.slice(end);
+  for (const { end, text: note } of inserts.sort((a, b) => b.end - a.end))
+    text = text.slice(0, end) + note + text.slice(end);
   const calls = reply.calls.map((call) => fenced(`${call.name}(${call.arguments})`));
   return [text, ...calls].filter(Boolean).join("\n\n");
 }
@@ -35,11 +38,15 @@ function fenced(text) {
 }
 
 /** As JSON: all that is kept, documents included. */
-export const toJson = (conversation) => `${JSON.stringify({ format: "commandr-conversation", version: 1, ...conversation }, null, 2)}\n`;
+export const toJson = (conversation) =>
+  `${JSON.stringify({ format: "commandr-conversation", version: 1, ...conversation }, null, 2)}\n`;
 
 /** Let the browser save a text. */
 export function download(conversation, ending, type, text) {
-  const stem = (conversation.title || "conversation").replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-+|-+$/g, "").slice(0, 60);
+  const stem = (conversation.title || "conversation")
+    .replace(/[^\p{L}\p{N}]+/gu, "-")
+    .replace(/^-+|-+$/g, "")
+    .slice(0, 60);
   const href = URL.createObjectURL(new Blob([text], { type }));
   make("a", { href, download: `${stem || "conversation"}.${ending}` }).click();
   setTimeout(() => URL.revokeObjectURL(href), 10000);

@@ -54,7 +54,7 @@ function codeAt(source, at, end, missing) {
   while (inside < end && source[inside] === "`") inside++;
   const mark = source.slice(at, inside);
   if (missing.has(mark)) return null;
-  for (let close = source.indexOf(mark, inside); close !== -1 && close < end; ) {
+  for (let close = source.indexOf(mark, inside); close !== -1 && close < end;) {
     let after = close;
     while (source[after] === "`") after++;
     if (after - close === mark.length) {
@@ -80,7 +80,7 @@ function markedAt(source, at, end, depth, missing) {
 }
 
 function closing(source, mark, inside, end) {
-  for (let at = source.indexOf(mark, inside + 1); at !== -1 && at + mark.length <= end; ) {
+  for (let at = source.indexOf(mark, inside + 1); at !== -1 && at + mark.length <= end;) {
     // Of three in a row the last two close what is strong, and the first what is emphasized in it.
     if (mark === "**" && source[at + 2] === "*" && at + 3 <= end) at += 1;
     const after = at + mark.length;

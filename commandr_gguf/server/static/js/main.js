@@ -100,7 +100,10 @@ function showState() {
   byId("export").hidden = !conversation.messages.length;
   byId("send").hidden = chat.isRunning;
   byId("stop").hidden = !chat.isRunning;
-  showDocuments(conversation, { open: (one, element) => openDocument(conversation, one, element), remove: removeDocument });
+  showDocuments(conversation, {
+    open: (one, element) => openDocument(conversation, one, element),
+    remove: removeDocument,
+  });
   showGauge(conversation, props?.n_ctx ?? null);
 }
 

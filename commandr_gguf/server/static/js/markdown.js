@@ -19,7 +19,7 @@ const TABLE_RULE = /^ {0,3}\|?[ \t]*:?-+:?[ \t]*(\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*
 /** The blocks of a text. */
 export function parseMarkdown(source) {
   const lines = [];
-  for (let start = 0; start <= source.length; ) {
+  for (let start = 0; start <= source.length;) {
     const newline = source.indexOf("\n", start);
     const end = newline === -1 ? source.length : newline;
     lines.push({ start, text: source.slice(start, end) });
@@ -59,7 +59,10 @@ function blockAt(lines, i, depth) {
   const heading = HEADING.exec(text);
   if (heading) {
     const from = text.indexOf(heading[2], text.indexOf(heading[1]) + heading[1].length);
-    return [{ type: "heading", level: heading[1].length, lines: [range(lines[i], from, from + heading[2].length)] }, i + 1];
+    return [
+      { type: "heading", level: heading[1].length, lines: [range(lines[i], from, from + heading[2].length)] },
+      i + 1,
+    ];
   }
   if (RULE.test(text)) return [{ type: "rule" }, i + 1];
   if (depth < DEEPEST && QUOTE.test(text)) return quote(lines, i, depth);

@@ -42,12 +42,20 @@ export class ReplyView {
     this.details.hidden = !reply.plan.trim();
     if (this.thoughts.textContent !== reply.plan) this.thoughts.textContent = reply.plan;
     const marks = new CitationMarks(this.conversation, reply, (numbers, element) => this.open(numbers, element));
-    showMarkdown(this.prose, reply.text, (start, end) => marks.nodes(start, end), (start, end) => marks.marks(start, end));
+    showMarkdown(
+      this.prose,
+      reply.text,
+      (start, end) => marks.nodes(start, end),
+      (start, end) => marks.marks(start, end),
+    );
     this.element.classList.toggle("writing", reply.finish === null);
     if (reply.finish === null) this.element.setAttribute("aria-busy", "true");
     else this.element.removeAttribute("aria-busy");
     const children = reply.finish === null ? [] : [this.note(), this.sources(), this.buttons(isLast)];
-    this.after.replaceChildren(...showCalls(this.conversation, reply, isLast, this.actions), ...children.filter(Boolean));
+    this.after.replaceChildren(
+      ...showCalls(this.conversation, reply, isLast, this.actions),
+      ...children.filter(Boolean),
+    );
   }
 
   /** Open the sources of some citations; `only` some of them, when given. */
@@ -71,7 +79,11 @@ export class ReplyView {
     if (!documents.length) return null;
     const items = documents.map(({ name, sources }, i) => {
       const open = (event) => this.open(this.citing(sources), event.currentTarget, sources);
-      return make("li", {}, make("button", { type: "button", on: { click: open } }, make("b", {}, String(i + 1)), name));
+      return make(
+        "li",
+        {},
+        make("button", { type: "button", on: { click: open } }, make("b", {}, String(i + 1)), name),
+      );
     });
     return make("ul", { class: "sources", "aria-label": "Sources" }, ...items);
   }

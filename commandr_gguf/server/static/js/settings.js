@@ -18,7 +18,9 @@ function load() {
 /** What requests say: null for a number that is left to the server. */
 export function currentSettings() {
   const { preamble, citations, tools, ...numbers } = load();
-  const parsed = Object.fromEntries(Object.entries(numbers).map(([name, text]) => [name, text === "" ? null : Number(text)]));
+  const parsed = Object.fromEntries(
+    Object.entries(numbers).map(([name, text]) => [name, text === "" ? null : Number(text)]),
+  );
   return { preamble, citations, tools: tools.trim() ? JSON.parse(tools) : null, ...parsed };
 }
 
@@ -38,7 +40,8 @@ export function initSettings(onKey) {
   dialog.addEventListener("close", () => {
     const values = Object.fromEntries(Object.keys(DEFAULTS).map((name) => [name, form.elements[name].value]));
     const old = load();
-    for (const input of form.querySelectorAll("input")) if (!input.checkValidity()) values[input.name] = old[input.name];
+    for (const input of form.querySelectorAll("input"))
+      if (!input.checkValidity()) values[input.name] = old[input.name];
     if (toolsProblem(values.tools)) values.tools = old.tools;
     localStorage.setItem("settings", JSON.stringify(values));
     if (form.elements.key.value !== getKey()) {

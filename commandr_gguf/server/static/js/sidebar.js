@@ -53,9 +53,16 @@ export function showConversations(conversations, current, actions) {
       actions.open(id);
     };
     const name = title || "New conversation";
-    const opener = make("button", { type: "button", class: "open", dir: "auto", title: name, on: { click: open } }, name);
+    const opener = make(
+      "button",
+      { type: "button", class: "open", dir: "auto", title: name, on: { click: open } },
+      name,
+    );
     if (id === current) opener.setAttribute("aria-current", "true");
-    const remove = button("close", `Delete “${name}”`, () => actions.remove(id), { shown: false, class: "icon delete" });
+    const remove = button("close", `Delete “${name}”`, () => actions.remove(id), {
+      shown: false,
+      class: "icon delete",
+    });
     return make("li", { class: id === current ? "current" : "" }, opener, remove);
   });
   byId("conversations").replaceChildren(...items);

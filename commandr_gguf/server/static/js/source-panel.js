@@ -6,6 +6,7 @@ import { bestSentence } from "./passages.js";
 
 const panel = byId("source");
 const body = byId("source-text");
+const covering = matchMedia("(max-width: 34rem)"); // the panel covers all of the page
 let targets = []; // of the citation that is shown: {source, cited}
 let current = 0;
 let opener = null; // gets the focus back
@@ -17,9 +18,15 @@ export function initSourcePanel() {
   byId("close-source").addEventListener("click", closeSource);
   byId("source-before").addEventListener("click", () => step(-1));
   byId("source-next").addEventListener("click", () => step(1));
+  covering.addEventListener("change", () => setOpen(isSourceOpen()));
 }
 
 export const isSourceOpen = () => !panel.hidden;
+
+function setOpen(open) {
+  panel.hidden = !open;
+  byId("center").inert = open && covering.matches;
+}
 
 /**
  * Show what citations lead to.
@@ -47,7 +54,7 @@ export function openDocument(conversation, shown, element) {
 /** Close the panel; the focus goes back to what opened it. */
 export function closeSource() {
   if (panel.hidden) return;
-  panel.hidden = true;
+  setOpen(false);
   const back = opener;
   mark(null);
   (back?.isConnected ? back : byId("question")).focus();
@@ -55,7 +62,7 @@ export function closeSource() {
 
 /** Close it without touching the focus, as when another conversation is shown. */
 export function dropSource() {
-  panel.hidden = true;
+  setOpen(false);
   shownKey = null;
   mark(null);
 }
@@ -75,7 +82,7 @@ function show() {
   const { source, cited } = targets[current];
   const found = findPassage(context.conversation, source);
   if (found) showDocument(found.document, { index: found.index, cited });
-  else showText(`Result of a tool`, context.reply.tools[source] ?? "");
+  else showText("Result of a tool", context.reply.tools[source] ?? "");
   byId("source-steps").hidden = targets.length < 2;
   byId("source-count").textContent = `${current + 1} of ${targets.length}`;
   const place = body.querySelector("mark") ?? body;
@@ -86,7 +93,7 @@ function show() {
 function showText(name, text) {
   byId("source-name").textContent = name;
   body.replaceChildren(make("section", { class: "passage", dir: "auto" }, make("mark", { tabIndex: -1 }, text)));
-  panel.hidden = false;
+  setOpen(true);
   shownKey = null;
 }
 
@@ -108,7 +115,7 @@ function showDocument(shown, place) {
     const text = old.lastElementChild;
     text.textContent = text.textContent;
   }
-  panel.hidden = false;
+  setOpen(true);
   if (place) markPassage(shown.passages[place.index].text, place);
 }
 
