@@ -264,6 +264,18 @@ def test_log_probabilities(client: cohere.ClientV2) -> None:
     assert [token for item in streamed for token in item.token_ids] == [item.token_ids[0] for item in items]
 
 
+def test_streamed_log_probabilities_of_steps_without_visible_text_come_with_the_next_text(
+    client: cohere.ClientV2,
+) -> None:
+    options: dict[str, Any] = {**GREEDY, "documents": DOCUMENTS, "logprobs": True}
+    whole = [item.token_ids[0] for item in client.chat(messages=WHEN, **options).logprobs or []]
+    events: list[Any] = list(client.chat_stream(messages=WHEN, **options))
+    streamed = [event.logprobs for event in events if event.type == "content-delta" and event.logprobs]
+    tokens = [token for item in streamed for token in item.token_ids]
+    assert tokens == whole[: len(tokens)]
+    assert len(tokens) > sum(1 for event in events if event.type == "content-delta")
+
+
 def test_a_safety_mode_that_the_model_lacks_is_refused(client: cohere.ClientV2) -> None:
     client.chat(messages=HELLO, safety_mode="CONTEXTUAL", max_tokens=1, **GREEDY)
     client.chat(messages=HELLO, safety_mode="OFF", max_tokens=1, **GREEDY)

@@ -126,10 +126,12 @@ class EventWriter:
     def write(self, events: list[Event], piece: Piece) -> Iterator[dict[str, Any]]:
         """What one step of the model gave."""
         if piece.logprobs:
+            # Those of a step that shows no text wait for the next that does.
+            waiting = self._logprobs or {"text": "", "token_ids": [], "logprobs": []}
             self._logprobs = {
-                "text": piece.text,
-                "token_ids": [item.token for item in piece.logprobs],
-                "logprobs": [item.logprob for item in piece.logprobs],
+                "text": waiting["text"] + piece.text,
+                "token_ids": [*waiting["token_ids"], *(item.token for item in piece.logprobs)],
+                "logprobs": [*waiting["logprobs"], *(item.logprob for item in piece.logprobs)],
             }
         for event in events:
             if isinstance(event, Text):
