@@ -72,10 +72,15 @@ static bool is_ours(const builder * b, const struct ggml_tensor * w, int64_t n) 
     return commandr_is_packed(w) || (is_readable(b, w) && commandr_matmul_wanted(w, n));
 }
 
+/* Whether AMX computes n columns with w. */
+static bool is_for_amx(const builder * b, const struct ggml_tensor * w, int64_t n) {
+    return commandr_level_chosen() == COMMANDR_LEVEL_AMX && is_readable(b, w) && commandr_amx_wanted(w, n);
+}
+
 /* rows x, computed as products with w are: w itself, or some of its rows. */
 static struct ggml_tensor * multiply(builder * b, struct ggml_tensor * w, struct ggml_tensor * rows,
                                      struct ggml_tensor * x) {
-    if (commandr_level_chosen() == COMMANDR_LEVEL_AMX && is_readable(b, w) && commandr_amx_wanted(w, x->ne[1])) {
+    if (is_for_amx(b, w, x->ne[1])) {
         return commandr_amx_matmul(b->ctx, rows, amx_rounded(b, x));
     }
     return is_ours(b, w, x->ne[1]) ? commandr_matmul(b->ctx, rows, rounded(b, x, w->type))
@@ -85,6 +90,23 @@ static struct ggml_tensor * multiply(builder * b, struct ggml_tensor * w, struct
 /* W x, for every weight matrix of the model. x: [n_in, n]; result: [n_out, n] */
 static struct ggml_tensor * product(builder * b, struct ggml_tensor * w, struct ggml_tensor * x) {
     return multiply(b, w, w, x);
+}
+
+/* The same for n matrices with one x: where our products compute all of them, in one operation. */
+static void products(builder * b, struct ggml_tensor * const * w, int n, struct ggml_tensor * x,
+                     struct ggml_tensor ** results) {
+    bool is_one = true;
+    for (int i = 0; i < n; i++) {
+        is_one = is_one && is_ours(b, w[i], x->ne[1]) && !is_for_amx(b, w[i], x->ne[1]) &&
+                 commandr_matmul_wants_fine(w[i]->type) == commandr_matmul_wants_fine(w[0]->type);
+    }
+    if (is_one) {
+        commandr_matmul_all(b->ctx, w, n, rounded(b, x, w[0]->type), results);
+        return;
+    }
+    for (int i = 0; i < n; i++) {
+        results[i] = product(b, w[i], x);
+    }
 }
 
 /* The head's rows that are wanted times x: [n, n_outputs] */
@@ -99,9 +121,17 @@ static struct ggml_tensor * embed(builder * b, struct ggml_tensor * ids) {
     return commandr_is_packed(w) ? commandr_packed_rows(b->ctx, w, ids) : ggml_get_rows(b->ctx, w, ids);
 }
 
-/* W x as heads: [head_dim, n, n_tokens] */
-static struct ggml_tensor * heads(builder * b, struct ggml_tensor * w, struct ggml_tensor * x, int64_t n) {
-    return ggml_reshape_3d(b->ctx, product(b, w, x), b->hp->head_dim, n, b->shape->n_tokens);
+/* x: [n * head_dim, n_tokens] as heads: [head_dim, n, n_tokens] */
+static struct ggml_tensor * heads(builder * b, struct ggml_tensor * x, int64_t n) {
+    return ggml_reshape_3d(b->ctx, x, b->hp->head_dim, n, b->shape->n_tokens);
+}
+
+/* Queries or keys as heads, normalized (w) and rotated where the layer has that. */
+static struct ggml_tensor * placed(builder * b, const commandr_layer * layer, struct ggml_tensor * x, int64_t n,
+                                   struct ggml_tensor * w) {
+    x = heads(b, x, n);
+    x = w ? norm(b, x, w) : x;
+    return layer->has_rope ? rope(b, x) : x;
 }
 
 /* The first n_kv cells of a cache tensor by head: [head_dim, n_kv, n_head_kv] */
@@ -143,7 +173,7 @@ static struct ggml_tensor * attend(builder * b, int64_t il, int which, struct gg
     return ggml_cont_2d(ctx, ggml_permute(ctx, kqv, 0, 2, 1, 3), n_out, b->shape->n_tokens);
 }
 
-/* Puts the tokens' keys and values into their cells. k, v: [head_dim, n_head_kv, n_tokens] */
+/* Puts the tokens' keys and values into their cells. k, v: head_dim * n_head_kv elements for each token */
 static void store(builder * b, int64_t il, int which, struct ggml_tensor * k, struct ggml_tensor * v) {
     const commandr_kv_cache * cache = &b->caches[which];
     const int64_t             n     = b->hp->head_dim * b->hp->n_head_kv;
@@ -178,33 +208,30 @@ static struct ggml_tensor * block(builder * b, int64_t il, struct ggml_tensor * 
     struct ggml_tensor * h = norm(b, x, layer->attn_norm);
     observe(b, il, COMMANDR_INPUT_NORM, h);
 
-    struct ggml_tensor * q = heads(b, layer->attn_q, h, hp->n_head);
-    struct ggml_tensor * k = heads(b, layer->attn_k, h, hp->n_head_kv);
-    struct ggml_tensor * v = heads(b, layer->attn_v, h, hp->n_head_kv);
-    if (layer->attn_q_norm) {
-        q = norm(b, q, layer->attn_q_norm);
-        k = norm(b, k, layer->attn_k_norm);
-    }
-    if (layer->has_rope) {
-        q = rope(b, q);
-        k = rope(b, k);
-    }
-    store(b, il, which, k, v);
-    if (cuts && b->shape->n_outputs == 0) {
+    /* All that read h, in one operation; but the FFN waits where it is needed for fewer rows. */
+    enum { K, V, Q, GATE, UP, ALL };
+    struct ggml_tensor * const w[ALL] = { layer->attn_k, layer->attn_v, layer->attn_q, layer->ffn_gate, layer->ffn_up };
+    struct ggml_tensor *       y[ALL];
+    const bool                 is_end = cuts && b->shape->n_outputs == 0;
+    const int                  n_now  = is_end ? Q : cuts && b->graph.rows ? GATE : ALL;
+    products(b, w, n_now, h, y);
+
+    struct ggml_tensor * k = placed(b, layer, y[K], hp->n_head_kv, layer->attn_k_norm);
+    store(b, il, which, k, y[V]);
+    if (is_end) {
         return NULL;
     }
-    struct ggml_tensor * a = attend(b, il, which, q);
+    struct ggml_tensor * a = attend(b, il, which, placed(b, layer, y[Q], hp->n_head, layer->attn_q_norm));
     observe(b, il, COMMANDR_INPUT_ATTN_OUTPUT, a);
     if (cuts) {
         a = wanted(b, a);
-        h = wanted(b, h);
         x = wanted(b, x);
     }
     a = product(b, layer->attn_output, a);
-
-    struct ggml_tensor * gate = product(b, layer->ffn_gate, h);
-    struct ggml_tensor * up   = product(b, layer->ffn_up, h);
-    struct ggml_tensor * mid  = ggml_swiglu_split(ctx, gate, up);
+    if (n_now < ALL) {
+        products(b, w + GATE, ALL - GATE, wanted(b, h), y + GATE);
+    }
+    struct ggml_tensor * mid = ggml_swiglu_split(ctx, y[GATE], y[UP]);
     observe(b, il, COMMANDR_INPUT_FFN_DOWN, mid);
     struct ggml_tensor * f = product(b, layer->ffn_down, mid);
 

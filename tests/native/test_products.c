@@ -170,6 +170,52 @@ static void check(enum ggml_type type, int64_t n_in, int64_t n_out) {
     ggml_free(ctx);
 }
 
+/* Three matrices in one operation, with rests of rows and of two types, are what each is alone. */
+static void check_all(enum ggml_type type, enum ggml_type other) {
+    enum { N_IN = 512, N = 3 };
+    static const int64_t  n_out[N] = { 279, 1040, 16 };
+    static const int64_t  counts[] = { 1, 5, 40 };
+    struct ggml_context * ctx      = ggml_init((struct ggml_init_params) { 64 << 20, NULL, false });
+    struct ggml_tensor *  w[N];
+    float *               floats = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, N_IN, 1040)->data;
+    for (int i = 0; i < N; i++) {
+        w[i] = ggml_new_tensor_2d(ctx, i == 1 ? other : type, N_IN, n_out[i]);
+        for (int64_t k = 0; k < N_IN * n_out[i]; k++) {
+            floats[k] = uniform();
+        }
+        ggml_quantize_chunk(w[i]->type, floats, w[i]->data, 0, n_out[i], N_IN, NULL);
+    }
+    for (size_t c = 0; c < sizeof(counts) / sizeof(counts[0]); c++) {
+        ggml_backend_t        cpu = ggml_backend_cpu_init();
+        struct ggml_context * own = ggml_init((struct ggml_init_params) { 64 << 20, NULL, false });
+        struct ggml_tensor *  x   = ggml_new_tensor_2d(own, GGML_TYPE_F32, N_IN, counts[c]);
+        struct ggml_tensor *  y[N], *alone[N];
+        struct ggml_cgraph *  g = ggml_new_graph(own);
+        for (int64_t k = 0; k < N_IN * counts[c]; k++) {
+            ((float *) x->data)[k] = uniform();
+        }
+        commandr_columns cols = commandr_columns_round(own, x, commandr_matmul_wants_fine(type));
+        commandr_matmul_all(own, w, N, &cols, y);
+        for (int i = 0; i < N; i++) {
+            alone[i] = commandr_matmul(own, w[i], &cols);
+            ggml_build_forward_expand(g, y[i]);
+            ggml_build_forward_expand(g, alone[i]);
+        }
+        ggml_backend_cpu_set_n_threads(cpu, 3);
+        memset(y[0]->data, 0xff, ggml_nbytes(y[0]->view_src));
+        ggml_backend_graph_compute(cpu, g);
+        for (int i = 0; i < N; i++) {
+            if (!ggml_is_contiguous(y[i]) || ggml_nbytes(y[i]) != ggml_nbytes(alone[i]) ||
+                memcmp(y[i]->data, alone[i]->data, ggml_nbytes(y[i])) != 0) {
+                fail_product("a product differs when computed with others", w[i]->type, w[i]->ne, counts[c]);
+            }
+        }
+        ggml_free(own);
+        ggml_backend_free(cpu);
+    }
+    ggml_free(ctx);
+}
+
 int main(void) {
     if (commandr_level_choose() != COMMANDR_OK) {
         printf("COMMANDR_CPU is no level of this processor\n");
@@ -182,5 +228,7 @@ int main(void) {
         check(TYPES[t], 512, 279);
         check(TYPES[t], 256, 3);
     }
+    check_all(GGML_TYPE_Q4_K, GGML_TYPE_Q6_K);
+    check_all(GGML_TYPE_Q8_0, GGML_TYPE_Q4_0);
     return 0;
 }

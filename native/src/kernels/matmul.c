@@ -24,14 +24,22 @@ static void fetch(uintptr_t from, int64_t n) {
     }
 }
 
+/* One of the products that an operation computes with the same columns. */
+typedef struct product {
+    const struct ggml_tensor * w;
+    const struct ggml_tensor * x;  /* the rounded columns */
+    float *                    to; /* [n_cols][n_out] */
+    int64_t                    n_cols;
+} product;
+
 /* n_tiles super-blocks down the matrix from `first` on, with the columns from c on, at most PANEL. */
-static void multiply_panel(struct ggml_tensor * dst, int64_t first, int64_t n_tiles, int64_t c) {
-    const struct ggml_tensor * w         = dst->src[0];
-    const int32_t *            x         = commandr_columns_units(dst->src[1]);
+static void multiply_panel(const product * m, int64_t first, int64_t n_tiles, int64_t c) {
+    const struct ggml_tensor * w         = m->w;
+    const int32_t *            x         = commandr_columns_units(m->x);
     const commandr_tile_fn     one       = commandr_tile(w->type);
     const int64_t              tile_size = (int64_t) commandr_tile_size(w->type);
     const int64_t              n_blocks  = w->ne[0] / BLOCK;
-    const int64_t              n_cols    = dst->ne[1] - c < PANEL ? dst->ne[1] - c : PANEL;
+    const int64_t              n_cols    = m->n_cols - c < PANEL ? m->n_cols - c : PANEL;
     float                      sums[TOGETHER][PANEL][LANES];
     uint8_t                    packed[COMMANDR_MAX_TILE];
     for (int64_t i = 0; i < n_tiles; i++) {
@@ -46,49 +54,73 @@ static void multiply_panel(struct ggml_tensor * dst, int64_t first, int64_t n_ti
                 commandr_pack_tile(w->type, rows + b * (tile_size / LANES), w->nb[1], left < LANES ? left : LANES,
                                    packed);
                 tile = packed;
-            } else if (dst->ne[1] > 1 && c == 0) { /* one column reads so fast that processors do it better */
+            } else if (m->n_cols > 1 && c == 0) { /* one column reads so fast that processors do it better */
                 fetch((uintptr_t) tile + AHEAD, tile_size);
             }
             if (n_cols > FEW_COLS && b + 1 < n_blocks) { /* i-th part of the panel's next super-block */
                 const int64_t size = 4 * COMMANDR_COLUMN_UNITS * n_cols / n_tiles;
-                fetch((uintptr_t) (x + COMMANDR_COLUMN_UNITS * ((b + 1) * dst->ne[1] + c)) + (uintptr_t) (i * size),
+                fetch((uintptr_t) (x + COMMANDR_COLUMN_UNITS * ((b + 1) * m->n_cols + c)) + (uintptr_t) (i * size),
                       size);
             }
-            one(tile, x + COMMANDR_COLUMN_UNITS * (b * dst->ne[1] + c), n_cols, sums[i]);
+            one(tile, x + COMMANDR_COLUMN_UNITS * (b * m->n_cols + c), n_cols, sums[i]);
         }
     }
     for (int64_t i = 0; i < n_tiles; i++) {
         const int64_t row = (first + i) * LANES;
         const int64_t n   = w->ne[1] - row < LANES ? w->ne[1] - row : LANES;
         for (int64_t k = 0; k < n_cols; k++) {
-            float * column = (float *) ((char *) dst->data + (size_t) (c + k) * dst->nb[1]);
-            memcpy(column + row, sums[i][k], (size_t) n * sizeof(float));
+            memcpy(m->to + (c + k) * w->ne[1] + row, sums[i][k], (size_t) n * sizeof(float));
         }
     }
 }
 
-/* dst: F32 [n_out, n_cols]; sources: w, the rounded columns; user_data: the number of the counter. Threads draw tiles
- * until there are none left. */
+static int64_t tiles_of(const struct ggml_tensor * w) {
+    return (w->ne[1] + LANES - 1) / LANES;
+}
+
+/* Draws of so many tiles from a matrix. */
+static int64_t draws_of(const struct ggml_tensor * w, int64_t draw) {
+    return (tiles_of(w) + draw - 1) / draw;
+}
+
+/* Tiles begin to end of a product, `step` at a time. */
+static void multiply_tiles(const product * m, int64_t begin, int64_t end, int64_t step) {
+    for (int64_t c = 0; c < m->n_cols; c += PANEL) {
+        for (int64_t i = begin; i < end; i += step) {
+            multiply_panel(m, i, end - i < step ? end - i : step, c);
+        }
+    }
+}
+
+/* dst: F32 [the n_out of all matrices, n_cols], a matrix's result behind that of the one before; sources: the rounded
+ * columns, then the matrices; user_data: the number of the counter. Threads draw tiles until there are none left, of
+ * one matrix after the other without waiting in between. */
 static void multiply(struct ggml_tensor * dst, int ith, int nth, void * user_data) {
     (void) ith;
-    commandr_counter * counters = dst->src[1]->data;
+    commandr_counter * counters = dst->src[0]->data;
     _Atomic int64_t *  next     = &counters[(intptr_t) user_data].next;
-    const int64_t      n_tiles  = (dst->ne[0] + LANES - 1) / LANES;
-    const bool         many     = dst->ne[1] > FEW_COLS;
-    const int64_t      together = n_tiles >= (int64_t) 4 * TOGETHER * nth ? TOGETHER : 1;
-    const int64_t      draw     = dst->ne[1] > 1 && n_tiles >= (int64_t) 4 * DRAW * nth ? DRAW : together;
-    for (;;) {
-        const int64_t begin = atomic_fetch_add_explicit(next, draw, memory_order_relaxed);
-        const int64_t end   = begin + draw < n_tiles ? begin + draw : n_tiles;
-        if (begin >= end) {
-            return;
-        }
-        const int64_t step = many ? together : 1;
-        for (int64_t c = 0; c < dst->ne[1]; c += PANEL) {
-            for (int64_t i = begin; i < end; i += step) {
-                multiply_panel(dst, i, end - i < step ? end - i : step, c);
+    const int64_t      n_cols   = dst->ne[1];
+    int64_t            n_tiles  = 0;
+    for (int s = 1; s < GGML_MAX_SRC && dst->src[s]; s++) {
+        n_tiles += tiles_of(dst->src[s]);
+    }
+    const int64_t together = n_tiles >= (int64_t) 4 * TOGETHER * nth ? TOGETHER : 1;
+    const int64_t draw     = n_cols > 1 && n_tiles >= (int64_t) 4 * DRAW * nth ? DRAW : together;
+    const int64_t step     = n_cols > FEW_COLS ? together : 1;
+    product       m        = { .w = dst->src[1], .x = dst->src[0], .to = dst->data, .n_cols = n_cols };
+    int64_t       first    = 0; /* draw of the matrix that m is about */
+    for (int s = 1;;) {
+        const int64_t drawn = atomic_fetch_add_explicit(next, 1, memory_order_relaxed);
+        while (drawn - first >= draws_of(m.w, draw)) {
+            if (++s == GGML_MAX_SRC || !dst->src[s]) {
+                return;
             }
+            first += draws_of(m.w, draw);
+            m.to += n_cols * m.w->ne[1];
+            m.w = dst->src[s];
         }
+        const int64_t begin = (drawn - first) * draw;
+        multiply_tiles(&m, begin, begin + draw < tiles_of(m.w) ? begin + draw : tiles_of(m.w), step);
     }
 }
 
@@ -104,9 +136,28 @@ bool commandr_matmul_wanted(const struct ggml_tensor * w, int64_t n_cols) {
     return n_cols >= MIN_COLS && w->ne[2] * w->ne[3] == 1 && commandr_matmul_has(w->type, w->ne);
 }
 
+void commandr_matmul_all(struct ggml_context * ctx, struct ggml_tensor * const * w, int n, commandr_columns * x,
+                         struct ggml_tensor ** results) {
+    GGML_ASSERT(x->n_readers < COMMANDR_MAX_READERS && n < GGML_MAX_SRC);
+    struct ggml_tensor * args[GGML_MAX_SRC] = { x->data };
+    int64_t              n_out              = 0;
+    for (int i = 0; i < n; i++) {
+        GGML_ASSERT(x->fine == commandr_matmul_wants_fine(w[i]->type));
+        args[i + 1] = w[i];
+        n_out += w[i]->ne[1];
+    }
+    struct ggml_tensor * all = ggml_custom_4d(ctx, GGML_TYPE_F32, n_out, x->n, 1, 1, args, n + 1, multiply,
+                                              GGML_N_TASKS_MAX, (void *) (intptr_t) x->n_readers++);
+    size_t               at  = 0;
+    for (int i = 0; i < n; i++) {
+        const size_t size = (size_t) w[i]->ne[1] * sizeof(float);
+        results[i]        = n == 1 ? all : ggml_view_2d(ctx, all, w[i]->ne[1], x->n, size, at);
+        at += size * (size_t) x->n;
+    }
+}
+
 struct ggml_tensor * commandr_matmul(struct ggml_context * ctx, struct ggml_tensor * w, commandr_columns * x) {
-    GGML_ASSERT(x->n_readers < COMMANDR_MAX_READERS && x->fine == commandr_matmul_wants_fine(w->type));
-    struct ggml_tensor * args[2] = { w, x->data };
-    return ggml_custom_4d(ctx, GGML_TYPE_F32, w->ne[1], x->n, 1, 1, args, 2, multiply, GGML_N_TASKS_MAX,
-                          (void *) (intptr_t) x->n_readers++);
+    struct ggml_tensor * result;
+    commandr_matmul_all(ctx, &w, 1, x, &result);
+    return result;
 }

@@ -24,4 +24,9 @@ bool commandr_matmul_wants_fine(enum ggml_type type);
  * products for each. Result: F32 [n_out, x->n]. */
 struct ggml_tensor * commandr_matmul(struct ggml_context * ctx, struct ggml_tensor * w, commandr_columns * x);
 
+/* The same for n matrices (fewer than GGML_MAX_SRC), which may differ in n_out and type, as one operation: one reader
+ * of x, and no thread waits for another between two matrices. results[i]: F32 [n_out of w[i], x->n], contiguous. */
+void commandr_matmul_all(struct ggml_context * ctx, struct ggml_tensor * const * w, int n, commandr_columns * x,
+                         struct ggml_tensor ** results);
+
 #endif
