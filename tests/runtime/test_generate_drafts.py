@@ -35,7 +35,9 @@ SAMPLED = SamplingParams(seed=3, top_p=0.95, repeat_penalty=1.3)
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[CommandR]:
-    with CommandR(models.gguf("gqa"), n_ctx=512, n_threads=1) as opened:
+    # Cached keys in half precision would now and then be rounded the other way, and so another token be drawn: ggml's
+    # products of F32 weights differ in the last bit with the number of columns.
+    with CommandR(models.gguf("gqa"), n_ctx=512, n_threads=1, type_k="f32", type_v="f32") as opened:
         yield opened
 
 

@@ -17,10 +17,10 @@ N_CTX = 64
 # Both add up floats in another order, and the KV cache rounds what comes of it to half floats, a few of them the other
 # way: single columns differ, the more so the more layers there are (64 in r_plus), between two vector widths of ours as
 # well. Products in BF16 round their inputs, and not on all processors alike.
-TOLERANCE = {"v01": 1e-4, "gqa": 1e-4, "cohere2": 5e-4, "r_plus": 1e-3}
+TOLERANCE = {"v01": 1e-4, "gqa": 1e-4, "cohere2": 5e-4, "r_plus": 3e-3}
 TOLERANCE_BF16 = 3e-3
 # What does not come of a few such roundings: before the first cache, and in the sum of all columns.
-TIGHT, TIGHT_TOTAL = 1e-5, 1e-4
+TIGHT, TIGHT_TOTAL = 1e-5, 3e-4
 
 
 def collected(shape: str = "gqa", file_type: str = "F32", **options: object) -> ImportanceMatrix:

@@ -52,5 +52,7 @@ def test_state_of_a_smaller_cache_type_is_kept_exactly(shape: str, kv_type: str,
         with Session(model, **options) as second:
             second.load_state(path)
             second.eval(a, n_outputs=40)
-            # Cells in another order change sums by 1e-7, which now and then rounds a new key the other way.
-            assert np.abs(second.logits() - expected).max() < 2e-3 * expected.std()
+            # Cells in another order change sums by 1e-7, which now and then rounds a new key the other way: by 2^-8 of
+            # it in bf16.
+            bound = 8e-3 if kv_type == "bf16" else 2e-3
+            assert np.abs(second.logits() - expected).max() < bound * expected.std()
