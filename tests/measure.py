@@ -22,10 +22,16 @@ def log_softmax(logits: Rows) -> npt.NDArray[np.float64]:
     return result
 
 
-def kl_divergence(logits: Rows, expected: Rows) -> float:
-    """Mean over positions of KL(expected || logits), in nats."""
+def kl_divergences(logits: Rows, expected: Rows) -> npt.NDArray[np.float64]:
+    """KL(expected || logits) of each position, in nats."""
     p, q = log_softmax(expected), log_softmax(logits)
-    return float((np.exp(p) * (p - q)).sum(-1).mean())
+    result: npt.NDArray[np.float64] = (np.exp(p) * (p - q)).sum(-1)
+    return result
+
+
+def kl_divergence(logits: Rows, expected: Rows) -> float:
+    """Its mean over positions."""
+    return float(kl_divergences(logits, expected).mean())
 
 
 def top_1_differences(logits: Rows, expected: Rows) -> int:

@@ -10,6 +10,7 @@ import pytest
 
 import bounds
 import data
+import embedded
 import measure
 import models
 import oracles
@@ -17,6 +18,7 @@ import shapes
 from commandr_gguf.gguf_file import GGUFFile
 from commandr_gguf.model import Model
 from commandr_gguf.session import Session
+from commandr_gguf.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.oracle
 
@@ -70,6 +72,21 @@ def max_kl(shape: str, file_type: str) -> float:
 def test_our_file_in_llama_cpp(shape: str, file_type: str, tmp_path: Path) -> None:
     tokens = models.golden(shape)["tokens_a"]
     assert_same_in_both(models.gguf(shape, file_type), tokens, tmp_path, max_kl(shape, file_type))
+
+
+@pytest.mark.parametrize("file_type", ["Q4_K_M", "Q8_0"])
+def test_the_divergence_from_f32_is_not_above_llama_cpps(file_type: str, tmp_path: Path) -> None:
+    """Of the same file of a trained model, on text; paired by token, up to two standard errors of the difference."""
+    text = (oracles.ROOT / "README.md").read_text(encoding="utf-8")
+    tokens = np.array(Tokenizer.from_gguf(embedded.path("F32")).encode(text, add_special=True)[:2000], np.int32)
+    exact = ours(embedded.path("F32"), tokens, n_greedy=0)[0]
+    our_kl = measure.kl_divergences(ours(embedded.path(file_type), tokens, n_greedy=0)[0], exact)
+    their_kl = measure.kl_divergences(oracles.llama_cpp(embedded.path(file_type), tokens, tmp_path)["logits"], exact)
+    difference = our_kl - their_kl
+    print(f"{file_type}: {our_kl.mean():.3e} here, {their_kl.mean():.3e} there, ", end="")
+    print(f"difference {difference.mean():.1e} +- {difference.std() / np.sqrt(len(difference)):.1e}")
+    assert difference.mean() < 2 * difference.std() / np.sqrt(len(difference))
+    assert difference.std() < their_kl.std()  # else the error of the mean would hide anything
 
 
 @pytest.mark.parametrize("shape", SHAPES)
