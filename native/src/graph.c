@@ -45,10 +45,10 @@ static struct ggml_tensor * rope(builder * b, struct ggml_tensor * x) {
 
 /* x rounded for our products with weights of a type; q, k, v, gate and up share it. */
 static commandr_columns * rounded(builder * b, struct ggml_tensor * x, enum ggml_type type) {
-    const bool fine = commandr_matmul_wants_fine(type);
-    if (b->rounded_from != x || b->rounded.fine != fine) {
+    const commandr_rounding rounding = commandr_matmul_rounding(type);
+    if (b->rounded_from != x || b->rounded.rounding != rounding) {
         b->rounded_from = x;
-        b->rounded      = commandr_columns_round(b->ctx, x, fine);
+        b->rounded      = commandr_columns_round(b->ctx, x, rounding);
     }
     return &b->rounded;
 }
@@ -98,7 +98,7 @@ static void products(builder * b, struct ggml_tensor * const * w, int n, struct 
     bool is_one = true;
     for (int i = 0; i < n; i++) {
         is_one = is_one && is_ours(b, w[i], x->ne[1]) && !is_for_amx(b, w[i], x->ne[1]) &&
-                 commandr_matmul_wants_fine(w[i]->type) == commandr_matmul_wants_fine(w[0]->type);
+                 commandr_matmul_rounding(w[i]->type) == commandr_matmul_rounding(w[0]->type);
     }
     if (is_one) {
         commandr_matmul_all(b->ctx, w, n, rounded(b, x, w[0]->type), results);

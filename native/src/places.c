@@ -78,7 +78,7 @@ static commandr_place choose(const commandr_model * model, const commandr_model_
     commandr_place place        = { .on_host = true, .device = ggml_backend_dev_name(cpu) };
     const bool     is_embedding = slot->target == &model->token_embd;
     const bool     repack       = params->repack && slot->is_matrix;
-    if (repack && commandr_matmul_has((enum ggml_type) info->type, info->ne) &&
+    if (repack && commandr_matmul_is_to_pack((enum ggml_type) info->type, info->ne) &&
         !(is_embedding && model->head_dev != cpu)) {
         place.buft   = ggml_backend_dev_buffer_type(cpu);
         place.packed = true;

@@ -173,7 +173,7 @@ static void multiply(struct ggml_tensor * w, float * x, int n, float * out) {
              .data = x
     };
     in.nb[1]                  = N_IN * sizeof(float);
-    commandr_columns     cols = commandr_columns_round(NULL, &in, commandr_matmul_wants_fine(w->type));
+    commandr_columns     cols = commandr_columns_round(NULL, &in, commandr_matmul_rounding(w->type));
     struct ggml_tensor * y    = commandr_matmul(NULL, w, &cols);
     memcpy(out, y->data, (size_t) (n * N_OUT) * sizeof(float));
     free(y->data);

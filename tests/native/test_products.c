@@ -14,11 +14,17 @@
 
 enum { MAX_COLS = 70, MAX_IN = 2304, MAX_OUT = 1040 };
 
-static const enum ggml_type TYPES[] = { GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K, GGML_TYPE_Q8_0,
-                                        GGML_TYPE_Q4_0 };
+static const enum ggml_type TYPES[] = { GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K,
+                                        GGML_TYPE_Q8_0, GGML_TYPE_Q4_0, GGML_TYPE_BF16 };
 
-/* What x becomes in 8 bits: a scale for each run of elements, as columns.h says. */
+/* What x becomes in 8 bits: a scale for each run of elements, as columns.h says. run 0: x itself */
 static void rounded(const float * x, int64_t n, int64_t run, double * to) {
+    if (run == 0) {
+        for (int64_t i = 0; i < n; i++) {
+            to[i] = (double) x[i];
+        }
+        return;
+    }
     for (int64_t i = 0; i < n; i += run) {
         float max = 0.0f;
         for (int64_t k = 0; k < run; k++) {
@@ -43,7 +49,7 @@ static void multiply(const fixture * f, struct ggml_tensor * w, int64_t c, int64
     ggml_backend_t        cpu  = ggml_backend_cpu_init();
     struct ggml_context * ctx  = ggml_init((struct ggml_init_params) { 64 << 20, NULL, false });
     struct ggml_tensor *  x    = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, w->ne[0], n_cols);
-    commandr_columns      cols = commandr_columns_round(ctx, x, commandr_matmul_wants_fine(w->type));
+    commandr_columns      cols = commandr_columns_round(ctx, x, commandr_matmul_rounding(w->type));
     struct ggml_tensor *  y    = commandr_matmul(ctx, w, &cols);
     struct ggml_tensor *  same = commandr_matmul(ctx, w, &cols); /* a second reader has a counter of its own */
     struct ggml_cgraph *  g    = ggml_new_graph(ctx);
@@ -66,7 +72,8 @@ static void multiply(const fixture * f, struct ggml_tensor * w, int64_t c, int64
 static void check_sums(const fixture * f, const float * y, int64_t n_cols) {
     static double xr[MAX_IN];
     const int64_t n_in = f->file->ne[0];
-    const int64_t run  = f->file->type == GGML_TYPE_Q8_0 || f->file->type == GGML_TYPE_Q4_0 ? 32 : 256;
+    const int     how  = (int) commandr_matmul_rounding(f->file->type);
+    const int64_t run  = how == COMMANDR_FLOATS ? 0 : how == COMMANDR_FINE ? 32 : 256;
     for (int64_t c = 0; c < n_cols; c++) {
         rounded(f->x + c * n_in, n_in, run, xr);
         for (int64_t row = 0; row < f->file->ne[1]; row++) {
@@ -127,6 +134,9 @@ static void check(enum ggml_type type, int64_t n_in, int64_t n_out) {
     static const int counts[] = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 32, 33, 70 };
     const int64_t    ne[2]    = { n_in, n_out };
     fixture          f        = { .n_threads = 1 };
+    if (type == GGML_TYPE_BF16 && !commandr_matmul_has(type, ne)) {
+        return; /* left to ggml where that is faster */
+    }
     if (!commandr_matmul_has(type, ne)) {
         fail_product("there is no kernel", type, ne, 0);
     }
@@ -194,7 +204,7 @@ static void check_all(enum ggml_type type, enum ggml_type other) {
         for (int64_t k = 0; k < N_IN * counts[c]; k++) {
             ((float *) x->data)[k] = uniform();
         }
-        commandr_columns cols = commandr_columns_round(own, x, commandr_matmul_wants_fine(type));
+        commandr_columns cols = commandr_columns_round(own, x, commandr_matmul_rounding(type));
         commandr_matmul_all(own, w, N, &cols, y);
         for (int i = 0; i < N; i++) {
             alone[i] = commandr_matmul(own, w[i], &cols);
@@ -230,5 +240,8 @@ int main(void) {
     }
     check_all(GGML_TYPE_Q4_K, GGML_TYPE_Q6_K);
     check_all(GGML_TYPE_Q8_0, GGML_TYPE_Q4_0);
+    if (commandr_matmul_has(GGML_TYPE_BF16, (const int64_t[]) { 256, 1 })) {
+        check_all(GGML_TYPE_BF16, GGML_TYPE_BF16);
+    }
     return 0;
 }

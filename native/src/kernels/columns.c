@@ -74,33 +74,63 @@ static void round_block(const float * x, bool fine, int64_t n, int32_t * to) {
     }
 }
 
-/* dst: I8, as in columns.h; source: x; user_data: NULL unless fine. */
+static void begin_counters(commandr_counter * counters) {
+    for (int i = 0; i < COMMANDR_MAX_READERS; i++) {
+        atomic_store_explicit(&counters[i].next, 0, memory_order_relaxed);
+    }
+}
+
+/* dst: I8, as in columns.h; source: x; user_data: the rounding. */
 static void round_columns(struct ggml_tensor * dst, int ith, int nth, void * user_data) {
     const struct ggml_tensor * x        = dst->src[0];
     const int64_t              n_blocks = x->ne[0] / BLOCK;
-    commandr_counter *         counters = dst->data;
-    for (int i = 0; i < COMMANDR_MAX_READERS && ith == 0; i++) {
-        atomic_store_explicit(&counters[i].next, 0, memory_order_relaxed);
+    const bool                 fine     = (intptr_t) user_data == COMMANDR_FINE;
+    int32_t *                  units    = (int32_t *) ((commandr_counter *) dst->data + COMMANDR_MAX_READERS);
+    if (ith == 0) {
+        begin_counters(dst->data);
     }
-    int32_t * units = (int32_t *) (counters + COMMANDR_MAX_READERS);
     for (int64_t i = ith; i < n_blocks * x->ne[1]; i += nth) {
         const int64_t b     = i % n_blocks;
         const int64_t c     = i / n_blocks;
         const int64_t first = c / COMMANDR_GROUP * COMMANDR_GROUP;
         const int64_t n     = x->ne[1] - first < COMMANDR_GROUP ? x->ne[1] - first : COMMANDR_GROUP;
         const float * in    = (const float *) ((const char *) x->data + (size_t) c * x->nb[1]) + b * BLOCK;
-        round_block(in, user_data != NULL, n, units + COMMANDR_COLUMN_UNITS * (b * x->ne[1] + first) + (c - first));
+        round_block(in, fine, n, units + COMMANDR_COLUMN_UNITS * (b * x->ne[1] + first) + (c - first));
     }
 }
 
-commandr_columns commandr_columns_round(struct ggml_context * ctx, struct ggml_tensor * x, bool fine) {
-    static const char fine_mark;
-    void * const      user_data = fine ? (void *) &fine_mark : NULL;
-    const int64_t     size      = COMMANDR_MAX_READERS * (int64_t) sizeof(commandr_counter) +
-                                  4 * COMMANDR_COLUMN_UNITS * (x->ne[0] / BLOCK) * x->ne[1];
+/* The same without rounding. */
+static void transpose_columns(struct ggml_tensor * dst, int ith, int nth, void * user_data) {
+    (void) user_data;
+    const struct ggml_tensor * x        = dst->src[0];
+    const int64_t              n_blocks = x->ne[0] / BLOCK;
+    const int64_t              n_groups = (x->ne[1] + COMMANDR_GROUP - 1) / COMMANDR_GROUP;
+    float *                    floats   = (float *) ((commandr_counter *) dst->data + COMMANDR_MAX_READERS);
+    if (ith == 0) {
+        begin_counters(dst->data);
+    }
+    for (int64_t i = ith; i < n_blocks * n_groups; i += nth) {
+        const int64_t b     = i / n_groups;
+        const int64_t first = i % n_groups * COMMANDR_GROUP;
+        const int64_t n     = x->ne[1] - first < COMMANDR_GROUP ? x->ne[1] - first : COMMANDR_GROUP;
+        float *       to    = floats + BLOCK * (b * x->ne[1] + first);
+        for (int64_t c = 0; c < n; c++) {
+            const float * in = (const float *) ((const char *) x->data + (size_t) (first + c) * x->nb[1]) + b * BLOCK;
+            for (int64_t k = 0; k < BLOCK; k++) {
+                to[k * n + c] = in[k];
+            }
+        }
+    }
+}
+
+commandr_columns commandr_columns_round(struct ggml_context * ctx, struct ggml_tensor * x, commandr_rounding rounding) {
+    const int64_t          size    = COMMANDR_MAX_READERS * (int64_t) sizeof(commandr_counter) +
+                                     4 * commandr_columns_n_units(rounding) * (x->ne[0] / BLOCK) * x->ne[1];
+    const ggml_custom_op_t compute = rounding == COMMANDR_FLOATS ? transpose_columns : round_columns;
     return (commandr_columns) {
-        .data = ggml_custom_4d(ctx, GGML_TYPE_I8, size, 1, 1, 1, &x, 1, round_columns, GGML_N_TASKS_MAX, user_data),
-        .n    = x->ne[1],
-        .fine = fine,
+        .data     = ggml_custom_4d(ctx, GGML_TYPE_I8, size, 1, 1, 1, &x, 1, compute, GGML_N_TASKS_MAX,
+                                   (void *) (intptr_t) rounding),
+        .n        = x->ne[1],
+        .rounding = rounding,
     };
 }

@@ -1,4 +1,5 @@
-/* The other side of our products: activations rounded to 8 bits, once for all matrices that multiply them.
+/* The other side of our products: activations laid out once for all matrices that multiply them, and for quantized ones
+ * rounded to 8 bits.
  *
  * They are cut into super-blocks of 256 elements. The first super-blocks of all columns come first, in groups of
  * COMMANDR_GROUP columns, the last group with the rest. A group holds, each time for its n columns side by side
@@ -9,13 +10,14 @@
  *                            When rounding is fine 8, -128 times the sum of 32 q
  *     int16_t pairs[4][n][2] the sum of 32 q each, for formats whose weights are scale * q - min
  *     float   d[8][n]        for 32 q each: 8 different ones when rounding is fine, else all the same
+ *
+ * For weights of 16 bits there is no rounding: a group holds float x[256][n].
  */
 #ifndef COMMANDR_SRC_KERNELS_COLUMNS_H
 #define COMMANDR_SRC_KERNELS_COLUMNS_H
 
 #include "kernels/packed.h"
 
-#include <stdbool.h>
 #include <stdint.h>
 
 enum {
@@ -24,9 +26,15 @@ enum {
     COMMANDR_SHIFT_AT     = 64,
     COMMANDR_PAIRS_AT     = 80,
     COMMANDR_D_AT         = 84,
-    COMMANDR_COLUMN_UNITS = 92,
+    COMMANDR_COLUMN_UNITS = 92, /* all of them */
     COMMANDR_MAX_READERS  = 8
 };
+
+typedef enum commandr_rounding {
+    COMMANDR_COARSE, /* 256 elements share a scale */
+    COMMANDR_FINE,   /* 32 do */
+    COMMANDR_FLOATS  /* none */
+} commandr_rounding;
 
 /* A counter from which threads draw pieces of one product; rounding sets them all to 0. */
 typedef struct commandr_counter {
@@ -37,12 +45,17 @@ typedef struct commandr_counter {
 typedef struct commandr_columns {
     struct ggml_tensor * data; /* I8: COMMANDR_MAX_READERS counters, then the groups */
     int64_t              n;
-    bool                 fine;
+    commandr_rounding    rounding;
     int                  n_readers;
 } commandr_columns;
 
-/* Rounds x: F32 [n_in, n], contiguous, n_in a multiple of 256. fine: 32 elements share a scale instead of 256. */
-commandr_columns commandr_columns_round(struct ggml_context * ctx, struct ggml_tensor * x, bool fine);
+/* Lays out x: F32 [n_in, n], contiguous, n_in a multiple of 256. */
+commandr_columns commandr_columns_round(struct ggml_context * ctx, struct ggml_tensor * x, commandr_rounding rounding);
+
+/* Units of a column in a super-block. */
+static inline int64_t commandr_columns_n_units(commandr_rounding rounding) {
+    return rounding == COMMANDR_FLOATS ? COMMANDR_SUPER_BLOCK : COMMANDR_COLUMN_UNITS;
+}
 
 /* The groups behind the counters. */
 static inline const int32_t * commandr_columns_units(const struct ggml_tensor * data) {

@@ -12,9 +12,11 @@ enum {
     TOGETHER = 4,  /* tiles down the matrix computed together, each column of a panel being read once for all */
     DRAW     = 16, /* tiles that a thread takes at a time when there are several columns */
     PANEL    = 32, /* columns computed together: at one super-block they, the tiles and the sums fit a level-1 cache */
-    AHEAD    = 16 << 10, /* bytes between weights that are read and those that are fetched meanwhile */
-    FEW_COLS = 16,       /* up to here weights are read once, tile after tile as they lie in memory */
-    MIN_COLS = 2         /* packing weights anew in each product costs more than ggml needs for one column */
+    WIDE_PANEL          = 128,      /* the same for weights of 16 bits, whose tiles are unpacked anew for each panel */
+    AHEAD               = 16 << 10, /* bytes between weights that are read and those that are fetched meanwhile */
+    FEW_COLS            = 16,       /* up to here weights are read once, tile after tile as they lie in memory */
+    MIN_COLS            = 2,        /* packing weights anew in each product costs more than ggml needs for one column */
+    MIN_COLS_OF_16_BITS = 32        /* ggml multiplies such weights faster */
 };
 
 /* Asks for n bytes to be in the level-2 cache soon. They may lie behind the end of a tensor. */
@@ -32,15 +34,15 @@ typedef struct product {
     int64_t                    n_cols;
 } product;
 
-/* n_tiles super-blocks down the matrix from `first` on, with the columns from c on, at most PANEL. */
-static void multiply_panel(const product * m, int64_t first, int64_t n_tiles, int64_t c) {
+/* n_tiles super-blocks down the matrix from `first` on, with n_cols columns from c on. */
+static void multiply_panel(const product * m, int64_t first, int64_t n_tiles, int64_t c, int64_t n_cols) {
     const struct ggml_tensor * w         = m->w;
     const int32_t *            x         = commandr_columns_units(m->x);
+    const int64_t              n_units   = commandr_columns_n_units(commandr_matmul_rounding(w->type));
     const commandr_tile_fn     one       = commandr_tile(w->type);
     const int64_t              tile_size = (int64_t) commandr_tile_size(w->type);
     const int64_t              n_blocks  = w->ne[0] / BLOCK;
-    const int64_t              n_cols    = m->n_cols - c < PANEL ? m->n_cols - c : PANEL;
-    float                      sums[TOGETHER][PANEL][LANES];
+    float                      sums[TOGETHER][WIDE_PANEL][LANES];
     uint8_t                    packed[COMMANDR_MAX_TILE];
     for (int64_t i = 0; i < n_tiles; i++) {
         memset(sums[i], 0, (size_t) n_cols * sizeof(sums[i][0]));
@@ -58,11 +60,10 @@ static void multiply_panel(const product * m, int64_t first, int64_t n_tiles, in
                 fetch((uintptr_t) tile + AHEAD, tile_size);
             }
             if (n_cols > FEW_COLS && b + 1 < n_blocks) { /* i-th part of the panel's next super-block */
-                const int64_t size = 4 * COMMANDR_COLUMN_UNITS * n_cols / n_tiles;
-                fetch((uintptr_t) (x + COMMANDR_COLUMN_UNITS * ((b + 1) * m->n_cols + c)) + (uintptr_t) (i * size),
-                      size);
+                const int64_t size = 4 * n_units * n_cols / n_tiles;
+                fetch((uintptr_t) (x + n_units * ((b + 1) * m->n_cols + c)) + (uintptr_t) (i * size), size);
             }
-            one(tile, x + COMMANDR_COLUMN_UNITS * (b * m->n_cols + c), n_cols, sums[i]);
+            one(tile, x + n_units * (b * m->n_cols + c), n_cols, sums[i]);
         }
     }
     for (int64_t i = 0; i < n_tiles; i++) {
@@ -85,9 +86,10 @@ static int64_t draws_of(const struct ggml_tensor * w, int64_t draw) {
 
 /* Tiles begin to end of a product, `step` at a time. */
 static void multiply_tiles(const product * m, int64_t begin, int64_t end, int64_t step) {
-    for (int64_t c = 0; c < m->n_cols; c += PANEL) {
+    const int64_t panel = commandr_matmul_rounding(m->w->type) == COMMANDR_FLOATS ? WIDE_PANEL : PANEL;
+    for (int64_t c = 0; c < m->n_cols; c += panel) {
         for (int64_t i = begin; i < end; i += step) {
-            multiply_panel(m, i, end - i < step ? end - i : step, c);
+            multiply_panel(m, i, end - i < step ? end - i : step, c, m->n_cols - c < panel ? m->n_cols - c : panel);
         }
     }
 }
@@ -128,12 +130,22 @@ bool commandr_matmul_has(enum ggml_type type, const int64_t * ne) {
     return ne[0] % BLOCK == 0 && commandr_tile(type) != NULL;
 }
 
-bool commandr_matmul_wants_fine(enum ggml_type type) {
-    return type == GGML_TYPE_Q8_0 || type == GGML_TYPE_Q4_0;
+bool commandr_matmul_is_to_pack(enum ggml_type type, const int64_t * ne) {
+    return commandr_matmul_has(type, ne) && commandr_matmul_rounding(type) != COMMANDR_FLOATS;
+}
+
+commandr_rounding commandr_matmul_rounding(enum ggml_type type) {
+    switch ((int) type) {
+        case GGML_TYPE_BF16: return COMMANDR_FLOATS;
+        case GGML_TYPE_Q8_0:
+        case GGML_TYPE_Q4_0: return COMMANDR_FINE;
+        default: return COMMANDR_COARSE;
+    }
 }
 
 bool commandr_matmul_wanted(const struct ggml_tensor * w, int64_t n_cols) {
-    return n_cols >= MIN_COLS && w->ne[2] * w->ne[3] == 1 && commandr_matmul_has(w->type, w->ne);
+    const int64_t min_cols = commandr_matmul_rounding(w->type) == COMMANDR_FLOATS ? MIN_COLS_OF_16_BITS : MIN_COLS;
+    return n_cols >= min_cols && w->ne[2] * w->ne[3] == 1 && commandr_matmul_has(w->type, w->ne);
 }
 
 void commandr_matmul_all(struct ggml_context * ctx, struct ggml_tensor * const * w, int n, commandr_columns * x,
@@ -142,7 +154,7 @@ void commandr_matmul_all(struct ggml_context * ctx, struct ggml_tensor * const *
     struct ggml_tensor * args[GGML_MAX_SRC] = { x->data };
     int64_t              n_out              = 0;
     for (int i = 0; i < n; i++) {
-        GGML_ASSERT(x->fine == commandr_matmul_wants_fine(w[i]->type));
+        GGML_ASSERT(x->rounding == commandr_matmul_rounding(w[i]->type));
         args[i + 1] = w[i];
         n_out += w[i]->ne[1];
     }

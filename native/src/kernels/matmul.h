@@ -17,8 +17,11 @@ bool commandr_matmul_has(enum ggml_type type, const int64_t * ne);
 /* Whether the kernel beats ggml's product with a weight in its file layout, which it packs anew each time. */
 bool commandr_matmul_wanted(const struct ggml_tensor * w, int64_t n_cols);
 
-/* Whether products with weights of this type want fine columns: a scale for each 32 elements instead of 256. */
-bool commandr_matmul_wants_fine(enum ggml_type type);
+/* Whether such weights are better packed once, when they are loaded. */
+bool commandr_matmul_is_to_pack(enum ggml_type type, const int64_t * ne);
+
+/* How columns are to be rounded for products with weights of this type. */
+commandr_rounding commandr_matmul_rounding(enum ggml_type type);
 
 /* w x like ggml_mul_mat. w: [n_in, n_out], packed or in its file's layout; x: rounded, at most COMMANDR_MAX_READERS
  * products for each. Result: F32 [n_out, x->n]. */

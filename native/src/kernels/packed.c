@@ -19,7 +19,9 @@ static const block_layout * layout_of(enum ggml_type type) {
     static const block_layout q6_k = { 210, 1, 0, 52, 208 }; /* 128 and 64 of quants, 16 of scales, d */
     static const block_layout q8_0 = { 34, 8, 2, 8, 0 };     /* d, 32 of quants */
     static const block_layout q4_0 = { 18, 8, 2, 4, 0 };     /* d, 16 of quants */
+    static const block_layout bf16 = { 512, 1, 0, 128, -1 };
     switch ((int) type) {
+        case GGML_TYPE_BF16: return &bf16;
         case GGML_TYPE_Q4_K: return &q4_k;
         case GGML_TYPE_Q5_K: return &q5_k;
         case GGML_TYPE_Q6_K: return &q6_k;
@@ -42,9 +44,49 @@ static size_t half_at(size_t k, size_t lane) {
     return 2 * (LANES * k + lane);
 }
 
+typedef uint32_t words4 __attribute__((vector_size(16)));
+
+#if defined(__clang__)
+#define SHUFFLE(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
+#else
+#define SHUFFLE(a, b, i, j, k, l) __builtin_shuffle(a, b, (words4) { i, j, k, l })
+#endif
+
+static words4 words_at(const uint8_t * at) {
+    words4 w;
+    memcpy(&w, at, sizeof(w));
+    return w;
+}
+
+/* A tile of words alone, in their order; 4 of 4 rows at a time. n_words: a multiple of 4 */
+static void pack_words(const uint8_t * rows, size_t row_size, size_t last, size_t n_words, uint8_t * to) {
+    for (size_t lane = 0; lane < LANES; lane += 4) {
+        const uint8_t * from[4];
+        for (size_t k = 0; k < 4; k++) {
+            from[k] = rows + (lane + k < last ? lane + k : last) * row_size;
+        }
+        for (size_t i = 0; i < 4 * n_words; i += 16) {
+            const words4 a = words_at(from[0] + i), b = words_at(from[1] + i);
+            const words4 c = words_at(from[2] + i), d = words_at(from[3] + i);
+
+            const words4 ab_low = SHUFFLE(a, b, 0, 4, 1, 5), ab_high = SHUFFLE(a, b, 2, 6, 3, 7);
+            const words4 cd_low = SHUFFLE(c, d, 0, 4, 1, 5), cd_high = SHUFFLE(c, d, 2, 6, 3, 7);
+            const words4 columns[4] = { SHUFFLE(ab_low, cd_low, 0, 1, 4, 5), SHUFFLE(ab_low, cd_low, 2, 3, 6, 7),
+                                        SHUFFLE(ab_high, cd_high, 0, 1, 4, 5), SHUFFLE(ab_high, cd_high, 2, 3, 6, 7) };
+            for (size_t k = 0; k < 4; k++) {
+                memcpy(to + LANES * i + 4 * (LANES * k + lane), &columns[k], sizeof(columns[k]));
+            }
+        }
+    }
+}
+
 void commandr_pack_tile(enum ggml_type type, const uint8_t * rows, size_t row_size, int64_t n_rows, uint8_t * to) {
     const block_layout * layout = layout_of(type);
     const size_t         last   = (size_t) n_rows - 1;
+    if (type == GGML_TYPE_BF16) {
+        pack_words(rows, row_size, last, (size_t) layout->n_words, to);
+        return;
+    }
     for (size_t k = 0; k < (size_t) layout->n; k++, rows += layout->size) {
         for (size_t i = 0; i < (size_t) layout->n_words; i++) {
             const uint8_t * from  = rows + (size_t) layout->words_at + 4 * i;
