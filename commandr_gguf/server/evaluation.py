@@ -1,0 +1,130 @@
+"""One step of the engine: what the active requests want, evaluated in one graph."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from commandr_gguf.command_r import CommandR
+from commandr_gguf.errors import CommandRError, ContextFullError
+from commandr_gguf.eval_items import Want
+from commandr_gguf.generation import Piece
+from commandr_gguf.server.budget import PrefillBudget
+from commandr_gguf.server.counts import Counts
+from commandr_gguf.server.delivery import Delivery
+from commandr_gguf.server.jobs import Job
+from commandr_gguf.server.roster import Roster
+
+_LEAST_PART = 16
+"""Tokens of a prompt that are worth an evaluation."""
+
+
+class Evaluation:
+    """Evaluates the next token of each reply that is being written, and of prompts as much as does not hold those up.
+
+    Args:
+        model: of the engine.
+        roster: whose active requests are computed.
+        delivery: gets what comes of it.
+        counts: told of each step.
+        n_prefill: most tokens of prompts in one step.
+    """
+
+    def __init__(self, model: CommandR, roster: Roster, delivery: Delivery, counts: Counts, n_prefill: int) -> None:
+        self._model = model
+        self._roster = roster
+        self._delivery = delivery
+        self._counts = counts
+        self._n_batch = n_prefill
+        self._budget = PrefillBudget(n_prefill)
+
+    def step(self) -> None:
+        """Evaluate once, if there is anything to evaluate."""
+        wants = self._room_for(self._collect())
+        if wants:
+            self._evaluate(wants)
+
+    def _collect(self) -> list[tuple[Job, Want]]:
+        """What each reply wants, and of prompts as much as fits the budget."""
+        active = self._roster.active
+        is_alone = len(active) == 1 and not self._roster.waiting
+        writing = [job for job in active if not job.is_prompt]
+        reading = [job for job in active if job.is_prompt]
+        wants: list[tuple[Job, Want]] = []
+        for job in writing:
+            self._ask(wants, job, drafts=is_alone)
+        rest = min(self._budget.tokens(len(writing)), max(self._n_batch - len(writing), 1))
+        for job in reading:
+            if rest < min(_LEAST_PART, job.steps.n_pending):
+                break
+            rest -= self._ask(wants, job, n_most=rest)
+            self._roster.to_the_end(job)
+        return wants
+
+    def _ask(self, wants: list[tuple[Job, Want]], job: Job, *, n_most: int | None = None, drafts: bool = False) -> int:
+        """Add what a job wants; returns how many tokens that is. It may have ended instead, or it fails."""
+        try:
+            want = job.steps.want(n_most=n_most, drafts=drafts)
+        except Exception as error:  # noqa: BLE001  # other requests go on
+            self._delivery.fail(job, error)
+            return 0
+        if isinstance(want, Piece):
+            self._delivery.give(job, want)
+            return 0
+        wants.append((job, want))
+        return len(want.tokens) - job.steps.n_held
+
+    def _room_for(self, wants: list[tuple[Job, Want]]) -> list[tuple[Job, Want]]:
+        """Those for which there are cells, the youngest giving theirs up where there are not."""
+        while len(wants) > 1:
+            n_new = sum(len(want.tokens) - job.steps.n_held for job, want in wants)
+            if self._model.cache.make_room(n_new):
+                break
+            youngest = max((job for job, _ in wants), key=lambda job: job.number)
+            self._roster.suspend(youngest)
+            wants = [(job, want) for job, want in wants if job is not youngest]
+        return wants
+
+    def _evaluate(self, wants: list[tuple[Job, Want]]) -> None:
+        started = time.perf_counter()
+        try:
+            results = self._advance(wants)
+        except CommandRError as error:
+            for job, _ in wants:
+                self._delivery.end_by(job, error)
+            return
+        seconds = time.perf_counter() - started
+        self._count(wants, seconds)
+        for (job, _), found in zip(wants, results, strict=True):
+            if isinstance(found, CommandRError):
+                self._delivery.fail(job, found)
+                continue
+            usage, was_begun = job.steps.result.usage, job.steps.begun
+            n_drafted, n_accepted = usage.drafted_tokens, usage.accepted_tokens
+            piece = job.steps.take(found, seconds)
+            self._counts.reply_tokens += sum(step.token is not None for step in found)
+            self._counts.drafted_tokens += usage.drafted_tokens - n_drafted
+            self._counts.accepted_tokens += usage.accepted_tokens - n_accepted
+            if job.steps.begun and not was_begun:
+                self._counts.cached_tokens += usage.cached_tokens
+            if piece is not None:
+                self._delivery.give(job, piece)
+
+    def _advance(self, wants: list[tuple[Job, Want]]) -> list[Any]:
+        """Evaluate; without drafts and with all cells that others can give up, where it does not fit."""
+        session, cache = self._model.session, self._model.cache
+        try:
+            return session.advance([want for _, want in wants])
+        except ContextFullError:
+            n_new = sum(len(want.tokens) - job.steps.n_held for job, want in wants)
+            if not any(want.draft for _, want in wants) and not cache.make_room(n_new):
+                raise
+        plain = [job.steps.want(drafts=False) if want.draft else want for job, want in wants]
+        return session.advance([want for want in plain if isinstance(want, Want)])
+
+    def _count(self, wants: list[tuple[Job, Want]], seconds: float) -> None:
+        prompts = [(job, want) for job, want in wants if job.is_prompt]
+        n_prompt = sum(len(want.tokens) - job.steps.n_held for job, want in prompts)
+        n_writing = len(wants) - len(prompts)
+        self._budget.add(n_writing, n_prompt, seconds)
+        self._counts.add_step(n_prompt, n_writing, seconds)
