@@ -8,6 +8,7 @@ from typing import Literal, overload
 from commandr_gguf.drafting.drafter import Drafter
 from commandr_gguf.errors import integer
 from commandr_gguf.generation import Generation, Piece
+from commandr_gguf.generation_steps import GenerationSteps
 from commandr_gguf.prefix_cache import PrefixCache
 from commandr_gguf.sampling import SamplingParams
 from commandr_gguf.session import Progress, Session, Tokens
@@ -104,7 +105,7 @@ def generate(
         ArgumentError: the prompt is empty or an argument is outside its range.
         ContextFullError: the prompt does not fit in the context.
     """
-    pieces = GenerationStream(
+    steps = GenerationSteps(
         session,
         tokenizer,
         tokenizer.encode(prompt, add_special=True) if isinstance(prompt, str) else prompt,
@@ -119,6 +120,6 @@ def generate(
         stable=stable,
         keep_prompt=keep_prompt,
         skip_special=skip_special,
-        progress=progress,
     )
+    pieces = GenerationStream(steps, progress)
     return pieces if stream else pieces.finish()

@@ -53,7 +53,8 @@ class GenerationSteps:
         keep_prompt: bool,
         skip_special: bool,
     ) -> None:
-        self._session = session
+        self.session = session
+        """Where the wants are to be evaluated."""
         self._tokenizer = tokenizer
         self._n_ctx = session.n_ctx
         self._history = token_ids(prompt)
@@ -65,7 +66,8 @@ class GenerationSteps:
         self._drafter = drafter
         self._draft_length = DraftLength(ROW_COST[session.computed_by])
         self._seq_id = seq_id
-        self._cache = cache
+        self.cache = cache
+        """Where the sequence comes from, if from a cache."""
         self._stable = stable
         self._keep_prompt = keep_prompt
         self._lease: Lease | None = None
@@ -120,14 +122,14 @@ class GenerationSteps:
 
     def begin(self) -> None:
         """Take the sequence of the cache that shares most with the prompt."""
-        if self._cache is None or self._cancelled.is_set():
+        if self.cache is None or self._cancelled.is_set():
             return
         room = self._n_ctx - len(self._history)
         reserve = 0 if self._max_tokens is None else max(0, min(self._max_tokens, room))
         if self.begun:  # what comes after `suspend` is no prompt that others share
-            self._lease = self._cache.lend(self._history, stable=0, reserve=0)
+            self._lease = self.cache.lend(self._history, stable=0, reserve=0)
         else:
-            self._lease = self._cache.lend(self._history, stable=self._stable, whole=self._keep_prompt, reserve=reserve)
+            self._lease = self.cache.lend(self._history, stable=self._stable, whole=self._keep_prompt, reserve=reserve)
             self.result.usage.cached_tokens = self._lease.held_tokens
         self._seq_id = self._lease.seq_id
         self._n_held = self._lease.held_tokens
@@ -232,17 +234,17 @@ class GenerationSteps:
     def _next_mark(self) -> int | None:
         """Let the cache keep the prefixes of the prompt that are evaluated; returns the length of the next such one."""
         marks = [] if self._lease is None else self._lease.marks
-        while self._cache is not None and self._lease is not None and marks:
+        while self.cache is not None and self._lease is not None and marks:
             if len(marks[0].tokens) > self._n_held:
                 return len(marks[0].tokens)
-            self._cache.keep(self._lease)
+            self.cache.keep(self._lease)
         return None
 
     def _guess(self, go_on: GoOn | None) -> Draft | None:
         """A guess for which there is room."""
         if self._drafter is None:
             return None
-        room = min(self._session.n_draft_max + 1 - self.n_pending, self._n_ctx - len(self._history))
+        room = min(self.session.n_draft_max + 1 - self.n_pending, self._n_ctx - len(self._history))
         if self._max_tokens is not None:
             room = min(room, self._max_tokens - self._n_done - 1)
         limit = functools.partial(self._draft_length.limit, n_most=room, n_pending=self.n_pending)

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 
-from commandr_gguf.drafting.drafter import Drafter
 from commandr_gguf.errors import CancelledError, CommandRError, ContextFullError
 from commandr_gguf.eval_items import NextToken, Want
 from commandr_gguf.generation import Generation, Piece
 from commandr_gguf.generation_steps import GenerationSteps
-from commandr_gguf.prefix_cache import PrefixCache
-from commandr_gguf.sampling import SamplingParams
-from commandr_gguf.session import Progress, Session, Tokens
-from commandr_gguf.token_constraint import TokenConstraint
-from commandr_gguf.tokenizer import Tokenizer
+from commandr_gguf.session import Progress
 
 
 class GenerationStream(Iterator[Piece]):
@@ -24,44 +19,10 @@ class GenerationStream(Iterator[Piece]):
     asking for pieces, `steps` may be taken by who evaluates several generations at once.
     """
 
-    def __init__(
-        self,
-        session: Session,
-        tokenizer: Tokenizer,
-        prompt: Tokens,
-        *,
-        max_tokens: int | None,
-        sampling: SamplingParams,
-        stop: str | Sequence[str],
-        top_logprobs: int | None,
-        constraint: TokenConstraint | None,
-        drafter: Drafter | None,
-        seq_id: int,
-        cache: PrefixCache | None,
-        stable: int | None,
-        keep_prompt: bool,
-        skip_special: bool,
-        progress: Progress | None,
-    ) -> None:
-        self.steps = GenerationSteps(
-            session,
-            tokenizer,
-            prompt,
-            max_tokens=max_tokens,
-            sampling=sampling,
-            stop=stop,
-            top_logprobs=top_logprobs,
-            constraint=constraint,
-            drafter=drafter,
-            seq_id=seq_id,
-            cache=cache,
-            stable=stable,
-            keep_prompt=keep_prompt,
-            skip_special=skip_special,
-        )
+    def __init__(self, steps: GenerationSteps, progress: Progress | None = None) -> None:
+        """What is computed, and what is called during each evaluation, see `Session.eval`."""
+        self.steps = steps
         """What computes the reply."""
-        self._session = session
-        self._cache = cache
         self._progress = progress
         self._pieces: Generator[Piece, None, None] = self._run()
 
@@ -130,7 +91,7 @@ class GenerationStream(Iterator[Piece]):
     def _evaluate(self, want: Want, *, again: bool = True) -> list[NextToken]:
         """The next tokens, without the draft where there are no cells for it."""
         try:
-            [found] = self._session.advance([want], progress=self._go_on)
+            [found] = self.steps.session.advance([want], progress=self._go_on)
         except ContextFullError:
             if want.draft:
                 plain = self.steps.want(drafts=False)
@@ -138,7 +99,8 @@ class GenerationStream(Iterator[Piece]):
                     return self._evaluate(plain)
                 raise CancelledError("the reply was cancelled") from None
             # Other conversations may hold cells that this one needs.
-            if not again or self._cache is None or not self._cache.make_room(max(self.steps.n_pending, 1)):
+            cache = self.steps.cache
+            if not again or cache is None or not cache.make_room(max(self.steps.n_pending, 1)):
                 raise
             return self._evaluate(want, again=False)
         if isinstance(found, CommandRError):
@@ -151,5 +113,5 @@ class GenerationStream(Iterator[Piece]):
     def _go_on(self, n_done: int, n_total: int) -> object:
         if self.steps.cancelled:
             return False
-        progress = self._progress or self._session.progress
+        progress = self._progress or self.steps.session.progress
         return None if progress is None else progress(n_done, n_total)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from starlette.requests import Request
+
 from commandr_gguf.chat.visible import Citation, Source
 from commandr_gguf.usage import Usage
 
@@ -24,14 +26,16 @@ def citation_in(citation: Citation, document_ids: Collection[str]) -> dict[str, 
     }
 
 
-def log_notes(usage: Usage, reason: str) -> dict[str, Any]:
-    """What the log says of a reply."""
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "cached_tokens": usage.cached_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "finish_reason": reason,
-    }
+def log_reply(request: Request, usage: Usage, reason: str) -> None:
+    """Tell the log of a reply."""
+    request.state.log.update(
+        {
+            "prompt_tokens": usage.prompt_tokens,
+            "cached_tokens": usage.cached_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "finish_reason": reason,
+        }
+    )
 
 
 def _source(cited: Source, document_ids: Collection[str]) -> dict[str, Any]:

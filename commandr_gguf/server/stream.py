@@ -63,12 +63,12 @@ class Ticket(AsyncIterator[Output]):
             self.cancel()
 
     async def finish(self, receive: Receive | None = None) -> Output:
-        """Wait for the end; returns the last output.
+        """Wait for the end; returns the last output. Whoever waits no more cancels the request.
 
         Args:
             receive: of the request: when it says that the client has gone, the request is cancelled.
         """
-        async with _watching(receive, self.cancel):
+        async with self, watching(receive, self.cancel):
             while True:
                 output = await anext(self)
                 if output.ended:
@@ -119,14 +119,14 @@ class Tickets:
             await asyncio.gather(*waiting, return_exceptions=True)
 
     async def finish(self, receive: Receive) -> list[Output]:
-        """Wait for the end of all; returns their last outputs, in their order. `receive`: see `Ticket.finish`."""
-        async with _watching(receive, self.cancel), contextlib.aclosing(self.outputs()) as outputs:
+        """Wait for the end of all; returns their last outputs, in their order. See `Ticket.finish`."""
+        async with self, watching(receive, self.cancel), contextlib.aclosing(self.outputs()) as outputs:
             last = {number: output async for number, output in outputs}
         return [last[number] for number in sorted(last)]
 
 
 @contextlib.asynccontextmanager
-async def _watching(receive: Receive | None, cancel: Callable[[], None]) -> AsyncIterator[None]:
+async def watching(receive: Receive | None, cancel: Callable[[], None]) -> AsyncIterator[None]:
     """Calls `cancel` when the client goes away, as long as the block runs."""
 
     async def watch(receive: Receive) -> None:

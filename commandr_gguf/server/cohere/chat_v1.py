@@ -19,7 +19,7 @@ from commandr_gguf.server.asked import Asked
 from commandr_gguf.server.cohere.asked import asked_v1
 from commandr_gguf.server.cohere.forms import finish_reason, meta, new_id
 from commandr_gguf.server.errors import message_of
-from commandr_gguf.server.replies import log_notes
+from commandr_gguf.server.replies import log_reply
 from commandr_gguf.server.state import State
 from commandr_gguf.server.stream import Ticket
 
@@ -33,11 +33,10 @@ async def chat_v1(request: Request, state: State) -> Response:
     stream, ticket = await state.ask(lambda: state.model.chat(asked.messages, stream=True, **asked.options))
     if asked.stream:
         return StreamingResponse(_lines(asked, stream, ticket, request), media_type="application/stream+json")
-    async with ticket:
-        last = await ticket.finish(request.receive)
+    last = await ticket.finish(request.receive)
     reply = stream.reply
     reason = _reason(reply, stream, timed_out=last.timed_out)
-    request.state.log.update(log_notes(reply.usage, reason))
+    log_reply(request, reply.usage, reason)
     return JSONResponse(_response(reply, reason, asked, new_id()))
 
 
@@ -100,7 +99,7 @@ async def _lines(asked: Asked, stream: ReplyStream, ticket: Ticket, request: Req
         except CommandRError as failure:
             error = message_of(failure)
         reply = stream.reply
-        request.state.log.update(log_notes(reply.usage, reason))
+        log_reply(request, reply.usage, reason)
         if reply.tool_calls:
             yield _line("tool-calls-generation", tool_calls=[_call(call) for call in reply.tool_calls])
         told = {} if error is None else {"error": error}

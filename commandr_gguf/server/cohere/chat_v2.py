@@ -22,7 +22,7 @@ from commandr_gguf.server.asked import Asked
 from commandr_gguf.server.cohere.asked import asked_v2
 from commandr_gguf.server.cohere.forms import call_id, finish_reason, new_id, timings, usage
 from commandr_gguf.server.errors import message_of
-from commandr_gguf.server.replies import citation_in, log_notes
+from commandr_gguf.server.replies import citation_in, log_reply
 from commandr_gguf.server.state import State
 from commandr_gguf.server.stream import Ticket
 
@@ -34,11 +34,10 @@ async def chat_v2(request: Request, state: State) -> Response:
     stream, ticket = await state.ask(lambda: state.model.chat(asked.messages, stream=True, **asked.options))
     if asked.stream:
         return EventSourceResponse(_events(asked, stream, ticket, request), sep="\n")
-    async with ticket:
-        last = await ticket.finish(request.receive)
+    last = await ticket.finish(request.receive)
     reply = stream.reply
     reason = finish_reason(reply, stream, timed_out=last.timed_out)
-    request.state.log.update(log_notes(reply.usage, reason))
+    log_reply(request, reply.usage, reason)
     return JSONResponse(_response(reply, reason, asked))
 
 
@@ -86,7 +85,7 @@ async def _events(
                 if output.ended:
                     reply = stream.reply
                     reason = finish_reason(reply, stream, timed_out=output.timed_out)
-                    request.state.log.update(log_notes(reply.usage, reason))
+                    log_reply(request, reply.usage, reason)
                     for event in writer.end({"finish_reason": reason, "usage": usage(reply)}, timings(reply)):
                         yield _sse(event)
         except CommandRError as error:

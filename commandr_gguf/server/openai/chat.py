@@ -28,7 +28,7 @@ from commandr_gguf.server.openai.forms import DONE, finish_reason, new_id, sse, 
 from commandr_gguf.server.openai.logprobs import token_logprobs
 from commandr_gguf.server.openai.options import of_choice
 from commandr_gguf.server.openai.tools import new_call
-from commandr_gguf.server.replies import citation_in, log_notes
+from commandr_gguf.server.replies import citation_in, log_reply
 from commandr_gguf.server.state import State
 from commandr_gguf.server.stream import Tickets
 
@@ -43,8 +43,7 @@ async def chat_completions(request: Request, state: State) -> Response:
     streams, tickets = await state.ask_all(functools.partial(begin, i) for i in range(wanted.n))
     if wanted.asked.stream:
         return EventSourceResponse(_events(wanted, state, streams, tickets, request), sep="\n")
-    async with tickets:
-        lasts = await tickets.finish(request.receive)
+    lasts = await tickets.finish(request.receive)
     _log(request, streams)
     choices = [
         _choice(i, stream.reply, last, wanted.asked, state)
@@ -86,7 +85,7 @@ def _usage(streams: Sequence[ReplyStream]) -> dict[str, Any]:
 def _log(request: Request, streams: Sequence[ReplyStream]) -> None:
     reasons = [str(stream.reply.finish_reason) for stream in streams]
     usage = total([[stream.reply.usage for stream in streams]])
-    request.state.log.update(log_notes(usage, ",".join(reasons)))
+    log_reply(request, usage, ",".join(reasons))
 
 
 async def _events(

@@ -29,7 +29,7 @@ from commandr_gguf.server.openai.options import (
     wants_usage,
 )
 from commandr_gguf.server.openai.prompts import prompts_in
-from commandr_gguf.server.replies import log_notes
+from commandr_gguf.server.replies import log_reply
 from commandr_gguf.server.schema import field
 from commandr_gguf.server.state import State
 from commandr_gguf.server.stream import Tickets
@@ -58,8 +58,7 @@ async def completions(request: Request, state: State) -> Response:
     if field(body, "stream", bool, False):
         events = _events(streams, tickets, state, request, n=n, with_usage=wants_usage(body), options=options)
         return EventSourceResponse(events, sep="\n")
-    async with tickets:
-        lasts = await tickets.finish(request.receive)
+    lasts = await tickets.finish(request.receive)
     _log(request, streams, n)
     choices = []
     for i, (stream, last) in enumerate(zip(streams, lasts, strict=True)):
@@ -102,7 +101,7 @@ def _usage(streams: Sequence[GenerationStream], n: int) -> Usage:
 def _log(request: Request, streams: Iterable[GenerationStream], n: int) -> None:
     ended = list(streams)
     reasons = ",".join(str(stream.result.finish_reason) for stream in ended)
-    request.state.log.update(log_notes(_usage(ended, n), reasons))
+    log_reply(request, _usage(ended, n), reasons)
 
 
 async def _events(

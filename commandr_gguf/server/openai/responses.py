@@ -19,7 +19,7 @@ from commandr_gguf.server.errors import message_of
 from commandr_gguf.server.openai.forms import finish_reason, new_id, sse
 from commandr_gguf.server.openai.response_events import ResponseWriter
 from commandr_gguf.server.openai.responses_asked import ResponseAsked, response_asked
-from commandr_gguf.server.replies import log_notes
+from commandr_gguf.server.replies import log_reply
 from commandr_gguf.server.state import State
 from commandr_gguf.server.stream import Ticket
 
@@ -32,10 +32,9 @@ async def responses(request: Request, state: State) -> Response:
     writer = ResponseWriter(_head(wanted, state), asked, state.model.tokenizer)
     if asked.stream:
         return EventSourceResponse(_events(writer, stream, ticket, request), sep="\n")
-    async with ticket:
-        last = await ticket.finish(request.receive)
+    last = await ticket.finish(request.receive)
     reply = stream.reply
-    request.state.log.update(log_notes(reply.usage, str(reply.finish_reason)))
+    log_reply(request, reply.usage, str(reply.finish_reason))
     status, rest = _end(reply, timed_out=last.timed_out)
     for _ in [*writer.write(_events_of(reply), reply.logprobs), *writer.close(status)]:
         pass  # of the events only the response that they build is wanted
@@ -95,7 +94,7 @@ async def _events(
                     yield _sse(event)
                 if output.ended:
                     reply = stream.reply
-                    request.state.log.update(log_notes(reply.usage, str(reply.finish_reason)))
+                    log_reply(request, reply.usage, str(reply.finish_reason))
                     status, rest = _end(reply, timed_out=output.timed_out)
                     for event in writer.close(status):
                         yield _sse(event)
