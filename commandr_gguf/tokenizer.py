@@ -194,6 +194,20 @@ class Tokenizer:
             end = match.end()
         return ids + self._encode_plain(text[end:], inside and end == 0)
 
+    def encode_parts(self, text: str) -> Iterator[list[int]]:
+        """What `encode` gives for a plain text, part by part, for who may have to stop in between.
+
+        The text is cut before a space or behind a line break within other text, which no token crosses.
+        """
+        start = 0
+        while self._sentence_pieces is None and len(text) - start > _PART:
+            gap = _GAP.search(text, start + _PART)
+            if gap is None:
+                break
+            yield self.encode(text[start : gap.start()])
+            start = gap.start()
+        yield self.encode(text[start:])
+
     def _encode_plain(self, text: str, inside: bool) -> list[int]:
         if not text:
             return []
@@ -236,6 +250,9 @@ class Detokenizer:
         return self._utf8.decode(b"", final=True)
 
 
+_PART = 1 << 14
+"""Characters that are encoded at once, at least, where a text is encoded in parts."""
+_GAP = re.compile(r"(?<=\S)(?= \S)|(?<=\S\n)(?=\S)")
 _MARKED = (TokenKind.UNKNOWN, TokenKind.CONTROL, TokenKind.USER_DEFINED)
 
 

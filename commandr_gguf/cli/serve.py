@@ -88,6 +88,12 @@ def serve(
             "--timeout", rich_help_panel=_LIMITS, help="Seconds that a request may take, waiting included; 0 = any."
         ),
     ] = 600.0,
+    body_timeout: Annotated[
+        float,
+        typer.Option(
+            "--body-timeout", rich_help_panel=_LIMITS, help="Seconds in which a request's body must have arrived."
+        ),
+    ] = 60.0,
     grace: Annotated[
         float,
         typer.Option(
@@ -161,6 +167,7 @@ def serve(
             "cors_origins": tuple(cors_origin or ()),
             "model_alias": model_alias,
             "timeout": timeout or None,
+            "body_timeout": body_timeout,
             "grace": grace,
             "max_body_bytes": max_body << 20,
             "max_documents": max_documents,

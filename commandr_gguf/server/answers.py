@@ -27,6 +27,8 @@ def cohere_error(error: BaseException) -> dict[str, Any]:
     return {"message": message_of(error)}
 
 
+_UNREAD = {408, 413}
+"""Answers to requests whose body nobody reads to its end: no other request can follow on the connection."""
 SHAPES: dict[str, Shape] = {}
 """Beginnings of paths -> the form of errors there; elsewhere it is Cohere's."""
 
@@ -39,7 +41,10 @@ def error_response(path: str, error: BaseException) -> Response:
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, NotAllowedError):
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(shape(error), status_code=status_of(error), headers=headers)
+    status = status_of(error)
+    if status in _UNREAD:
+        headers["Connection"] = "close"
+    return JSONResponse(shape(error), status_code=status, headers=headers)
 
 
 def bound(function: Function, state: State) -> Handler:

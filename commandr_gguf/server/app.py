@@ -17,7 +17,7 @@ from commandr_gguf.server.answers import answering, error_response
 from commandr_gguf.server.cohere.routes import cohere_routes
 from commandr_gguf.server.engine import Engine
 from commandr_gguf.server.errors import RequestError
-from commandr_gguf.server.guards import HostCheck, KeyCheck, RequestLog
+from commandr_gguf.server.guards import BodyTimer, HostCheck, KeyCheck, RequestLog
 from commandr_gguf.server.metrics import CONTENT_TYPE_LATEST, Metrics
 from commandr_gguf.server.openai.routes import openai_routes
 from commandr_gguf.server.page import page_routes
@@ -45,7 +45,9 @@ def make_app(engine: Engine, settings: Settings) -> Starlette:
         assert isinstance(error, HTTPException)  # noqa: S101  # it is registered for that
         problem = RequestError(f"{request.method} {request.url.path}: {error.detail.lower()}")
         problem.status = error.status_code
-        return error_response(request.url.path, problem)
+        answer = error_response(request.url.path, problem)
+        answer.headers.update(error.headers or {})
+        return answer
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -59,11 +61,12 @@ def make_app(engine: Engine, settings: Settings) -> Starlette:
                 CORSMiddleware,
                 allow_origins=list(settings.cors_origins),
                 allow_methods=["GET", "POST"],
-                allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
-                expose_headers=["X-Request-ID"],
+                allow_headers=["*"],  # the SDKs' clients for pages say much about themselves
+                expose_headers=["X-Request-ID", "Retry-After"],
             )
         )
     guards.append(Middleware(KeyCheck, api_key=settings.api_key) if settings.api_key else Middleware(HostCheck))
+    guards.append(Middleware(BodyTimer, seconds=settings.body_timeout))
     return Starlette(
         routes=[
             Route("/health", health),

@@ -8,7 +8,7 @@ from typing import Any
 
 from commandr_gguf.chat.grammars import json_schema_grammar
 from commandr_gguf.errors import ArgumentError
-from commandr_gguf.server.schema import brief, choice, field
+from commandr_gguf.server.schema import brief, choice, field, inside
 from commandr_gguf.server.state import State
 
 CITATION_MODES = {"ENABLED": "accurate", "ACCURATE": "accurate", "FAST": "fast", "OFF": "off", "DISABLED": "off"}
@@ -68,6 +68,12 @@ def make_asked(
         cites=mode != "off",
         thinks_aloud=not is_first and not options.get("tools"),
     )
+
+
+def citation_mode(body: Mapping[str, Any]) -> str:
+    """The mode in `citation_options`. Raises ArgumentError where there is no such mode."""
+    with inside("citation_options"):
+        return choice(field(body, "citation_options", dict, {}) or {}, "mode", CITATION_MODES, "accurate")
 
 
 def given(**options: Any) -> dict[str, Any]:

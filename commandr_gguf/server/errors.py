@@ -3,6 +3,8 @@
 CommandRError
 └── RequestError               has the HTTP status of its answer
     ├── QueueFullError (429)       too many requests wait
+    ├── SlowBodyError (408)        the body takes too long to arrive
+    ├── ClientGoneError (499)      nobody waits for the answer any more
     ├── TimeUpError (504)          a request's time was up before it was begun
     ├── StoppingError (503)        the server is stopping
     ├── BodyTooLargeError (413)    the body is larger than the server takes
@@ -39,6 +41,18 @@ class QueueFullError(RequestError):
         """`retry_after`: seconds until there may be room."""
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class SlowBodyError(RequestError):
+    """The body takes too long to arrive."""
+
+    status = 408
+
+
+class ClientGoneError(RequestError):
+    """Nobody waits for the answer any more."""
+
+    status = 499
 
 
 class TimeUpError(RequestError):

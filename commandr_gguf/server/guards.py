@@ -10,12 +10,13 @@ import time
 import uuid
 from typing import Any
 
+import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from commandr_gguf.errors import ArgumentError
 from commandr_gguf.server.answers import error_response
-from commandr_gguf.server.errors import NotAllowedError
+from commandr_gguf.server.errors import NotAllowedError, SlowBodyError
 from commandr_gguf.server.settings import is_loopback
 
 logger = logging.getLogger("commandr_gguf.server.requests")
@@ -104,3 +105,30 @@ class KeyCheck:
         scheme, _, key = headers.get("authorization", "").partition(" ")
         is_right = hmac.compare_digest(key.strip().encode("latin-1", "replace"), self._key)  # takes as long either way
         return is_right and scheme.lower() == "bearer"
+
+
+class BodyTimer:
+    """Ends requests whose bodies take too long to arrive: who reads such a body gets a SlowBodyError."""
+
+    def __init__(self, app: ASGIApp, seconds: float) -> None:
+        self._app = app
+        self._seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        end = anyio.current_time() + self._seconds
+        is_there = scope["type"] != "http"
+
+        async def receive_in_time() -> Message:
+            nonlocal is_there
+            if is_there:
+                return await receive()
+            try:
+                with anyio.fail_after(max(end - anyio.current_time(), 0)):
+                    message = await receive()
+            except TimeoutError:
+                raise SlowBodyError(f"the body did not arrive within {self._seconds:g} seconds") from None
+            is_there = not message.get("more_body", False)
+            return message
+
+        await self._app(scope, receive_in_time, send)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn, TypeVar, cast
 
 from starlette.requests import ClientDisconnect, Request
@@ -113,6 +114,15 @@ def choice(body: Mapping[str, Any], name: str, allowed: Mapping[str, _T], defaul
     if word.upper() not in allowed:
         raise ArgumentError(f"{name} must be one of {', '.join(allowed)}, not {brief(word)}")
     return allowed[word.upper()]
+
+
+@contextlib.contextmanager
+def inside(name: str) -> Iterator[None]:
+    """Lets errors about fields, in the block, say that these are fields of `name`."""
+    try:
+        yield
+    except ArgumentError as error:
+        raise ArgumentError(f"{name}.{error}") from None
 
 
 def brief(value: object) -> str:

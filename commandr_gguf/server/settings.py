@@ -27,6 +27,8 @@ class Settings:
     """The model's name in answers; None takes the file's."""
     timeout: float | None = 600.0
     """Seconds that a request may take, waiting included."""
+    body_timeout: float = 60.0
+    """Seconds in which a request's body must arrive."""
     grace: float = 10.0
     """Seconds that requests have to end when the server stops."""
     max_body_bytes: int = 32 << 20

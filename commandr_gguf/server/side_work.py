@@ -8,6 +8,8 @@ from collections.abc import Generator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from commandr_gguf.server.errors import StoppingError
+
 _T = TypeVar("_T")
 
 
@@ -36,8 +38,8 @@ class SideWork:
                 return
             work, future = self._work.popleft()
         if self._is_over or future.cancelled():
-            future.cancel()
             work.close()
+            _settle(future, None, StoppingError("the server is stopping"))
             return
         try:
             next(work)
@@ -50,7 +52,7 @@ class SideWork:
                 self._work.append((work, future))
 
     def cancel(self) -> None:
-        """Let all of it end at its next turn. From any thread."""
+        """Let all of it end with a StoppingError at its next turn. From any thread."""
         self._is_over = True
 
     def fail(self, error: Exception) -> None:

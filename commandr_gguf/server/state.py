@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -12,12 +13,13 @@ import anyio.to_thread
 from starlette.requests import Request
 
 from commandr_gguf.command_r import CommandR
-from commandr_gguf.errors import ArgumentError
+from commandr_gguf.errors import ArgumentError, integer
 from commandr_gguf.reply_stream import ReplyStream
 from commandr_gguf.server.engine import Engine
-from commandr_gguf.server.schema import read_body
+from commandr_gguf.server.errors import ClientGoneError
+from commandr_gguf.server.schema import field, read_body
 from commandr_gguf.server.settings import Settings
-from commandr_gguf.server.stream import Ticket, Tickets
+from commandr_gguf.server.stream import Receive, Ticket, Tickets, watching
 from commandr_gguf.stream import GenerationStream
 
 _T = TypeVar("_T")
@@ -46,11 +48,14 @@ class State:
         defaults = dataclasses.asdict(self.settings.sampling)
         return {**defaults, **{name: value for name, value in given.items() if value is not None}}
 
-    def max_tokens(self, asked: int | None) -> int | None:
-        """Most tokens of a reply. Raises ArgumentError for a negative number."""
-        if asked is not None and asked < 0:
-            raise ArgumentError(f"max_tokens must be 0 or more, not {asked}")
-        limits = [limit for limit in (asked, self.settings.max_tokens) if limit is not None]
+    def max_tokens(self, body: Mapping[str, Any], *names: str) -> int | None:
+        """Most tokens of a reply: the first of these fields that is given, at most the server's own limit.
+
+        Raises:
+            ArgumentError: one is no integer, or negative.
+        """
+        asked = [integer(name, n, 0) for name in names for n in [field(body, name, int)] if n is not None]
+        limits = [*asked[:1], *([] if self.settings.max_tokens is None else [self.settings.max_tokens])]
         return min(limits, default=None)
 
     def check_documents(self, documents: list[Any] | None) -> None:
@@ -98,6 +103,30 @@ class State:
             tickets.cancel()
             raise
         return streams, tickets
+
+
+async def run_parts(parts: Iterable[_T], receive: Receive) -> list[_T]:
+    """What an iterator gives that takes long, from another thread, which stops when the client goes away.
+
+    Args:
+        parts: runs in that thread.
+        receive: of the request.
+
+    Raises:
+        ClientGoneError: the client went away.
+    """
+    gone = threading.Event()
+
+    def work() -> list[_T]:
+        found = []
+        for part in parts:
+            if gone.is_set():
+                raise ClientGoneError("the client went away")
+            found.append(part)
+        return found
+
+    async with watching(receive, gone.set):
+        return await run(work)
 
 
 async def run(function: Callable[[], _T]) -> _T:

@@ -126,7 +126,7 @@ class Tickets:
 
 
 @contextlib.asynccontextmanager
-async def watching(receive: Receive | None, cancel: Callable[[], None]) -> AsyncIterator[None]:
+async def watching(receive: Receive | None, cancel: Callable[[], object]) -> AsyncIterator[None]:
     """Calls `cancel` when the client goes away, as long as the block runs."""
 
     async def watch(receive: Receive) -> None:

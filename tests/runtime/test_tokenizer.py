@@ -208,3 +208,20 @@ def test_other_tokenizers_are_refused(
     with pytest.raises(error, match=message) as caught:
         Tokenizer.from_gguf(path)
     assert "bad.gguf" in str(caught.value)
+
+
+@given(
+    st.text(alphabet=st.sampled_from(list("ab C9.'\n\t\r\u0301\u0085\x1c\u00a8éß中ع")), min_size=1, max_size=200),
+    st.integers(1, 20),
+)
+def test_parts_of_a_text_have_the_tokens_of_the_whole(text: str, n_characters: int) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("commandr_gguf.tokenizer._PART", n_characters)
+        parts = list(_TOKENIZER.encode_parts(text))
+    assert [token for part in parts for token in part] == _TOKENIZER.encode(text)
+
+
+def test_a_long_text_is_encoded_in_parts() -> None:
+    parts = list(_TOKENIZER.encode_parts("The harbor of Velmora. " * 5000))
+    assert len(parts) == 8
+    assert max(map(len, parts)) < 10_000

@@ -193,6 +193,19 @@ def test_embeddings_are_the_model_s(server: Running, demo: CommandR) -> None:
     assert answer.texts == texts
 
 
+@pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")  # the client joins batches so
+def test_version_1_gives_rows_unless_types_are_named(client: cohere.Client, demo: CommandR) -> None:
+    texts = ["The harbor", "A lighthouse of stone"]
+    rows: Any = client.embed(texts=texts, model="demo", input_type="search_query")
+    assert rows.response_type == "embeddings_floats"
+    assert np.allclose(rows.embeddings, demo.embed(texts), atol=1e-4)
+    typed: Any = client.embed(texts=texts, model="demo", input_type="search_query", embedding_types=["float", "binary"])
+    assert typed.response_type == "embeddings_by_type"
+    assert typed.embeddings.float_ == rows.embeddings
+    assert np.array(typed.embeddings.binary).shape == (2, demo.model.hparams.n_embd // 8)
+
+
+@pytest.mark.parametrize("path", ["/v1/embed", "/v2/embed"])
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -200,14 +213,16 @@ def test_embeddings_are_the_model_s(server: Running, demo: CommandR) -> None:
         ({"texts": ["a"] * 97}, "there must be 1 to 96 texts, not 97"),
         ({"texts": ["a"], "embedding_types": ["int8"]}, "embedding_types may be float, base64, ubinary, binary"),
         ({"texts": ["a"], "output_dimension": 64}, "output_dimension must be 256"),
+        ({"texts": ["a"], "max_tokens": 0}, "max_tokens must be 1 or more, not 0"),
+        ({"texts": ["a"], "max_tokens": -1}, "max_tokens must be 1 or more, not -1"),
         ({"texts": ["word " * 5000], "truncate": "NONE"}, "more than allowed"),
         ({"images": ["data:,"]}, "images cannot be embedded"),
         ({"inputs": [{"content": [{"type": "image_url"}]}]}, "inputs[0] must have parts of text"),
     ],
 )
-def test_embeddings_that_cannot_be_are_refused(server: Running, body: dict[str, Any], message: str) -> None:
+def test_embeddings_that_cannot_be_are_refused(server: Running, path: str, body: dict[str, Any], message: str) -> None:
     with server.client() as client:
-        answer = client.post("/v2/embed", json={"model": "demo", "input_type": "classification", **body})
+        answer = client.post(path, json={"model": "demo", "input_type": "classification", **body})
         assert answer.status_code == 400
         assert message in answer.json()["message"]
 

@@ -92,6 +92,14 @@ def metrics(client: httpx.Client) -> dict[str, float]:
         (b'{"messages": [{"role": "user", "content": "a"}], "temperature": "hot"}', "temperature must be a number"),
         (b'{"messages": [{"role": "user", "content": "a"}], "temperature": -1}', "temperature must be 0 or more"),
         (b'{"messages": [{"role": "user", "content": "a"}], "max_tokens": -1}', "max_tokens must be 0 or more"),
+        (
+            b'{"messages": [{"role": "user", "content": "a"}], "response_format": {"type": "xml"}}',
+            "response_format.type must be one of TEXT, JSON_OBJECT",
+        ),
+        (
+            b'{"messages": [{"role": "user", "content": "a"}], "thinking": {"type": 1}}',
+            "thinking.type must be a string",
+        ),
         (b'{"messages": [{"role": "user", "content": "a"}], "max_tokens": true}', "max_tokens must be an integer"),
         (b'{"messages": [{"role": "user", "content": "a"}], "stop_sequences": [1]}', "must be a list of strings"),
         (b'{"messages": [{"role": "user", "content": "a"}], "stop_sequences": [""]}', "at least one character"),
@@ -104,6 +112,13 @@ def test_bad_bodies_are_refused_with_a_sentence(client: httpx.Client, body: byte
     assert message in answer.json()["message"]
 
 
+def test_errors_name_the_field_as_the_request_does(client: httpx.Client) -> None:
+    for field, value in (("p", 2), ("k", -1)):
+        answer = client.post("/v2/chat", json={**HELLO, field: value})
+        assert answer.status_code == 400
+        assert answer.json()["message"].startswith(f"{field} must be ")
+
+
 def test_a_body_that_ends_early_is_no_defect(server: Running, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "commandr_gguf.server")
     port = int(server.url.rpartition(":")[2])
@@ -114,10 +129,16 @@ def test_a_body_that_ends_early_is_no_defect(server: Running, caplog: pytest.Log
 
 
 def test_paths_and_methods_that_are_not_there(client: httpx.Client) -> None:
-    for method, path, status in (("GET", "/nothing", 404), ("GET", "/v2/chat", 405), ("DELETE", "/health", 405)):
+    for method, path, status, allowed in (
+        ("GET", "/nothing", 404, None),
+        ("GET", "/v2/chat", 405, "POST"),
+        ("DELETE", "/health", 405, "GET, HEAD"),
+    ):
         answer = client.request(method, path)
         assert answer.status_code == status
         assert path in answer.json()["message"]
+        found = answer.headers.get("allow")
+        assert (found and ", ".join(sorted(found.split(", ")))) == allowed
 
 
 def test_a_request_keeps_its_id_and_others_get_one(client: httpx.Client) -> None:
@@ -202,6 +223,11 @@ def test_pages_of_other_origins_are_kept_out_unless_listed(demo: CommandR, clien
         answer = other.options("/v2/chat", headers=ask)
         assert answer.status_code == 200
         assert answer.headers["access-control-allow-origin"] == "http://page.test"
+        told = {**ask, "Access-Control-Request-Headers": "authorization,x-client-name,x-stainless-lang"}
+        assert other.options("/v2/chat", headers=told).status_code == 200  # as the SDKs for pages ask
+        refused = other.post("/v2/chat", headers={"Origin": "http://page.test"})
+        assert refused.headers["access-control-allow-origin"] == "http://page.test"
+        assert "Retry-After" in refused.headers["access-control-expose-headers"]
         wrong = other.options("/v2/chat", headers={**ask, "Origin": "http://evil.test"})
         assert "access-control-allow-origin" not in wrong.headers
 

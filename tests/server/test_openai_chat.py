@@ -202,7 +202,7 @@ def test_a_reply_in_json_keeps_to_the_schema(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(messages=HELLO, response_format=free, max_tokens=300, **GREEDY)
     assert (answer.choices[0].message.content or "").startswith("{")
     for wrong, message in (
-        ({"type": "xml"}, "type must be one of TEXT, JSON_OBJECT, JSON_SCHEMA"),
+        ({"type": "xml"}, "response_format.type must be one of TEXT, JSON_OBJECT, JSON_SCHEMA"),
         (
             {"type": "json_schema", "json_schema": {"name": "a"}},
             "response_format of the type json_schema has no schema",
@@ -238,6 +238,24 @@ def test_beside_tools_the_form_is_for_an_answer_without_calls(client: openai.Ope
 
 
 # ---- options
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"modalities": [[]]}, "modalities may be ['text'] only"),
+        ({"modalities": ["audio"]}, "modalities may be ['text'] only"),
+        ({"max_completion_tokens": -1}, "max_completion_tokens must be 0 or more, not -1"),
+        ({"max_tokens": 1 << 64}, "max_tokens must be 0 to"),
+        ({"response_format": {"type": 1}}, "response_format.type must be a string"),
+        ({"citation_options": {"mode": "LOUD"}}, "citation_options.mode must be one of ENABLED"),
+    ],
+)
+def test_what_cannot_be_is_named(server: Running, body: dict[str, Any], message: str) -> None:
+    with server.client() as plain:
+        answer = plain.post("/v1/chat/completions", json={**GREEDY, "messages": HELLO, **body})
+    assert answer.status_code == 400
+    assert message in answer.json()["error"]["message"]
 
 
 def test_several_replies_are_told_apart_by_their_index(client: openai.OpenAI) -> None:

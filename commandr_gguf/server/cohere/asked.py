@@ -6,17 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from commandr_gguf.errors import ArgumentError
+from commandr_gguf.sampling import SamplingParams
 from commandr_gguf.server.asked import (
     CITATION_MODES,
     MAX_STOPS,
     Asked,
+    citation_mode,
     given,
     make_asked,
     message_in,
     named_documents,
     object_grammar,
 )
-from commandr_gguf.server.schema import brief, choice, field, required, strings
+from commandr_gguf.server.schema import brief, choice, field, inside, required, strings
 from commandr_gguf.server.state import State
 
 _TOOL_CHOICES: dict[str, str | None] = {"REQUIRED": "required", "NONE": "none"}
@@ -31,12 +33,14 @@ def asked_v2(body: Mapping[str, Any], state: State) -> Asked:
     if tool_choice == "required" and not tools:
         raise ArgumentError("tool_choice 'REQUIRED' needs tools")
     thinking = field(body, "thinking", dict)
-    mode = choice(field(body, "citation_options", dict, {}) or {}, "mode", CITATION_MODES, "accurate")
+    with inside("thinking"):
+        reasoning = choice(thinking or {}, "type", {"ENABLED": True, "DISABLED": False}, None)
+    mode = citation_mode(body)
     options = _options(body, state) | given(
         tools=None if tool_choice == "none" else tools or None,
         require_tool=True if tool_choice == "required" else None,
         grammar=_grammar(field(body, "response_format", dict), "json_schema"),
-        reasoning=None if thinking is None else choice(thinking, "type", {"ENABLED": True, "DISABLED": False}, None),
+        reasoning=reasoning,
     )
     if field(body, "logprobs", bool, False):
         options["top_logprobs"] = 0
@@ -68,24 +72,36 @@ def _options(body: Mapping[str, Any], state: State) -> dict[str, Any]:
     """What both versions have."""
     sampling = {
         "temperature": field(body, "temperature", float),
-        "top_k": field(body, "k", int),
-        "top_p": field(body, "p", float),
+        "top_k": _renamed(body, "k", "top_k", int),
+        "top_p": _renamed(body, "p", "top_p", float),
         "seed": field(body, "seed", int),
         "frequency_penalty": field(body, "frequency_penalty", float),
         "presence_penalty": field(body, "presence_penalty", float),
     }
     return {
         **state.sampling(sampling),
-        "max_tokens": state.max_tokens(field(body, "max_tokens", int)),
+        "max_tokens": state.max_tokens(body, "max_tokens"),
         "stop": strings(body, "stop_sequences", MAX_STOPS),
     }
+
+
+def _renamed(body: Mapping[str, Any], name: str, ours: str, kind: type[Any]) -> Any:
+    """A field that has another name in `SamplingParams`, so that an error speaks of the field."""
+    value = field(body, name, kind)
+    try:
+        return value if value is None else getattr(SamplingParams(**{ours: value}), ours)
+    except ArgumentError as error:
+        raise ArgumentError(str(error).replace(ours, name, 1)) from None
 
 
 def _grammar(form: Mapping[str, Any] | None, key: str) -> str | None:
     """What a reply in JSON must keep to."""
     kinds = {"TEXT": False, "JSON_OBJECT": True}
-    if form is None or not choice(form, "type", kinds, False):
+    if form is None:
         return None
+    with inside("response_format"):
+        if not choice(form, "type", kinds, False):
+            return None
     schema = field(form, key, dict) or field(form, "schema", dict)
     return object_grammar(schema)
 

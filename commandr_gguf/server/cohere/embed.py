@@ -1,9 +1,9 @@
-"""POST /v2/embed."""
+"""POST /v1/embed and /v2/embed."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,11 @@ import numpy.typing as npt
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from commandr_gguf.errors import ArgumentError, ContextFullError
+from commandr_gguf.errors import ArgumentError, ContextFullError, integer
 from commandr_gguf.server.cohere.forms import new_id
-from commandr_gguf.server.embeddings import embed
-from commandr_gguf.server.schema import brief, choice, field, read_body, strings
-from commandr_gguf.server.state import State, run
+from commandr_gguf.server.embeddings import embed, tokens_of
+from commandr_gguf.server.schema import brief, choice, field, strings
+from commandr_gguf.server.state import State
 
 _MAX_TEXTS = 96
 """As many as Cohere's interface takes."""
@@ -38,26 +38,40 @@ _TYPES: dict[str, Callable[[_Row], Any]] = {
 
 async def embed_v2(request: Request, state: State) -> Response:
     """Embeddings of texts: means of the model's last hidden states, of length 1."""
-    body = await read_body(request, state.settings.max_body_bytes)
+    body = await state.body(request)
+    return await _answer(request, state, body, strings(body, "embedding_types") or ["float"], "2")
+
+
+async def embed_v1(request: Request, state: State) -> Response:
+    """The same as a plain list of rows, unless types are named."""
+    body = await state.body(request)
+    return await _answer(request, state, body, strings(body, "embedding_types"), "1")
+
+
+async def _answer(
+    request: Request, state: State, body: Mapping[str, Any], types: Sequence[str], version: str
+) -> Response:
     texts = _texts(body)
-    types = strings(body, "embedding_types") or ["float"]
     unknown = next((name for name in types if name not in _TYPES), None)
     if unknown is not None:
         raise ArgumentError(f"embedding_types may be {', '.join(_TYPES)}, not {brief(unknown)}")
     n_embd = state.model.model.hparams.n_embd
     if field(body, "output_dimension", int, n_embd) != n_embd:
         raise ArgumentError(f"output_dimension must be {n_embd}: this model's embeddings cannot be shortened")
-    tokens = await run(lambda: [_tokens(state, body, number, text) for number, text in enumerate(texts)])
-    rows = await embed(state, tokens)
+    cut = _cutter(state, body)
+    whole = await tokens_of(state, texts, request.receive)
+    tokens = [cut(number, found) for number, found in enumerate(whole)]
+    rows = await embed(state, tokens, request.receive)
     n_tokens = sum(map(len, tokens))
     request.state.log.update({"prompt_tokens": n_tokens, "texts": len(texts)})
+    by_type = {name: [_TYPES[name](row) for row in rows] for name in dict.fromkeys(types)}
     return JSONResponse(
         {
             "id": new_id(),
-            "response_type": "embeddings_by_type",
-            "embeddings": {name: [_TYPES[name](row) for row in rows] for name in dict.fromkeys(types)},
+            "response_type": "embeddings_by_type" if types else "embeddings_floats",
+            "embeddings": by_type or rows.tolist(),
             "texts": texts,
-            "meta": {"api_version": {"version": "2"}, "billed_units": {"input_tokens": n_tokens}},
+            "meta": {"api_version": {"version": version}, "billed_units": {"input_tokens": n_tokens}},
         }
     )
 
@@ -77,15 +91,18 @@ def _texts(body: Mapping[str, Any]) -> list[str]:
     return texts
 
 
-def _tokens(state: State, body: Mapping[str, Any], number: int, text: str) -> list[int]:
-    """A text's tokens, cut to what is allowed at the end that the request names."""
-    tokens = state.model.tokenize(text, add_special=True)
-    limit = min(field(body, "max_tokens", int) or state.model.n_ctx, state.model.n_ctx)
-    over = len(tokens) - limit
+def _cutter(state: State, body: Mapping[str, Any]) -> Callable[[int, list[int]], list[int]]:
+    """Cuts a text's tokens to what is allowed at the end that the request names; texts have numbers."""
+    limit = min(integer("max_tokens", field(body, "max_tokens", int, state.model.n_ctx) or 0, 1), state.model.n_ctx)
     truncate = choice(body, "truncate", {name: name for name in ("NONE", "START", "END")}, "END")
-    if over > 0 and truncate == "NONE":
-        raise ContextFullError(f"text {number} has {len(tokens)} tokens, {over} more than allowed")
-    if over > 0:
-        n_head = int(bool(tokens) and state.model.tokenizer.is_special(tokens[0]))  # the begin token stays
+
+    def cut(number: int, tokens: list[int]) -> list[int]:
+        over = len(tokens) - limit
+        if over <= 0:
+            return tokens
+        if truncate == "NONE":
+            raise ContextFullError(f"text {number} has {len(tokens)} tokens, {over} more than allowed")
+        n_head = int(state.model.tokenizer.is_special(tokens[0]))  # the begin token stays
         return tokens[:limit] if truncate == "END" else [*tokens[:n_head], *tokens[n_head + over :]]
-    return tokens
+
+    return cut

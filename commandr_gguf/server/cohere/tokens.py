@@ -7,28 +7,27 @@ from starlette.responses import JSONResponse, Response
 
 from commandr_gguf.errors import ArgumentError, integer
 from commandr_gguf.server.cohere.forms import API_VERSION_1
-from commandr_gguf.server.schema import read_body, required
-from commandr_gguf.server.state import State, run
+from commandr_gguf.server.schema import required
+from commandr_gguf.server.state import State, run, run_parts
 
 
 async def tokenize(request: Request, state: State) -> Response:
     """Tokens of a text, in which control tokens stay plain text; there is no begin token."""
-    body = await read_body(request, state.settings.max_body_bytes)
+    body = await state.body(request)
     text = required(body, "text", str)
     if not text:
         raise ArgumentError("text is empty")
 
-    def work() -> tuple[list[int], list[str]]:
-        tokens = state.model.tokenize(text)
-        return tokens, [state.model.detokenize([token]) for token in tokens]
-
-    tokens, token_strings = await run(work)
-    return JSONResponse({"tokens": tokens, "token_strings": token_strings, "meta": API_VERSION_1})
+    parts = state.model.tokenizer.encode_parts(text)
+    spelled = ((token, state.model.detokenize([token])) for part in parts for token in part)
+    found = await run_parts(spelled, request.receive)
+    tokens, strings = [token for token, _ in found], [spelling for _, spelling in found]
+    return JSONResponse({"tokens": tokens, "token_strings": strings, "meta": API_VERSION_1})
 
 
 async def detokenize(request: Request, state: State) -> Response:
     """The text of tokens."""
-    body = await read_body(request, state.settings.max_body_bytes)
+    body = await state.body(request)
     n_tokens = len(state.model.tokenizer)
     tokens = [integer("a token", token, 0, n_tokens - 1) for token in required(body, "tokens", list)]
     text = await run(lambda: state.model.detokenize(tokens))

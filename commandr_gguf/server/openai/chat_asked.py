@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from commandr_gguf.errors import ArgumentError, integer
-from commandr_gguf.server.asked import CITATION_MODES, Asked, given, make_asked, message_in, named_documents
+from commandr_gguf.server.asked import Asked, citation_mode, given, make_asked, message_in, named_documents
 from commandr_gguf.server.openai.options import (
     MAX_TOP_LOGPROBS,
     n_choices,
@@ -17,7 +17,7 @@ from commandr_gguf.server.openai.options import (
     wants_usage,
 )
 from commandr_gguf.server.openai.tools import form_grammar, tool_options
-from commandr_gguf.server.schema import choice, field, required
+from commandr_gguf.server.schema import field, required
 from commandr_gguf.server.state import State
 
 
@@ -35,12 +35,11 @@ class ChatAsked:
 def chat_asked(body: Mapping[str, Any], state: State) -> ChatAsked:
     """A request of /v1/chat/completions. Raises ArgumentError for what cannot be, named by its field."""
     refuse(body, "functions", "function_call", "audio", "web_search_options")
-    if set(field(body, "modalities", list) or ["text"]) != {"text"}:
+    if any(mode != "text" for mode in field(body, "modalities", list) or []):
         raise ArgumentError("modalities may be ['text'] only")
-    limits = [field(body, name, int) for name in ("max_completion_tokens", "max_tokens")]
     options = {
         **sampling_options(body, state),
-        "max_tokens": state.max_tokens(next((limit for limit in limits if limit is not None), None)),
+        "max_tokens": state.max_tokens(body, "max_completion_tokens", "max_tokens"),
         "stop": stop_strings(body),
         **tool_options(field(body, "tools", list), body),
         **given(
@@ -59,8 +58,7 @@ def asked_with_documents(
 ) -> Asked:
     """A request with the fields that are this server's own: `documents` and `citation_options`, as Cohere has them."""
     documents = named_documents(field(body, "documents", list), "doc:{}")
-    mode = choice(field(body, "citation_options", dict, {}) or {}, "mode", CITATION_MODES, "accurate")
-    return make_asked(messages, documents, mode, options, body, state)
+    return make_asked(messages, documents, citation_mode(body), options, body, state)
 
 
 def chat_message(where: str, message: object) -> dict[str, Any]:

@@ -70,10 +70,9 @@ async def completions(request: Request, state: State) -> Response:
 
 
 def _options(body: Mapping[str, Any], state: State) -> dict[str, Any]:
-    limit = field(body, "max_tokens", int, DEFAULT_MAX_TOKENS)
     options = {
         **sampling_options(body, state),
-        "max_tokens": state.max_tokens(limit),
+        "max_tokens": state.max_tokens({"max_tokens": DEFAULT_MAX_TOKENS, **body}, "max_tokens"),
         "stop": stop_strings(body),
     }
     n_top = field(body, "logprobs", int)

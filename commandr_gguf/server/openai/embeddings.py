@@ -8,10 +8,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from commandr_gguf.errors import ArgumentError
-from commandr_gguf.server.embeddings import embed
+from commandr_gguf.server.embeddings import embed, tokens_of
 from commandr_gguf.server.openai.prompts import prompts_in
 from commandr_gguf.server.schema import choice, field
-from commandr_gguf.server.state import State, run
+from commandr_gguf.server.state import State
 
 _MAX_INPUTS = 2048
 """As many as OpenAI's interface takes."""
@@ -28,11 +28,10 @@ async def embeddings(request: Request, state: State) -> Response:
     if field(body, "dimensions", int, n_embd) != n_embd:
         raise ArgumentError(f"dimensions must be {n_embd}: this model's embeddings cannot be shortened")
 
-    def tokenize() -> list[list[int]]:
-        return [state.model.tokenize(text, add_special=True) if isinstance(text, str) else text for text in given]
-
-    tokens = await run(tokenize)
-    rows = await embed(state, tokens)
+    texts = [one for one in given if isinstance(one, str)]  # all of them or none
+    given_tokens = [one for one in given if not isinstance(one, str)]
+    tokens = given_tokens or await tokens_of(state, texts, request.receive)
+    rows = await embed(state, tokens, request.receive)
     n_tokens = sum(map(len, tokens))
     request.state.log.update({"prompt_tokens": n_tokens, "texts": len(given)})
     values = [base64.b64encode(row.astype("<f4").tobytes()).decode() if as_base64 else row.tolist() for row in rows]

@@ -35,7 +35,7 @@ def response_asked(body: Mapping[str, Any], state: State) -> ResponseAsked:
     limit = field(body, "max_output_tokens", int)
     options = {
         **sampling_options(body, state),
-        "max_tokens": state.max_tokens(limit),
+        "max_tokens": state.max_tokens(body, "max_output_tokens"),
         "stop": stop_strings(body),
         **tool_options(tools, body),
         **given(grammar=form_grammar(form, "text.format"), top_logprobs=_top_logprobs(body)),

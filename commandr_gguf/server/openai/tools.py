@@ -10,7 +10,7 @@ from commandr_gguf.chat.actions import ToolCall
 from commandr_gguf.errors import ArgumentError
 from commandr_gguf.server.asked import given, object_grammar
 from commandr_gguf.server.openai.forms import new_id
-from commandr_gguf.server.schema import brief, choice, field, required
+from commandr_gguf.server.schema import brief, choice, field, inside, required
 
 _WORDS = ("none", "auto", "required")
 
@@ -46,7 +46,8 @@ def form_grammar(form: Mapping[str, Any] | None, where: str) -> str | None:
     if form is None:
         return None
     kinds = {name.upper(): name for name in ("text", "json_object", "json_schema")}
-    kind = choice(form, "type", kinds, "text")
+    with inside(where):
+        kind = choice(form, "type", kinds, "text")
     if kind == "text":
         return None
     if kind == "json_object":
