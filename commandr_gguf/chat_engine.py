@@ -133,6 +133,8 @@ class ChatEngine:
             )
         by_sections = reply_format in {"cmd3", "cmd4"}
         answers_twice = reply_format in {"grounded", "multi_step"}
+        opened = _OPENED.search(prompt.text) if by_sections else None  # a template may begin the reply's thoughts
+        mark = opened[0] if opened else ""
         pieces = generate(
             self._session,
             self._tokenizer,
@@ -140,7 +142,7 @@ class ChatEngine:
             max_tokens=decoding.max_tokens,
             sampling=decoding.sampling,
             top_logprobs=decoding.top_logprobs,
-            constraint=self._constraint(request, reply_format, decoding),
+            constraint=self._constraint(request, reply_format, decoding, mark),
             drafter=self.drafter(len(prompt.tokens), replay=answers_twice) if decoding.speculate else None,
             cache=self._cache,
             stable=self._head(request, prompt),
@@ -151,23 +153,25 @@ class ChatEngine:
             stream=True,
         )
         n_results = [len(group) for group in request.citable_groups] if by_sections else None
-        opened = _OPENED.search(prompt.text) if by_sections else None  # a template may begin the reply's thoughts
-        return Stage(pieces, reply_parser(reply_format, n_results), opened[0] if opened else beginning)
+        return Stage(pieces, reply_parser(reply_format, n_results), mark or beginning)
 
-    def _constraint(self, request: Request, reply_format: ReplyFormat, decoding: Decoding) -> Constraint | None:
-        """What the format allows; None where nothing is known to be forbidden."""
-        asked = decoding.grammar if reply_format == "chat" else None
-        grammar = asked
+    def _constraint(
+        self, request: Request, reply_format: ReplyFormat, decoding: Decoding, opened: str
+    ) -> Constraint | None:
+        """What the format allows; None where nothing is known to be forbidden. `opened`: see `section_grammar`."""
+        by_sections = reply_format in {"cmd3", "cmd4"}
+        asked = decoding.grammar if reply_format == "chat" or by_sections else None
+        grammar = None if by_sections else asked
         try:
-            if grammar is None and decoding.constrained:
-                grammar = self._grammar(request, reply_format, decoding)
+            if grammar is None and (decoding.constrained or asked is not None):
+                grammar = self._grammar(request, reply_format, decoding, opened)
             return None if grammar is None else self.constraints.constraint(grammar)
         except ArgumentError as error:
             if asked is not None:
                 raise
             raise ArgumentError(f"{error}; constrained=False leaves the reply free") from error
 
-    def _grammar(self, request: Request, reply_format: ReplyFormat, decoding: Decoding) -> str | None:
+    def _grammar(self, request: Request, reply_format: ReplyFormat, decoding: Decoding, opened: str) -> str | None:
         """The grammar of a format."""
         tools, n_documents, require_tool = request.tools or [], len(request.citable), decoding.require_tool
         max_calls = MAX_CALLS if decoding.parallel_calls else 1
@@ -187,6 +191,8 @@ class ChatEngine:
                 think=request.reasoning is not False,
                 must_call=require_tool,
                 max_calls=max_calls,
+                answer=decoding.grammar,
+                opened=opened,
             )
         return None
 
@@ -242,10 +248,10 @@ class ChatEngine:
 
 
 def _check_switches(request: Request, decoding: Decoding) -> None:
-    if decoding.grammar is not None and request.reply_format not in {"chat", "tools"}:
+    if decoding.grammar is not None and request.reply_format in {"grounded", "multi_step"}:
         raise ArgumentError(
-            "a grammar is for plain answers of Command-R: with documents, results of tools or a later model, replies "
-            "have a form of their own"
+            "a grammar is for plain answers of Command-R: with documents or results of tools its replies have a form "
+            "of their own"
         )
     if decoding.require_tool and not (request.tools and decoding.constrained):
         raise ArgumentError("require_tool needs tools, and not constrained=False")

@@ -315,8 +315,8 @@ class CommandR:
             safety_mode: "contextual", "strict" or "none": what Command R7B is told to refuse.
             reasoning: whether Command R7B and Command A are to think before they answer; None leaves that to them.
             constrained: let the model write nothing but what its format, the tools' schemas and the documents allow.
-            grammar: what a plain answer of Command-R must keep to, see `generate`. Beside tools it is for the answer
-                of a model that wants none of them.
+            grammar: what an answer must keep to, see `generate`: a plain one of Command-R, or any of Command R7B and
+                Command A, which then cites nothing. Beside tools it is for the answer of a model that wants none.
             require_tool: whether the model must call a tool now.
             parallel_calls: whether a reply may call several tools.
             speculate: see `generate`.

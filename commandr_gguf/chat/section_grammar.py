@@ -28,12 +28,13 @@ from commandr_gguf.chat.grammars import (
 from commandr_gguf.chat.json_grammar import SPACE_OR_INDENT
 from commandr_gguf.chat.json_schema import Tool, to_json_schema
 from commandr_gguf.chat.tag_grammar import number_list
-from commandr_gguf.errors import integer
+from commandr_gguf.errors import UnsupportedError, integer
 
 logger = logging.getLogger("commandr_gguf.chat")
 
 # What no text within a section may spell: parsers read the marks as text.
 _MARKS = ("<|START_", "<|END_")
+_BLANK = r"/[ \t\r\n]{1,8}/?"
 _GAP = f"(?:{SPACE_OR_INDENT})?"
 _PUNCTUATION = rf"""
 LIST: /{_GAP}\[{_GAP}/
@@ -55,6 +56,8 @@ def section_grammar(
     think: bool = True,
     must_call: bool = False,
     max_calls: int = MAX_CALLS,
+    answer: str | None = None,
+    opened: str = "",
 ) -> str | None:
     """A reply in sections: thoughts or none, then calls of the tools or an answer.
 
@@ -73,30 +76,42 @@ def section_grammar(
         think: whether thoughts are allowed.
         must_call: with tools, whether they must be called.
         max_calls: how many calls a reply may have, 1 or more.
+        answer: a grammar that the answer keeps to, as `grammars.json_schema_grammar` gives it; it cites nothing then.
+        opened: the mark with which the prompt has begun a section already, if it has.
 
     Returns:
-        None where nothing is known to be forbidden: no tool was offered and there is no result, or the vocabulary lacks
-        a control token of the format, which the logger of this module says once.
+        None where nothing is known to be forbidden: no tool was offered, there is no result and no grammar of the
+        answer; or the vocabulary lacks a control token of the format, which the logger of this module says once.
 
     Raises:
+        UnsupportedError: the vocabulary lacks a control token, and the answer has a grammar.
         ArgumentError: a schema has a keyword that cannot be enforced, or a tool more than 64 parameters; the text names
             the tool and the parameter.
     """
     tools, n_results = list(tools), [integer("n_results", n, 0) for n in n_results]
-    if not tools and not any(n_results):
+    if not tools and not any(n_results) and answer is None:
         return None
-    answer = "RESPONSE" if reply_format == "cmd3" else "TEXT"
-    missing = [mark for name in ("THINKING", "ACTION", answer) for mark in _marks(name) if mark not in control_tokens]
+    name = "RESPONSE" if reply_format == "cmd3" else "TEXT"
+    missing = [mark for part in ("THINKING", "ACTION", name) for mark in _marks(part) if mark not in control_tokens]
+    if missing and answer is not None:
+        raise UnsupportedError(f"the vocabulary has no control token {missing[0]}, so answers have no form to keep to")
     if missing:
         _say_missing(missing[0])
         return None
-    sections = [_section("answer", answer, "text"), *_text_rules(n_results if cite else [])]
+    content = "text" if answer is None else "content"
+    sections = [_section("answer", name, content), *_text_rules(n_results if cite else [])]
+    if answer is not None:
+        sections.append(f"content: %lark {{\n{answer}\n}}")
     if tools:
         sections += [_section("actions", "ACTION", "LIST calls_0"), *_call_rules(tools, len(n_results), max_calls)]
     forms = ["actions"] * bool(tools) + ["answer"] * (not (tools and must_call))
-    thoughts = r"(thinking /[ \t\r\n]{1,8}/?)? " if think else ""
+    start = f"{f'(thinking {_BLANK})? ' if think else ''}({' | '.join(forms)})"
+    if opened == _marks("THINKING")[0]:
+        start = f"text {_marks('THINKING')[1]} {_BLANK} ({' | '.join(forms)})"
+    elif opened == _marks(name)[0]:
+        start = f"{content} {_marks(name)[1]}"
     rules = [
-        rf"start: {thoughts}({' | '.join(forms)})",
+        f"start: {start}",
         *([_section("thinking", "THINKING", "text")] if think else []),
         *sections,
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ import models
 import shapes
 import tiny_tokenizer
 from commandr_gguf import CommandR, Plan, Reply, ReplyStream, Text
+from commandr_gguf.chat.grammars import json_schema_grammar
+from commandr_gguf.chat.prompt import ChatTemplate
 from commandr_gguf.constraint import Constraint
 from scripted import Pieces
 
@@ -98,6 +101,47 @@ def test_thoughts_and_citations_can_be_switched_off(model: CommandR, monkeypatch
     for reply, switch in ((cited, {"citation_mode": "off"}), (thought, {"reasoning": False})):
         assert allowed(model, monkeypatch, reply, documents=["a"])
         assert not allowed(model, monkeypatch, reply, documents=["a"], **switch)
+
+
+def test_an_answer_keeps_to_a_grammar(model: CommandR, monkeypatch: pytest.MonkeyPatch) -> None:
+    schema = {"type": "object", "properties": {"a}": {"enum": ["{", "}}"]}}, "required": ["a}"]}
+    options: dict[str, Any] = {"grammar": json_schema_grammar(schema)}
+    right, wrong = answer(model, '{"a}": "}}"}'), answer(model, '{"a}": "x"}')
+    thought, call = "I see.<|END_THINKING|>", '<|START_ACTION|>[{"tool_name": "pick", "parameters": {"color": "red"}}]'
+    plain: dict[str, Any] = {"reasoning": True}  # in the prompt without a switch thoughts have begun
+    for beginning, more in (
+        (thought, {}),
+        ("", plain),
+        ("<|START_THINKING|>" + thought, plain),
+        ("", {"documents": ["a"]}),
+        ("", {"tools": [PICK]}),
+        ("", {"constrained": False, "documents": ["a"]}),
+    ):
+        assert allowed(model, monkeypatch, beginning + right, **options, **more), more
+        assert not allowed(model, monkeypatch, beginning + wrong, **options, **more), more
+    assert not allowed(model, monkeypatch, right, **options)
+    assert not allowed(model, monkeypatch, answer(model, "<co>a</co: 0:[0]>"), documents=["a"], **options)
+    assert allowed(model, monkeypatch, call, tools=[PICK], **options)
+    assert not allowed(model, monkeypatch, call, **plain, **options)
+    assert not allowed(model, monkeypatch, right, tools=[PICK], require_tool=True, **options)
+
+
+def test_a_reply_in_json_is_the_reply_s_text(model: CommandR) -> None:
+    grammar = json_schema_grammar({"type": "object", "properties": {"n": {"enum": [7]}}, "required": ["n"]})
+    reply = model.chat(HELLO, grammar=grammar, reasoning=False, temperature=1, seed=1, max_tokens=100)
+    assert json.loads(reply.text) == {"n": 7}
+    assert reply.finish_reason == "stop"
+
+
+def test_an_answer_within_the_mark_of_the_prompt_keeps_to_a_grammar(
+    model: CommandR, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "TEXT" if is_cmd4(model) else "RESPONSE"
+    source = model.template().source.replace("<|START_THINKING|>", f"<|START_{name}|>")
+    monkeypatch.setitem(model._chat.prompts._templates, "default", ChatTemplate(source))
+    grammar = json_schema_grammar({"type": "object", "properties": {"n": {"enum": [7]}}, "required": ["n"]})
+    assert allowed(model, monkeypatch, f'{{"n": 7}}<|END_{name}|>', grammar=grammar)
+    assert not allowed(model, monkeypatch, f'{{"n": 8}}<|END_{name}|>', grammar=grammar)
 
 
 def test_replies_of_random_weights_keep_to_the_form(model: CommandR) -> None:
