@@ -6,21 +6,20 @@ from commandr_gguf.chat.tools import Parameter, Tool
 
 CHAT = "What are you?"
 
-TOOLS = [
-    Tool(
-        name="get_weather",
-        description="Gets the weather.",
-        parameter_definitions={"city": Parameter(description="The city.", type="str", required=True)},
-    ),
-    Tool(
-        name="book_table",
-        description="Books a table.",
-        parameter_definitions={
-            "people": Parameter(description="How many people come.", type="int", required=True),
-            "name": Parameter(description="The name of a person.", type="str", required=True),
-        },
-    ),
-]
+WEATHER = Tool(
+    name="get_weather",
+    description="Gets the weather.",
+    parameter_definitions={"city": Parameter(description="The city.", type="str", required=True)},
+)
+BOOKING = Tool(
+    name="book_table",
+    description="Books a table.",
+    parameter_definitions={
+        "people": Parameter(description="How many people come.", type="int", required=True),
+        "name": Parameter(description="The name of a person.", type="str", required=True),
+    },
+)
+TOOLS = [WEATHER, BOOKING]
 TOOL_QUESTION = "Please book a table for 14 people in the name of Ilse Tarn."
 
 DOCUMENTS = [

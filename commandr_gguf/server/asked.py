@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from commandr_gguf.chat.filter import reply_parser
 from commandr_gguf.chat.grammars import json_schema_grammar
+from commandr_gguf.command_r import CommandR
 from commandr_gguf.errors import ArgumentError
+from commandr_gguf.reply_stream import ReplyStream, Stage
 from commandr_gguf.server.schema import brief, choice, field, inside
 from commandr_gguf.server.state import State
 
@@ -31,6 +34,18 @@ class Asked:
     """Whether citations are wanted."""
     thinks_aloud: bool
     """Whether what the model says to itself are thoughts; else it is the plan of its calls."""
+    prompt: str | None = None
+    """The whole prompt, control tokens included, where the request has written it itself; there are no messages then
+    but to tell of, and the options are those of `CommandR.generate`."""
+
+    def begin(self, model: CommandR) -> ReplyStream:
+        """The reply, of which nothing is computed yet."""
+        if self.prompt is None:
+            return model.chat(self.messages, stream=True, **self.options)
+        options = {**self.options}
+        stop = options.pop("stop")  # the reply tells that it was stopped, a generation does not
+        tokens = model.tokenize(self.prompt, add_special=True, parse_special=True)
+        return ReplyStream(Stage(model.generate(tokens, stream=True, **options), reply_parser("chat")), stop=stop)
 
 
 def make_asked(
@@ -52,13 +67,20 @@ def make_asked(
         state: of the server.
 
     Raises:
-        ArgumentError: there are too many documents, or a switch that the model has not.
+        ArgumentError: there are too many documents, a switch that the model has not, or a form of the answer where
+            the model's own cannot hold it.
     """
     state.check_documents(documents)
     is_first = state.model.takes_steps_when_asked  # the first Command-R has prompts of its own for documents and steps
     safety = choice(body, "safety_mode", _SAFETY, None)
     if is_first and safety == "strict":
         raise ArgumentError("safety_mode 'STRICT' is for Command R7B and later: this model's prompt has no such switch")
+    results = any(message.get("role") == "tool" for message in messages)
+    if is_first and "grammar" in options and (documents or results):
+        raise ArgumentError(
+            "response_format cannot be given together with documents or results of tools: this model's answers from "
+            "them have a form of their own"
+        )
     switches = given(safety_mode=None if is_first else safety, documents=documents)
     return Asked(
         messages,

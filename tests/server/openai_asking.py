@@ -8,6 +8,7 @@ from typing import Any
 
 import openai
 
+from commandr_gguf.chat.json_schema import to_json_schema
 from commandr_gguf.demo import showcase
 from server.serving import Running
 
@@ -19,17 +20,9 @@ WHEN: list[Any] = [{"role": "user", "content": "When was the Velmora Bridge open
 HELLO: list[Any] = [{"role": "user", "content": "Hello, who are you?"}]
 BOOK: list[Any] = [{"role": "user", "content": showcase.TOOL_QUESTION}]
 TABLE: dict[str, Any] = {
-    "name": "book_table",
-    "description": "Books a table.",
-    "parameters": {
-        "type": "object",
-        "properties": {
-            "people": {"type": "integer", "description": "How many people come."},
-            "name": {"type": "string", "description": "The name of a person."},
-        },
-        "required": ["people", "name"],
-        "additionalProperties": False,
-    },
+    "name": showcase.BOOKING["name"],
+    "description": showcase.BOOKING["description"],
+    "parameters": {**to_json_schema(showcase.BOOKING), "additionalProperties": False},
 }
 SWITCH: dict[str, Any] = {
     "name": "light",

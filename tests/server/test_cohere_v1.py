@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from cohere.base_client import BaseCohere
 
-from commandr_gguf import CommandR
+from commandr_gguf import CommandR, SamplingParams
 from commandr_gguf.demo import showcase
-from server.serving import Running
+from server.serving import Running, running
 
 DOCUMENTS = [
     {"id": "bridge", "title": "Velmora Bridge", "text": "The Velmora Bridge was opened in 1987."},
@@ -22,16 +22,7 @@ DOCUMENTS = [
 ]
 WHEN = "When was the Velmora Bridge opened?"
 HELLO = "Hello, who are you?"
-TOOLS: list[Any] = [
-    {
-        "name": "book_table",
-        "description": "Books a table.",
-        "parameter_definitions": {
-            "people": {"description": "How many people come.", "type": "int", "required": True},
-            "name": {"description": "The name of a person.", "type": "str", "required": True},
-        },
-    }
-]
+TOOLS: list[Any] = [showcase.BOOKING]
 
 
 @pytest.fixture
@@ -118,6 +109,59 @@ def test_tools_are_called_and_their_results_answered(client: cohere.Client) -> N
             assert last.text[citation.start : citation.end] == citation.text
 
 
+def test_what_to_search_for_may_be_asked_alone(demo: CommandR) -> None:
+    # The demo's model wants no search, unless it cannot spell that.
+    biases = {i: -100.0 for i in range(len(demo.tokenizer)) if demo.tokenizer.token_bytes(i).startswith(b"d")}
+    sampling = SamplingParams(temperature=0, logit_bias=biases)
+    with running(demo, settings={"sampling": sampling}) as server, server.client() as opened:
+        client = cohere.Client(api_key="none", base_url=server.url, httpx_client=opened)
+        web = cohere.ChatConnector(id="web-search")
+        options: dict[str, Any] = {"search_queries_only": True, "documents": DOCUMENTS, "max_tokens": 400}
+        answer = client.chat(message=WHEN, connectors=[web], **options)
+        events: list[Any] = list(client.chat_stream(message=WHEN, **options))
+        cut = client.chat(message=WHEN, search_queries_only=True, max_tokens=3)
+    assert answer.is_search_required
+    queries = [query.text for query in answer.search_queries or []]
+    assert queries
+    assert (answer.text, answer.finish_reason) == ("", "COMPLETE")
+    assert [event.event_type for event in events] == ["stream-start", "search-queries-generation", "stream-end"]
+    assert [query.text for query in events[1].search_queries] == queries
+    assert events[2].response.is_search_required
+    assert (cut.is_search_required, cut.finish_reason) == (False, "MAX_TOKENS")
+
+
+def test_what_needs_no_search_is_not_answered_either(client: cohere.Client, demo: CommandR) -> None:
+    answer = client.chat(message=HELLO, search_queries_only=True, temperature=0)
+    assert answer.is_search_required is False
+    assert (answer.search_queries, answer.text) == ([], "")
+    tokens: Any = answer.meta and answer.meta.tokens
+    whole = demo.chat([{"role": "user", "content": HELLO}], tools=TOOLS, temperature=0)
+    assert tokens.output_tokens < whole.usage.completion_tokens
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_raw_prompt_is_all_that_the_model_reads(client: cohere.Client, demo: CommandR, stream: bool) -> None:
+    messages = [{"role": "user", "content": HELLO}]
+    options: dict[str, Any] = {"raw_prompting": True, "temperature": 0}
+    raw = demo.prompt(messages)
+    answer: Any
+    if stream:
+        [*_, end] = client.chat_stream(message=raw.text, **options)
+        answer = end.response  # type: ignore[union-attr]
+    else:
+        answer = client.chat(message=raw.text, **options)
+    assert answer.text == demo.chat(messages, temperature=0).text
+    assert answer.finish_reason == "COMPLETE"
+    assert answer.meta.tokens.input_tokens == len(raw.tokens)
+    with pytest.raises(cohere.BadRequestError, match="preamble cannot be given with raw_prompting"):
+        client.chat(message=raw.text, preamble="Be brief.", **options)
+
+
+def test_an_empty_message_is_refused(client: cohere.Client) -> None:
+    with pytest.raises(cohere.BadRequestError, match="message is empty"):
+        client.chat(message="")
+
+
 def test_what_needs_cohere_s_services_is_refused(client: cohere.Client) -> None:
     with pytest.raises(cohere.BadRequestError, match="connectors is not supported"):
         client.chat(message=HELLO, connectors=[cohere.ChatConnector(id="web-search")])
@@ -193,7 +237,7 @@ def test_embeddings_are_the_model_s(server: Running, demo: CommandR) -> None:
     assert answer.texts == texts
 
 
-@pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute")  # the client joins batches so
+@pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning")  # the client joins batches so
 def test_version_1_gives_rows_unless_types_are_named(client: cohere.Client, demo: CommandR) -> None:
     texts = ["The harbor", "A lighthouse of stone"]
     rows: Any = client.embed(texts=texts, model="demo", input_type="search_query")
@@ -201,7 +245,7 @@ def test_version_1_gives_rows_unless_types_are_named(client: cohere.Client, demo
     assert np.allclose(rows.embeddings, demo.embed(texts), atol=1e-4)
     typed: Any = client.embed(texts=texts, model="demo", input_type="search_query", embedding_types=["float", "binary"])
     assert typed.response_type == "embeddings_by_type"
-    assert typed.embeddings.float_ == rows.embeddings
+    assert np.allclose(typed.embeddings.float_, rows.embeddings, atol=1e-4)
     assert np.array(typed.embeddings.binary).shape == (2, demo.model.hparams.n_embd // 8)
 
 

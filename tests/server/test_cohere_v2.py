@@ -13,6 +13,7 @@ import pytest
 
 from commandr_gguf import CommandR
 from commandr_gguf.demo import showcase
+from server.openai_asking import TABLE, function
 from server.serving import Running, running
 
 DOCUMENTS: list[Any] = [
@@ -21,23 +22,7 @@ DOCUMENTS: list[Any] = [
 ]
 WHEN: list[Any] = [{"role": "user", "content": "When was the Velmora Bridge opened?"}]
 HELLO: list[Any] = [{"role": "user", "content": "Hello, who are you?"}]
-TOOLS: list[Any] = [
-    {
-        "type": "function",
-        "function": {
-            "name": "book_table",
-            "description": "Books a table.",
-            "parameters": {
-                "type": "object",
-                "properties": {
-                    "people": {"type": "integer", "description": "How many people come."},
-                    "name": {"type": "string", "description": "The name of a person."},
-                },
-                "required": ["people", "name"],
-            },
-        },
-    }
-]
+TOOLS: list[Any] = [function(TABLE)]
 BOOK: list[Any] = [{"role": "user", "content": showcase.TOOL_QUESTION}]
 GREEDY: dict[str, Any] = {"model": "demo", "temperature": 0}
 
@@ -229,10 +214,26 @@ def test_a_reply_in_json_keeps_to_the_schema(client: cohere.ClientV2) -> None:
     value = json.loads(answer.message.content[0].text)  # type: ignore[index, union-attr]
     assert list(value) == ["age"]
     assert isinstance(value["age"], int)
-    with pytest.raises(cohere.BadRequestError, match="a grammar is for plain answers"):
+    with pytest.raises(cohere.BadRequestError, match="response_format cannot be given together with documents"):
         client.chat(messages=HELLO, response_format=form, documents=DOCUMENTS, **GREEDY)
     with pytest.raises(cohere.BadRequestError, match="keyword 'colour'"):
         client.chat(messages=HELLO, response_format={"type": "json_object", "json_schema": {"colour": 1}}, **GREEDY)  # type: ignore[arg-type]
+
+
+def test_a_raw_prompt_is_all_that_the_model_reads(server: Running, demo: CommandR) -> None:
+    raw = demo.prompt(HELLO).text
+    with server.client() as plain:
+
+        def ask(**body: Any) -> Any:
+            return plain.post("/v2/chat", json={"raw_prompting": True, "logprobs": True, **GREEDY, **body})
+
+        answer = ask(messages=[{"role": "user", "content": raw}], stop_sequences=["demo"]).json()
+        assert (answer["finish_reason"], answer["message"]["content"][0]["text"]) == ("STOP_SEQUENCE", "I am the ")
+        assert answer["logprobs"]
+        for messages in ([*HELLO, *HELLO], [{"role": "assistant", "content": raw}], [{"role": "user", "content": ""}]):
+            refused = ask(messages=messages)
+            assert refused.status_code == 400
+            assert "with raw_prompting there must be one message" in refused.json()["message"]
 
 
 def test_limits_and_stop_sequences_give_their_reasons(client: cohere.ClientV2) -> None:

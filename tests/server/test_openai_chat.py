@@ -231,7 +231,7 @@ def test_beside_tools_the_form_is_for_an_answer_without_calls(client: openai.Ope
     assert list(json.loads(answered.content or "")) == ["age"]
     called = client.chat.completions.create(messages=BOOK, **options).choices[0]
     assert called.finish_reason == "tool_calls"
-    with pytest.raises(openai.BadRequestError, match="a grammar is for plain answers"):
+    with pytest.raises(openai.BadRequestError, match="response_format cannot be given together with documents"):
         client.chat.completions.create(
             messages=WHEN, response_format=form, extra_body={"documents": DOCUMENTS}, **GREEDY
         )

@@ -27,6 +27,8 @@ _TOOL_CHOICES: dict[str, str | None] = {"REQUIRED": "required", "NONE": "none"}
 def asked_v2(body: Mapping[str, Any], state: State) -> Asked:
     """A request of /v2/chat. Raises ArgumentError for what cannot be, named by its field."""
     messages = [message_in(f"message {i}", message) for i, message in enumerate(required(body, "messages", list))]
+    if field(body, "raw_prompting", bool):
+        return _raw(body, messages, state)
     documents = named_documents(field(body, "documents", list), "doc:{}")
     tools = field(body, "tools", list)
     tool_choice = choice(body, "tool_choice", _TOOL_CHOICES, None)
@@ -39,7 +41,7 @@ def asked_v2(body: Mapping[str, Any], state: State) -> Asked:
     options = _options(body, state) | given(
         tools=None if tool_choice == "none" else tools or None,
         require_tool=True if tool_choice == "required" else None,
-        grammar=_grammar(field(body, "response_format", dict), "json_schema"),
+        grammar=_response_grammar(body),
         reasoning=reasoning,
     )
     if field(body, "logprobs", bool, False):
@@ -49,23 +51,42 @@ def asked_v2(body: Mapping[str, Any], state: State) -> Asked:
 
 def asked_v1(body: Mapping[str, Any], state: State) -> Asked:
     """A request of /v1/chat. Raises ArgumentError for what cannot be, named by its field."""
-    for name in ("connectors", "conversation_id", "search_queries_only", "raw_prompting"):
-        if body.get(name):
+    for name in ("connectors", "conversation_id"):
+        if body.get(name) and not (name == "connectors" and body.get("search_queries_only")):
             raise ArgumentError(f"{name} is not supported by this server")
-    messages = [*_preamble(body), *_history(field(body, "chat_history", list, []) or [])]
     message = required(body, "message", str)
     results = field(body, "tool_results", list)
-    if message or not results:
+    if not message and not results:
+        raise ArgumentError("message is empty, and there are no tool_results")
+    if field(body, "raw_prompting", bool):
+        return _raw(body, [{"role": "user", "content": message}], state)
+    messages = [*_preamble(body), *_history(field(body, "chat_history", list, []) or [])]
+    if message:
         messages.append({"role": "user", "content": message})
     messages += _results(results or [], len(messages))
     documents = named_documents(field(body, "documents", list), "doc_{}")
     options = _options(body, state) | given(
         tools=field(body, "tools", list) or None,
         multi_step=False if field(body, "force_single_step", bool) else None,
-        grammar=_grammar(field(body, "response_format", dict), "schema"),
+        grammar=_response_grammar(body),
     )
     mode = choice(body, "citation_quality", CITATION_MODES, "accurate")
     return make_asked(messages, documents, mode, options, body, state)
+
+
+def _raw(body: Mapping[str, Any], messages: list[dict[str, Any]], state: State) -> Asked:
+    """A request whose one message is the whole prompt, as the model is to read it."""
+    for name in ("documents", "tools", "tool_results", "chat_history", "preamble", "search_queries_only"):
+        if body.get(name):
+            raise ArgumentError(f"{name} cannot be given with raw_prompting: the message is the whole prompt")
+    prompt = messages[0].get("content") if len(messages) == 1 and messages[0].get("role") == "user" else None
+    if not isinstance(prompt, str) or not prompt:
+        raise ArgumentError("with raw_prompting there must be one message, of the user, with a text")
+    options = _options(body, state) | given(grammar=_response_grammar(body))
+    if field(body, "logprobs", bool, False):
+        options["top_logprobs"] = 0
+    stream = bool(field(body, "stream", bool, False))
+    return Asked(messages, options, stream, frozenset(), cites=False, thinks_aloud=False, prompt=prompt)
 
 
 def _options(body: Mapping[str, Any], state: State) -> dict[str, Any]:
@@ -94,16 +115,16 @@ def _renamed(body: Mapping[str, Any], name: str, ours: str, kind: type[Any]) -> 
         raise ArgumentError(str(error).replace(ours, name, 1)) from None
 
 
-def _grammar(form: Mapping[str, Any] | None, key: str) -> str | None:
-    """What a reply in JSON must keep to."""
+def _response_grammar(body: Mapping[str, Any]) -> str | None:
+    """What a reply in JSON must keep to. The schema is `json_schema` in version 2 and `schema` in version 1."""
+    form = field(body, "response_format", dict)
     kinds = {"TEXT": False, "JSON_OBJECT": True}
     if form is None:
         return None
     with inside("response_format"):
         if not choice(form, "type", kinds, False):
             return None
-    schema = field(form, key, dict) or field(form, "schema", dict)
-    return object_grammar(schema)
+    return object_grammar(field(form, "json_schema", dict) or field(form, "schema", dict))
 
 
 # ---- version 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -18,8 +18,10 @@ from commandr_gguf.reply_stream import ReplyStream
 from commandr_gguf.server.asked import Asked
 from commandr_gguf.server.cohere.asked import asked_v1
 from commandr_gguf.server.cohere.forms import finish_reason, meta, new_id
+from commandr_gguf.server.cohere.search import search_queries
 from commandr_gguf.server.errors import message_of
 from commandr_gguf.server.replies import log_reply
+from commandr_gguf.server.schema import field
 from commandr_gguf.server.state import State
 from commandr_gguf.server.stream import Ticket
 
@@ -30,9 +32,13 @@ async def chat_v1(request: Request, state: State) -> Response:
     """Answer a message, at once or as lines of JSON."""
     body = await state.body(request)
     asked = asked_v1(body, state)
-    stream, ticket = await state.ask(lambda: state.model.chat(asked.messages, stream=True, **asked.options))
+    if field(body, "search_queries_only", bool):
+        queries, reply = await search_queries(asked, request, state)
+        answer = _search_response(queries, reply, asked)
+        return _streamed(_search_lines(answer)) if asked.stream else JSONResponse(answer)
+    stream, ticket = await state.ask(lambda: asked.begin(state.model))
     if asked.stream:
-        return StreamingResponse(_lines(asked, stream, ticket, request), media_type="application/stream+json")
+        return _streamed(_lines(asked, stream, ticket, request))
     last = await ticket.finish(request.receive)
     reply = stream.reply
     reason = _reason(reply, stream, timed_out=last.timed_out)
@@ -65,15 +71,18 @@ def _response(reply: Reply, reason: str, asked: Asked, generation_id: str) -> di
 
 
 def _history(reply: Reply, asked: Asked) -> list[dict[str, Any]]:
-    turns = [
+    last: dict[str, Any] = {"role": "CHATBOT", "message": reply.text}
+    if reply.tool_calls:
+        last["tool_calls"] = [_call(call) for call in reply.tool_calls]
+    return [*_turns(asked), last]
+
+
+def _turns(asked: Asked) -> list[dict[str, Any]]:
+    return [
         {"role": _ROLES[message["role"]], "message": message["content"]}
         for message in asked.messages
         if message["role"] in _ROLES and "tool_calls" not in message
     ]
-    last: dict[str, Any] = {"role": "CHATBOT", "message": reply.text}
-    if reply.tool_calls:
-        last["tool_calls"] = [_call(call) for call in reply.tool_calls]
-    return [*turns, last]
 
 
 def _call(call: ToolCall) -> dict[str, Any]:
@@ -113,6 +122,30 @@ def _events(events: list[Event], asked: Asked) -> Iterator[str]:
             yield _line("text-generation", text=event.text)
         elif isinstance(event, Citation) and asked.cites:
             yield _line("citation-generation", citations=[_citation(event)])
+
+
+def _streamed(lines: AsyncIterator[str]) -> Response:
+    return StreamingResponse(lines, media_type="application/stream+json")
+
+
+def _search_response(queries: Sequence[str], reply: Reply, asked: Asked) -> dict[str, Any]:
+    generation_id = new_id()
+    return {
+        "response_id": new_id(),
+        "generation_id": generation_id,
+        "text": "",
+        "is_search_required": bool(queries),
+        "search_queries": [{"text": query, "generation_id": generation_id} for query in queries],
+        "finish_reason": "MAX_TOKENS" if reply.finish_reason == "length" else "COMPLETE",
+        "chat_history": _turns(asked),
+        "meta": meta(reply, "1"),
+    }
+
+
+async def _search_lines(answer: dict[str, Any]) -> AsyncIterator[str]:
+    yield _line("stream-start", generation_id=answer["generation_id"])
+    yield _line("search-queries-generation", search_queries=answer["search_queries"])
+    yield _line("stream-end", is_finished=True, finish_reason=answer["finish_reason"], response=answer)
 
 
 def _line(event_type: str, *, is_finished: bool = False, **rest: Any) -> str:

@@ -31,7 +31,7 @@ async def chat_v2(request: Request, state: State) -> Response:
     """Answer a conversation, at once or as a stream of events."""
     body = await state.body(request)
     asked = asked_v2(body, state)
-    stream, ticket = await state.ask(lambda: state.model.chat(asked.messages, stream=True, **asked.options))
+    stream, ticket = await state.ask(lambda: asked.begin(state.model))
     if asked.stream:
         return EventSourceResponse(_events(asked, stream, ticket, request), sep="\n")
     last = await ticket.finish(request.receive)

@@ -28,7 +28,7 @@ async def responses(request: Request, state: State) -> Response:
     """Answer input of text and items, at once or as a stream of events."""
     wanted = response_asked(await state.body(request), state)
     asked = wanted.asked
-    stream, ticket = await state.ask(lambda: state.model.chat(asked.messages, stream=True, **asked.options))
+    stream, ticket = await state.ask(lambda: asked.begin(state.model))
     writer = ResponseWriter(_head(wanted, state), asked, state.model.tokenizer)
     if asked.stream:
         return EventSourceResponse(_events(writer, stream, ticket, request), sep="\n")
