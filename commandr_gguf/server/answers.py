@@ -27,7 +27,7 @@ def cohere_error(error: BaseException) -> dict[str, Any]:
     return {"message": message_of(error)}
 
 
-_UNREAD = {408, 413}
+_UNREAD = {408, 413, 415}
 """Answers to requests whose body nobody reads to its end: no other request can follow on the connection."""
 SHAPES: dict[str, Shape] = {}
 """Beginnings of paths -> the form of errors there; elsewhere it is Cohere's."""

@@ -7,6 +7,7 @@ CommandRError
     ├── ClientGoneError (499)      nobody waits for the answer any more
     ├── TimeUpError (504)          a request's time was up before it was begun
     ├── StoppingError (503)        the server is stopping
+    ├── EncodedError (415)         the body is compressed
     ├── BodyTooLargeError (413)    the body is larger than the server takes
     ├── NotAllowedError (401)      the key is missing or wrong
     ├── NotFoundError (404)        there is no such model
@@ -65,6 +66,12 @@ class StoppingError(RequestError):
     """The server is stopping."""
 
     status = 503
+
+
+class EncodedError(RequestError):
+    """The body is compressed."""
+
+    status = 415
 
 
 class BodyTooLargeError(RequestError):

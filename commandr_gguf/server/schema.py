@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar, cast
 from starlette.requests import ClientDisconnect, Request
 
 from commandr_gguf.errors import ArgumentError
-from commandr_gguf.server.errors import BodyTooLargeError
+from commandr_gguf.server.errors import BodyTooLargeError, EncodedError
 
 _T = TypeVar("_T")
 _NAMES: dict[Any, str] = {
@@ -35,11 +35,15 @@ async def read_bytes(request: Request, max_bytes: int) -> bytes:
 
     Raises:
         BodyTooLargeError: it is larger than `max_bytes`, as stated or as received.
+        EncodedError: it is compressed.
         ArgumentError: the client went away before its end.
     """
     stated = request.headers.get("content-length", "")
     if stated.isdecimal() and len(stated) < 20 and int(stated) > max_bytes:
         _too_large(max_bytes)
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        raise EncodedError(f"the body must not be compressed, and its Content-Encoding is {brief(encoding)}")
     parts: list[bytes] = []
     n_bytes = 0
     try:

@@ -236,6 +236,13 @@ def test_a_raw_prompt_is_all_that_the_model_reads(server: Running, demo: Command
             assert "with raw_prompting there must be one message" in refused.json()["message"]
 
 
+def test_a_model_that_cannot_think_aloud_need_not_be_kept_from_it(client: cohere.ClientV2) -> None:
+    answer = client.chat(messages=HELLO, thinking=cohere.Thinking(type="disabled"), **GREEDY)
+    assert answer.message.content == client.chat(messages=HELLO, **GREEDY).message.content
+    with pytest.raises(cohere.BadRequestError, match="thinking cannot be enabled"):
+        client.chat(messages=HELLO, thinking=cohere.Thinking(type="enabled"), **GREEDY)
+
+
 def test_limits_and_stop_sequences_give_their_reasons(client: cohere.ClientV2) -> None:
     cut = client.chat(messages=HELLO, max_tokens=3, **GREEDY)
     assert cut.finish_reason == "MAX_TOKENS"

@@ -112,6 +112,13 @@ def test_bad_bodies_are_refused_with_a_sentence(client: httpx.Client, body: byte
     assert message in answer.json()["message"]
 
 
+def test_compressed_bodies_are_refused(client: httpx.Client) -> None:
+    answer = client.post("/v2/chat", content=b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
+    assert answer.status_code == 415
+    assert answer.json() == {"message": "the body must not be compressed, and its Content-Encoding is 'gzip'"}
+    assert client.post("/v2/chat", json=HELLO, headers={"Content-Encoding": "identity"}).status_code == 200
+
+
 def test_errors_name_the_field_as_the_request_does(client: httpx.Client) -> None:
     for field, value in (("p", 2), ("k", -1)):
         answer = client.post("/v2/chat", json={**HELLO, field: value})

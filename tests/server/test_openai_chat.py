@@ -244,6 +244,8 @@ def test_beside_tools_the_form_is_for_an_answer_without_calls(client: openai.Ope
     ("body", "message"),
     [
         ({"modalities": [[]]}, "modalities may be ['text'] only"),
+        ({"tools": [{"type": "custom", "custom": {"name": "a"}}]}, "tool 0 must be of the type function, not 'custom'"),
+        ({"seed": -(1 << 63) - 1}, "seed must be"),
         ({"modalities": ["audio"]}, "modalities may be ['text'] only"),
         ({"max_completion_tokens": -1}, "max_completion_tokens must be 0 or more, not -1"),
         ({"max_tokens": 1 << 64}, "max_tokens must be 0 to"),
@@ -270,6 +272,14 @@ def test_several_replies_are_told_apart_by_their_index(client: openai.OpenAI) ->
     assert [text_of(chunks, i) for i in range(3)] == whole
     with pytest.raises(openai.BadRequestError, match="n asks for 69 replies, and this server takes 68 at once"):
         client.chat.completions.create(messages=WHEN, model="any", n=69)
+
+
+def test_a_seed_may_be_negative(client: openai.OpenAI) -> None:
+    hot: dict[str, Any] = {"messages": WHEN, "model": "any", "temperature": 1.5, "max_tokens": 12}
+    texts = [
+        client.chat.completions.create(seed=seed, **hot).choices[0].message.content for seed in (-1, -1, -(1 << 63))
+    ]
+    assert texts[0] == texts[1]
 
 
 def test_each_of_several_replies_has_a_seed_of_its_own() -> None:

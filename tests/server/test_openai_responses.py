@@ -69,6 +69,15 @@ def test_instructions_and_items_make_the_conversation_that_messages_make(client:
     assert n_input(input=items) == chat.usage.prompt_tokens
 
 
+def test_the_effort_of_reasoning_is_told_and_checked(client: openai.OpenAI) -> None:
+    answer = client.responses.create(input=WHO, reasoning={"effort": "none"}, max_output_tokens=1, **GREEDY)
+    assert answer.reasoning is not None
+    assert answer.reasoning.effort == "none"
+    wrong: Any = {"effort": 1}
+    with pytest.raises(openai.BadRequestError, match="reasoning.effort must be a string"):
+        client.responses.create(input=WHO, reasoning=wrong, **GREEDY)
+
+
 def test_a_stream_has_openai_s_events_in_their_order(client: openai.OpenAI) -> None:
     events: list[Any] = list(client.responses.create(input=WHO, stream=True, **GREEDY))
     assert without_repeats([event.type for event in events]) == TEXT_EVENTS

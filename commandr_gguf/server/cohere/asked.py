@@ -37,12 +37,14 @@ def asked_v2(body: Mapping[str, Any], state: State) -> Asked:
     thinking = field(body, "thinking", dict)
     with inside("thinking"):
         reasoning = choice(thinking or {}, "type", {"ENABLED": True, "DISABLED": False}, None)
+    if reasoning and state.model.takes_steps_when_asked:
+        raise ArgumentError("thinking cannot be enabled: this model's prompt has no such switch")
     mode = citation_mode(body)
     options = _options(body, state) | given(
         tools=None if tool_choice == "none" else tools or None,
         require_tool=True if tool_choice == "required" else None,
         grammar=_response_grammar(body),
-        reasoning=reasoning,
+        reasoning=None if state.model.takes_steps_when_asked else reasoning,
     )
     if field(body, "logprobs", bool, False):
         options["top_logprobs"] = 0

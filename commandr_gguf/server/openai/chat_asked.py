@@ -44,7 +44,7 @@ def chat_asked(body: Mapping[str, Any], state: State) -> ChatAsked:
         **tool_options(field(body, "tools", list), body),
         **given(
             grammar=form_grammar(field(body, "response_format", dict), "response_format"),
-            reasoning=_reasoning(field(body, "reasoning_effort", str), state),
+            reasoning=reasoning(field(body, "reasoning_effort", str), state),
             top_logprobs=_top_logprobs(body),
         ),
     }
@@ -82,6 +82,6 @@ def _top_logprobs(body: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _reasoning(effort: str | None, state: State) -> bool | None:
+def reasoning(effort: str | None, state: State) -> bool | None:
     """Whether the model is to think first: "none" keeps those from it that can."""
     return False if effort == "none" and not state.model.takes_steps_when_asked else None

@@ -24,7 +24,7 @@ def sampling_options(body: Mapping[str, Any], state: State) -> dict[str, Any]:
         "top_p": field(body, "top_p", float),
         "frequency_penalty": field(body, "frequency_penalty", float),
         "presence_penalty": field(body, "presence_penalty", float),
-        "seed": field(body, "seed", int),
+        "seed": _seed(body),
         "logit_bias": _biases(field(body, "logit_bias", dict)),
         "top_k": field(body, "top_k", int),
         "min_p": field(body, "min_p", float),
@@ -65,6 +65,12 @@ def refuse(body: Mapping[str, Any], *names: str) -> None:
     for name in names:
         if body.get(name):
             raise ArgumentError(f"{name} is not supported by this server")
+
+
+def _seed(body: Mapping[str, Any]) -> int | None:
+    """In OpenAI's interface a seed may be negative."""
+    seed = field(body, "seed", int)
+    return seed if seed is None or seed >= 0 else integer("seed", seed) + 2**63
 
 
 def _biases(biases: Mapping[str, Any] | None) -> dict[int, float] | None:

@@ -8,10 +8,10 @@ from typing import Any
 
 from commandr_gguf.errors import ArgumentError, integer
 from commandr_gguf.server.asked import Asked, given
-from commandr_gguf.server.openai.chat_asked import asked_with_documents, chat_message
+from commandr_gguf.server.openai.chat_asked import asked_with_documents, chat_message, reasoning
 from commandr_gguf.server.openai.options import MAX_TOP_LOGPROBS, refuse, sampling_options, stop_strings
 from commandr_gguf.server.openai.tools import form_grammar, tool_options
-from commandr_gguf.server.schema import brief, field, required, strings
+from commandr_gguf.server.schema import brief, field, inside, required, strings
 from commandr_gguf.server.state import State
 
 _LOGPROBS = "message.output_text.logprobs"
@@ -33,12 +33,18 @@ def response_asked(body: Mapping[str, Any], state: State) -> ResponseAsked:
     tools = [_tool(number, tool) for number, tool in enumerate(field(body, "tools", list, []) or [])]
     form = field(field(body, "text", dict, {}) or {}, "format", dict)
     limit = field(body, "max_output_tokens", int)
+    with inside("reasoning"):
+        effort = field(field(body, "reasoning", dict, {}) or {}, "effort", str)
     options = {
         **sampling_options(body, state),
         "max_tokens": state.max_tokens(body, "max_output_tokens"),
         "stop": stop_strings(body),
         **tool_options(tools, body),
-        **given(grammar=form_grammar(form, "text.format"), top_logprobs=_top_logprobs(body)),
+        **given(
+            grammar=form_grammar(form, "text.format"),
+            reasoning=reasoning(effort, state),
+            top_logprobs=_top_logprobs(body),
+        ),
     }
     instructions = field(body, "instructions", str)
     system = [{"role": "system", "content": instructions}] if instructions else []
@@ -47,6 +53,7 @@ def response_asked(body: Mapping[str, Any], state: State) -> ResponseAsked:
         "instructions": instructions,
         "max_output_tokens": limit,
         "metadata": field(body, "metadata", dict, {}),
+        "reasoning": {"effort": effort, "summary": None},
         "parallel_tool_calls": field(body, "parallel_tool_calls", bool, True),
         "temperature": options["temperature"],
         "top_p": options["top_p"],

@@ -21,10 +21,14 @@ def tool_options(tools: Sequence[Mapping[str, Any]] | None, body: Mapping[str, A
     `tool_choice` "none" shows no tool; a name, or a list of allowed ones, shows no others.
 
     Raises:
-        ArgumentError: the choice is of no known form, names a tool that is not offered, or needs tools.
+        ArgumentError: a tool is no function, or the choice is of no known form, names a tool that is not offered, or
+            needs tools.
     """
     names, must_call = _choice(body.get("tool_choice"))
     shown = list(tools or [])
+    for number, tool in enumerate(shown):
+        if isinstance(tool, Mapping) and tool.get("type", "function") != "function":
+            raise ArgumentError(f"tool {number} must be of the type function, not {brief(tool['type'])}")
     if names is not None:
         offered = {_name(tool): tool for tool in shown}
         missing = next((name for name in names if name not in offered), None)
