@@ -6,11 +6,12 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
-from typing import Any, Literal, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from commandr_gguf.call_options import ChatOptions, GenerateOptions
 from commandr_gguf.cancelling import RunningCalls, Stop
 from commandr_gguf.chat.command_a import SafetyMode
 from commandr_gguf.chat.prompt import DEFAULT, ChatTemplate
@@ -30,6 +31,9 @@ from commandr_gguf.sampling import SamplingParams
 from commandr_gguf.session import Progress, Session, Tokens
 from commandr_gguf.token_buffer import token_ids
 from commandr_gguf.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # of Python 3.11
+    from typing_extensions import Unpack
 
 CHAT_TEMPERATURE = 0.3
 """The temperature at which Cohere's model cards run Command-R."""
@@ -151,33 +155,11 @@ class CommandR:
 
     @overload
     def generate(
-        self,
-        prompt: str | Tokens,
-        *,
-        max_tokens: int | None = ...,
-        temperature: float = ...,
-        stop: str | Sequence[str] = ...,
-        top_logprobs: int | None = ...,
-        grammar: str | None = ...,
-        speculate: bool = ...,
-        progress: Progress | None = ...,
-        stream: Literal[False] = ...,
-        **sampling: Any,
+        self, prompt: str | Tokens, *, stream: Literal[False] = ..., **options: Unpack[GenerateOptions]
     ) -> Generation: ...
     @overload
     def generate(
-        self,
-        prompt: str | Tokens,
-        *,
-        max_tokens: int | None = ...,
-        temperature: float = ...,
-        stop: str | Sequence[str] = ...,
-        top_logprobs: int | None = ...,
-        grammar: str | None = ...,
-        speculate: bool = ...,
-        progress: Progress | None = ...,
-        stream: Literal[True],
-        **sampling: Any,
+        self, prompt: str | Tokens, *, stream: Literal[True], **options: Unpack[GenerateOptions]
     ) -> GenerationStream: ...
     def generate(
         self,
@@ -227,53 +209,9 @@ class CommandR:
         return pieces if stream else pieces.finish()
 
     @overload
-    def chat(
-        self,
-        messages: Messages,
-        *,
-        documents: Documents | None = ...,
-        tools: Tools | None = ...,
-        citation_mode: CitationMode = ...,
-        multi_step: bool | None = ...,
-        safety_mode: SafetyMode | None = ...,
-        reasoning: bool | None = ...,
-        constrained: bool = ...,
-        grammar: str | None = ...,
-        require_tool: bool = ...,
-        parallel_calls: bool = ...,
-        speculate: bool = ...,
-        max_tokens: int | None = ...,
-        temperature: float = ...,
-        stop: str | Sequence[str] = ...,
-        top_logprobs: int | None = ...,
-        progress: Progress | None = ...,
-        stream: Literal[False] = ...,
-        **sampling: Any,
-    ) -> Reply: ...
+    def chat(self, messages: Messages, *, stream: Literal[False] = ..., **options: Unpack[ChatOptions]) -> Reply: ...
     @overload
-    def chat(
-        self,
-        messages: Messages,
-        *,
-        documents: Documents | None = ...,
-        tools: Tools | None = ...,
-        citation_mode: CitationMode = ...,
-        multi_step: bool | None = ...,
-        safety_mode: SafetyMode | None = ...,
-        reasoning: bool | None = ...,
-        constrained: bool = ...,
-        grammar: str | None = ...,
-        require_tool: bool = ...,
-        parallel_calls: bool = ...,
-        speculate: bool = ...,
-        max_tokens: int | None = ...,
-        temperature: float = ...,
-        stop: str | Sequence[str] = ...,
-        top_logprobs: int | None = ...,
-        progress: Progress | None = ...,
-        stream: Literal[True],
-        **sampling: Any,
-    ) -> ReplyStream: ...
+    def chat(self, messages: Messages, *, stream: Literal[True], **options: Unpack[ChatOptions]) -> ReplyStream: ...
     def chat(
         self,
         messages: Messages,

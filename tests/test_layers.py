@@ -68,6 +68,7 @@ RUNTIME = """
     chat.parsing.*
     chat.citations chat.filter
     chat.request
+    call_options
     chat.rendering
     reply_reader
     reply_stream

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 import models
 from commandr_gguf import ArgumentError, CommandR, Model, SamplingParams, Session
+from commandr_gguf.call_options import ChatOptions, GenerateOptions
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +114,11 @@ def test_the_path_is_checked_before_the_file(tmp_path: Path) -> None:
         Model(models.gguf("gqa")) as weights,
     ):
         Session(weights, n_ctx=256, type_v="q9")
+
+
+@pytest.mark.parametrize(("method", "told"), [(CommandR.generate, GenerateOptions), (CommandR.chat, ChatOptions)])
+def test_type_checkers_are_told_of_every_keyword(method: Any, told: Any) -> None:
+    parameters = inspect.signature(method).parameters.values()
+    keywords = {one.name for one in parameters if one.kind is one.KEYWORD_ONLY} - {"stream"}
+    sampling = {field.name for field in dataclasses.fields(SamplingParams)}
+    assert set(told.__annotations__) == keywords | sampling

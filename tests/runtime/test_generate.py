@@ -198,7 +198,7 @@ def test_wrong_arguments(model: CommandR) -> None:
     with pytest.raises(ArgumentError, match="max_tokens must be 0 or more"):
         model.generate(PROMPT, max_tokens=-1)
     with pytest.raises(ArgumentError, match="unknown argument 'temprature'"):
-        model.generate(PROMPT, temprature=1)
+        model.generate(PROMPT, temprature=1)  # type: ignore[call-overload]
     with pytest.raises(ArgumentError, match="stop must be strings"):
         model.generate(PROMPT, stop=[""])
     with pytest.raises(ArgumentError, match="n_top must be 0 to 768"):
