@@ -28,8 +28,8 @@ READER = "commandr_gguf.server.reader"
 async def read_file(request: Request, state: State) -> JSONResponse:
     """The passages of a file: its bytes are the body, its name is the query's `name`.
 
-    The answer is `{"name": ..., "passages": [{"title": ..., "text": ...}], "n_tokens": ...}`; together the passages
-    hold all of the file's text but the white space between them.
+    The answer is `{"name": ..., "passages": [{"title": ..., "text": ..., "n_tokens": ...}], "n_tokens": ...}`; together
+    the passages hold all of the file's text but the white space between them.
 
     Raises:
         ArgumentError: there is no name.
@@ -41,12 +41,15 @@ async def read_file(request: Request, state: State) -> JSONResponse:
     name = PurePath(given.replace("\\", "/")).name
     if not name:
         raise ArgumentError("the query needs the file's name, as in ?name=report.pdf")
-    passages = await _read(name, await read_bytes(request, state.settings.max_body_bytes))
+    data = await read_bytes(request, state.settings.max_body_bytes)
+    async with state.readers:
+        passages = await _read(name, data)
     n_characters = sum(len(passage["text"]) for passage in passages)
     if n_characters > MAX_CHARACTERS:
         raise BodyTooLargeError(f"{name}: its text has {n_characters} characters, more than the {MAX_CHARACTERS} taken")
-    n_tokens = await run(lambda: sum(len(state.model.tokenize(passage["text"])) for passage in passages))
-    return JSONResponse({"name": name, "passages": passages, "n_tokens": n_tokens})
+    counts = await run(lambda: [len(state.model.tokenize(passage["text"])) for passage in passages])
+    counted = [{**passage, "n_tokens": n_tokens} for passage, n_tokens in zip(passages, counts, strict=True)]
+    return JSONResponse({"name": name, "passages": counted, "n_tokens": sum(counts)})
 
 
 async def _read(name: str, data: bytes) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import anyio
 import anyio.to_thread
 from starlette.requests import Request
 
@@ -23,6 +24,8 @@ from commandr_gguf.server.stream import Receive, Ticket, Tickets, watching
 from commandr_gguf.stream import GenerationStream
 
 _T = TypeVar("_T")
+MOST_READERS = 2
+"""Files that are read at the same time, each by a process of its own; the others wait."""
 
 
 class State:
@@ -32,6 +35,8 @@ class State:
         self.engine = engine
         self.settings = settings
         self.started = time.time()
+        self.readers = anyio.CapacityLimiter(MOST_READERS)
+        """Processes that read documents."""
 
     @property
     def model(self) -> CommandR:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,15 +32,24 @@ class Page:
 
     def __init__(self, opened: Any, url: str, **options: Any) -> None:
         self.context = opened.new_context(accept_downloads=True, locale="en-US", **options)
-        self.context.set_default_timeout(20_000)
+        self.context.set_default_timeout(60_000)  # each file is read by a new process: slow where much else runs
         self.url = url
         self.complaints: list[str] = []
         self.requests: list[str] = []
+        self._open_tab(url)
+
+    def _open_tab(self, url: str) -> None:
         self.tab = self.context.new_page()
         self.tab.on("console", lambda said: self.complaints.append(f"{said.type}: {said.text}"))
         self.tab.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.tab.on("request", lambda request: self.requests.append(request.url))
         self.tab.goto(url)
+
+    def second_tab(self) -> Page:
+        """Another one of the same browser, which has what this one has kept."""
+        other = copy.copy(self)
+        other._open_tab(self.url)
+        return other.ready()
 
     def ready(self) -> Page:
         """When it knows the server."""
@@ -81,6 +91,16 @@ class Page:
                 field.fill(value)
         self.tab.click("#settings [type=submit]")
 
+    def hold(self, pattern: str) -> list[Any]:
+        """The requests to an address of this tab from now on: they wait until `continue_` is called of them."""
+        held: list[Any] = []
+
+        def wait(route: Any) -> None:
+            held.append(route)
+
+        self.tab.route(pattern, wait)
+        return held
+
     def reload(self) -> None:
         """As the user would."""
         self.tab.reload()
@@ -104,6 +124,7 @@ class Page:
     def close(self) -> None:
         """It has not complained, nor asked anyone but its server for anything."""
         self.context.close()
-        assert [complaint for complaint in self.complaints if "debug" not in complaint] == []
+        complaints = [complaint for complaint in self.complaints if "debug" not in complaint]
+        assert complaints == [], complaints
         away = [url for url in self.requests if not url.startswith((f"{self.url}/", f"blob:{self.url}/"))]
-        assert away == []
+        assert away == [], away

@@ -15,6 +15,22 @@ from commandr_gguf.server.engine import Engine
 from commandr_gguf.server.serving import Server, listen
 from commandr_gguf.server.settings import Settings
 
+ENDLESS: dict[str, Any] = {
+    "model": "demo",
+    "messages": [{"role": "user", "content": "Hello"}],
+    "response_format": {
+        "type": "json_object",
+        "json_schema": {
+            "type": "object",
+            "properties": {"a": {"type": "array", "items": {"type": "integer"}, "minItems": 1500}},
+            "required": ["a"],
+        },
+    },
+    "temperature": 1,
+    "seed": 1,
+}
+"""A request whose reply is long: a list of numbers that may not end before 1,500 of them."""
+
 
 class Running:
     """The server, its engine and its address."""

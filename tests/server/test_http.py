@@ -15,25 +15,10 @@ import pytest
 
 from commandr_gguf import ArgumentError, CommandR
 from commandr_gguf.server.settings import Settings, is_loopback
-from server.serving import Running, running, wait_until
+from server.serving import ENDLESS, Running, running, wait_until
 from server.stepping import leases
 
 HELLO = {"model": "demo", "messages": [{"role": "user", "content": "Hello, who are you?"}], "temperature": 0}
-# No end token, so that a reply takes as long as it may: it writes numbers into a list.
-ENDLESS = {
-    "model": "demo",
-    "messages": [{"role": "user", "content": "Hello"}],
-    "response_format": {
-        "type": "json_object",
-        "json_schema": {
-            "type": "object",
-            "properties": {"a": {"type": "array", "items": {"type": "integer"}, "minItems": 1500}},
-            "required": ["a"],
-        },
-    },
-    "temperature": 1,
-    "seed": 1,
-}
 
 
 @pytest.fixture
@@ -297,7 +282,7 @@ def test_when_the_queue_is_full_clients_are_told_when_to_come_again(demo: Comman
 def test_a_client_that_hangs_up_frees_its_place(demo: CommandR, path: str, stream: bool) -> None:
     body = {**ENDLESS, "stream": stream}
     if path == "/v1/chat":
-        schema = ENDLESS["response_format"]["json_schema"]  # type: ignore[index]
+        schema = ENDLESS["response_format"]["json_schema"]
         body |= {"message": "Hello", "response_format": {"type": "json_object", "schema": schema}}
     content = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n".encode()

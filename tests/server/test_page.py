@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from commandr_gguf import CommandR
 from commandr_gguf.demo import showcase
-from commandr_gguf.generation import Piece
-from commandr_gguf.server.jobs import Job, Output
-from server.browser import PHONE, Page
+from server.browser import Page
 from server.serving import Running, running, wait_until
-from server.test_http import ENDLESS
 
 HELLO = "Hello, who are you?"
 LONG_WORD = "unbrokenword" * 40
@@ -32,26 +27,6 @@ def test_a_reply_streams_in_and_is_told_with_its_speed(page: Page) -> None:
     assert 10 < int(meter.get_attribute("aria-valuenow")) < 400
     assert page.texts("#spoken p")[0].startswith("I am the demo model")
     assert page.evaluate("() => document.activeElement.id") == "question"
-
-
-@pytest.fixture
-def endless(page: Page, monkeypatch: pytest.MonkeyPatch) -> Page:
-    """A page to which the server writes until it is stopped, and not too fast for that."""
-    read = Job.read
-
-    def read_slowly(job: Job, piece: Piece) -> Output:
-        time.sleep(0.02)
-        return read(job, piece)
-
-    def lengthen(route: Any) -> None:
-        body = json.loads(route.request.post_data)
-        route.continue_(post_data=json.dumps({**body, "response_format": ENDLESS["response_format"], "seed": 1}))
-
-    monkeypatch.setattr(Job, "read", read_slowly)
-    page.tab.route("**/v2/chat", lengthen)
-    page.ask("Count", wait=False)
-    page.tab.wait_for_function("() => document.querySelector('.assistant .prose')?.textContent.length > 10")
-    return page
 
 
 @pytest.mark.parametrize("how", ["button", "Escape"])
@@ -233,13 +208,6 @@ def test_arabic_is_set_from_right_to_left(page: Page) -> None:
         }"""
     )
     assert shown == ["rtl", "ltr", "rtl"]
-
-
-@pytest.fixture
-def phone(chromium: Any, server: Running) -> Iterator[Page]:
-    opened = Page(chromium, server.url, **PHONE).ready()
-    yield opened
-    opened.close()
 
 
 def test_a_phone_scrolls_in_one_direction_only(phone: Page) -> None:

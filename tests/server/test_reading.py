@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
+import anyio
 import httpx
 import pytest
 
 import pdf_files
 from commandr_gguf import CommandR
 from commandr_gguf.server import reader, reading
+from commandr_gguf.server.state import MOST_READERS
 from server.serving import Running, running
 
 PAGES = ["The Velmora Bridge was opened in 1987.", "The Harrow Library owns 48,000 objects."]
@@ -30,12 +34,16 @@ def read(client: httpx.Client, name: str, data: bytes) -> httpx.Response:
 def test_files_become_passages_with_titles_and_a_number_of_tokens(client: httpx.Client, demo: CommandR) -> None:
     answer = read(client, "bridge.pdf", pdf_files.pdf(PAGES, title="Bridges")).json()
     assert answer["name"] == "bridge.pdf"
-    assert answer["passages"] == [{"title": "Bridges, pages 1-2", "text": "\n\n".join(PAGES)}]
-    assert answer["n_tokens"] == len(demo.tokenize("\n\n".join(PAGES)))
+    n_tokens = len(demo.tokenize("\n\n".join(PAGES)))
+    assert answer["passages"] == [{"title": "Bridges, pages 1-2", "text": "\n\n".join(PAGES), "n_tokens": n_tokens}]
+    assert answer["n_tokens"] == n_tokens
     answer = read(client, "latin.txt", "Brücke".encode("latin-1")).json()
-    assert answer["passages"] == [{"title": "latin.txt", "text": "Brücke"}]
+    assert [(passage["title"], passage["text"]) for passage in answer["passages"]] == [("latin.txt", "Brücke")]
     text = "\n\n".join(f"# Part {i}\n\n" + "word " * 300 for i in range(3))
-    passages = read(client, "long.md", text.encode()).json()["passages"]
+    answer = read(client, "long.md", text.encode()).json()
+    passages = answer["passages"]
+    assert [passage["n_tokens"] for passage in passages] == [len(demo.tokenize(one["text"])) for one in passages]
+    assert answer["n_tokens"] == sum(passage["n_tokens"] for passage in passages)
     assert [passage["title"] for passage in passages] == ["Part 0", "Part 1", "Part 2"]
     assert "".join("".join(passage["text"] for passage in passages).split()) == "".join(text.split())
 
@@ -82,6 +90,24 @@ def test_reading_that_takes_too_long_is_ended(server: Running, monkeypatch: pyte
     assert time.monotonic() - begun < 10
 
 
+def test_no_more_files_are_read_at_the_same_time_than_may(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    running_now: list[int] = []
+    most: list[int] = []
+
+    async def read_slowly(*_arguments: object, **_options: object) -> subprocess.CompletedProcess[bytes]:
+        running_now.append(1)
+        most.append(len(running_now))
+        await anyio.sleep(0.05)
+        running_now.pop()
+        return subprocess.CompletedProcess([], 0, b'[{"title": "a", "text": "b"}]')
+
+    monkeypatch.setattr(anyio, "run_process", read_slowly)
+    with server.client() as client, ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda i: read(client, f"{i}.txt", b"a"), range(6)))
+    assert [answer.status_code for answer in answers] == [200] * 6
+    assert max(most) == MOST_READERS
+
+
 def test_reading_that_fails_is_told_and_fails_nothing_else(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,7 +120,6 @@ def test_reading_that_fails_is_told_and_fails_nothing_else(
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not keep to such a limit")
 def test_reading_takes_no_more_memory_than_it_may() -> None:
     import resource
-    import subprocess
 
     code = "import resource; from commandr_gguf.server import reader; reader.limit_memory(); x = bytearray(5 << 30)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

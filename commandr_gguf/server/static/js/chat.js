@@ -4,6 +4,8 @@ import { chat } from "./api.js";
 import { requestOf } from "./conversation.js";
 import { newReply, take } from "./reply.js";
 
+const TOO_LONG = "Begin a new conversation, ask in fewer words, or start the server with a longer context (--ctx).";
+
 /** Runs a conversation's next reply. */
 export class Chat {
   #abort = null;
@@ -21,10 +23,13 @@ export class Chat {
     this.#abort?.abort();
   }
 
-  /** Ask for a reply and put it into the conversation; returns when it has ended. */
-  async reply(conversation, settings) {
-    const body = requestOf(conversation, settings);
-    const reply = newReply();
+  /**
+   * Ask for a reply and put it into the conversation; returns when it has ended.
+   * @param {{passages: Object[], total: number}} chosen see choosing.js
+   */
+  async reply(conversation, settings, chosen) {
+    const body = requestOf(conversation, settings, chosen.passages);
+    const reply = newReply(chosen);
     const abort = new AbortController();
     let failure = null;
     this.#abort = abort;
@@ -41,6 +46,7 @@ export class Chat {
       if (!abort.signal.aborted) failure = error;
     }
     if (failure) reply.problem = failure.message;
+    if (failure?.status === 400 && /\bthe context\b/.test(failure.message)) reply.problem += ` ${TOO_LONG}`;
     if (reply.finish === null) reply.finish = abort.signal.aborted ? "STOPPED" : "ERROR";
     this.#abort = null;
     this.hooks.ended(conversation, reply, failure);

@@ -1,39 +1,43 @@
 // The page: one conversation at a time, and what the reader does to it.
 
-import { ApiError, getProps, readFile } from "./api.js";
+import { addFile, initAdding } from "./adding.js";
+import { getProps } from "./api.js";
 import { Chat } from "./chat.js";
-import { addDocument, newConversation, titleOf } from "./conversation.js";
-import { initDocuments, showDocuments, whileReading } from "./documents.js";
+import { choosePassages, passageBudget } from "./choosing.js";
+import { newConversation, removeDocument, titleOf } from "./conversation.js";
+import { initDocuments, isReading, showDocuments } from "./documents.js";
 import { byId } from "./dom.js";
-import { EXAMPLE } from "./example.js";
-import { download, toJson, toMarkdown } from "./exporting.js";
+import { closeExport, initExport, isExportOpen } from "./export-menu.js";
 import { showGauge } from "./gauge.js";
+import { initKeeping, keep, lastUsed, load, removeAll, showList } from "./keeping.js";
 import { askForKey } from "./key-dialog.js";
 import { initMessages, showMessages, updateReply } from "./messages.js";
+import { initPlaces, placeId, setPlace } from "./places.js";
+import { clearQuestion, initQuestion } from "./question.js";
 import { currentSettings, initSettings, showDefaults } from "./settings.js";
-import { closeSidebar, initSidebar, isSidebarOpen, showConversations } from "./sidebar.js";
+import { closeSidebar, initSidebar, isSidebarOpen } from "./sidebar.js";
 import { closeSource, dropSource, initSourcePanel, isSourceOpen, openDocument, openSources } from "./source-panel.js";
 import { beginSpeaking, speak } from "./spoken.js";
-import * as store from "./store.js";
 import { initTheme } from "./theme.js";
 import { toast } from "./toast.js";
 
 const question = byId("question");
 let conversation = newConversation();
+let wanted = conversation.id; // of the conversation that is to be shown once it is read
 let props = null;
-let kept = 0; // when the running reply was kept last
-const deleted = new Set(); // ids of conversations that a reply which ends later must not bring back
+let keepNext = 0; // when the running reply is kept the next time
 
 const chat = new Chat({
   begun() {
     beginSpeaking();
     showAll();
-    keep();
+    keepSoon();
   },
   changed(reply) {
+    if (!conversation.messages.includes(reply)) return; // stopped, and another one is shown by now
     updateReply(reply, true);
     speak(reply);
-    if (Date.now() - kept > 2000) keep();
+    if (Date.now() > keepNext) keepSoon();
   },
   ended(asked, reply, error) {
     if (asked === conversation) speak(reply);
@@ -50,90 +54,97 @@ const replyActions = {
   copy,
   giveResults(texts) {
     const { calls } = conversation.messages.at(-1);
-    calls.forEach((call, i) => conversation.messages.push({ role: "tool", call: call.id, text: texts[i] }));
-    ask();
-  },
-};
-
-const listActions = {
-  async open(id) {
-    chat.stop();
-    show((await store.allConversations()).find((one) => one.id === id) ?? newConversation());
-  },
-  async remove(id) {
-    const removed = (await store.allConversations()).find((one) => one.id === id);
-    deleted.add(id);
-    if (id === conversation.id) create();
-    await store.remove(id);
-    await showList();
-    byId("new-conversation").focus();
-    const undo = async () => {
-      deleted.delete(id);
-      await store.keep(removed);
-      await showList();
-    };
-    toast("Deleted.", { label: "Undo", run: undo });
+    ask(() => calls.forEach((call, i) => conversation.messages.push({ role: "tool", call: call.id, text: texts[i] })));
   },
 };
 
 // ---- what is shown
 
-function show(other) {
+/** Show another conversation; `step`: the browser's back button leads back to the one before. */
+function show(other, { step = true } = {}) {
   conversation = other;
-  const last = conversation.messages.at(-1);
-  if (last?.role === "assistant" && last.finish === null) last.finish = "STOPPED"; // the page was left meanwhile
+  wanted = other.id;
+  endLeftReply();
+  setPlace(other.id, { step });
   dropSource();
   showAll();
   showList();
   question.focus();
 }
 
-function showAll() {
-  showMessages(conversation, replyActions);
+/** A reply that nobody writes any more, since the page was left or reloaded meanwhile, ends where it is. */
+function endLeftReply() {
+  const last = conversation.messages.at(-1);
+  if (last?.role === "assistant" && last.finish === null) last.finish = "STOPPED";
+}
+
+function showAll(options) {
+  showMessages(conversation, replyActions, options);
   showState();
 }
 
 function showState() {
-  const title = conversation.title || "New conversation";
-  byId("title").textContent = title;
+  const settings = settingsOrNull() ?? {};
+  const budget = passageBudget(conversation, props, { preamble: "", tools: null, ...settings });
+  byId("title").textContent = conversation.title || "New conversation";
   document.title = conversation.title ? `${conversation.title} – Command-R` : "Command-R";
   byId("export").hidden = !conversation.messages.length;
   byId("send").hidden = chat.isRunning;
   byId("stop").hidden = !chat.isRunning;
-  showDocuments(conversation, {
+  showDocuments(conversation, budget, {
     open: (one, element) => openDocument(conversation, one, element),
-    remove: removeDocument,
+    remove(one) {
+      removeDocument(conversation, one);
+      keep(conversation);
+      showState();
+      question.focus();
+    },
   });
-  showGauge(conversation, props?.n_ctx ?? null);
+  showGauge(conversation, props?.n_ctx ?? null, budget);
 }
 
-async function showList() {
-  showConversations(await store.allConversations(), conversation.id, listActions);
+/** Keep the running reply, and again after a time that is long beside what keeping takes. */
+async function keepSoon() {
+  const begun = Date.now();
+  keepNext = Infinity;
+  await keep(conversation);
+  keepNext = Date.now() + Math.max(2000, 20 * (Date.now() - begun));
 }
 
-async function keep(one = conversation) {
-  if (deleted.has(one.id)) return;
-  kept = one.updated = Date.now();
-  try {
-    await store.keep(one);
-    await showList();
-  } catch {
-    toast("The browser does not let this page keep conversations.");
-  }
-}
-
-// ---- what the reader does
+// ---- which conversation
 
 function create() {
   chat.stop();
   show(newConversation());
 }
 
-async function removeAll() {
-  for (const { id } of [conversation, ...(await store.allConversations())]) deleted.add(id);
-  await store.removeAll();
-  create();
+async function open(id, options) {
+  wanted = id;
+  if (id === conversation.id) return;
+  const found = await load(id);
+  if (wanted !== id) return; // another one was chosen meanwhile
+  chat.stop();
+  show(found ?? newConversation(), options);
 }
+
+/** Another tab has kept a conversation. */
+async function changed(id) {
+  if (id !== conversation.id || chat.isRunning) return;
+  const found = await load(id);
+  if (!found || id !== conversation.id || chat.isRunning || found.revision === conversation.revision) return;
+  conversation = found;
+  showAll({ stays: true });
+}
+
+/** Another tab has removed a conversation, or all with null. */
+function gone(id) {
+  if ((id ?? conversation.id) !== conversation.id || !conversation.revision) return;
+  chat.stop();
+  show(newConversation(), { step: false });
+  toast("This conversation was deleted in another tab.");
+}
+
+// ---- what the reader does
 
 async function copy(reply) {
   try {
@@ -144,66 +155,53 @@ async function copy(reply) {
   }
 }
 
-function ask() {
-  let settings;
+function settingsOrNull() {
   try {
-    settings = currentSettings();
+    return currentSettings();
   } catch {
-    toast("The settings cannot be read; reset them.");
-    return;
+    return null;
   }
-  chat.reply(conversation, settings);
+}
+
+/** Ask for a reply; `prepare` changes the conversation before, if it can be asked at all. */
+function ask(prepare) {
+  const settings = settingsOrNull();
+  if (!settings) return toast("The settings cannot be read; reset them.");
+  if (chat.isRunning) return;
+  endLeftReply();
+  prepare();
+  chat.reply(conversation, settings, choosePassages(conversation, props, settings));
 }
 
 function send() {
   const text = question.value.trim();
-  if (!text || chat.isRunning) return;
-  question.value = "";
-  conversation.messages.push({ role: "user", text });
-  conversation.title ||= titleOf(conversation);
-  ask();
-}
-
-function regenerate() {
-  if (chat.isRunning) return;
-  if (conversation.messages.at(-1)?.role === "assistant") conversation.messages.pop();
-  dropSource();
-  question.focus();
-  ask();
-}
-
-async function addFile(name, data) {
-  const into = conversation;
-  await whileReading(name, showState, async () => {
-    try {
-      addDocument(into, await readFile(name, data));
-      if (into.messages.length) await store.keep(into);
-    } catch (error) {
-      toast(error instanceof ApiError ? error.message : `${name} cannot be read.`);
-      if (error.status === 401) connect();
-    }
+  if (!text) return;
+  if (isReading()) return toast("A document is still being read. Send when it is there.");
+  ask(() => {
+    clearQuestion();
+    if (!conversation.messages.length) conversation.title = "";
+    conversation.messages.push({ role: "user", text });
+    conversation.title ||= titleOf(conversation);
   });
 }
 
-function removeDocument(one) {
-  one.removed = true;
-  if (conversation.messages.length) keep();
-  showState();
-  question.focus();
-}
-
-async function tryExample() {
-  byId("try-example").disabled = true;
-  const encoder = new TextEncoder();
-  for (const [name, text] of EXAMPLE.documents) await addFile(name, encoder.encode(text));
-  byId("try-example").disabled = false;
-  question.value = EXAMPLE.question;
+function askText(text) {
+  question.value = text;
   send();
 }
 
+function regenerate() {
+  ask(() => {
+    if (conversation.messages.at(-1)?.role === "assistant") conversation.messages.pop();
+    dropSource();
+    question.focus();
+  });
+}
+
 function onKey(event) {
+  if (event.isComposing) return; // the key belongs to the input method
   if (event.key === "Escape" && !document.querySelector("dialog[open]")) {
-    if (byId("export").open) closeMenu();
+    if (isExportOpen()) closeExport();
     else if (isSidebarOpen()) closeSidebar();
     else if (chat.isRunning) chat.stop();
     else if (isSourceOpen()) closeSource();
@@ -211,16 +209,6 @@ function onKey(event) {
     event.preventDefault();
     question.focus();
   }
-}
-
-function closeMenu() {
-  byId("export").open = false;
-  byId("export").firstElementChild.focus();
-}
-
-function exportAs(ending, type, text) {
-  closeMenu();
-  download(conversation, ending, type, text);
 }
 
 // ---- the server
@@ -244,30 +232,19 @@ function initPage() {
   initTheme();
   initMessages();
   initSourcePanel();
-  initSettings(connect);
+  initExport(() => conversation);
+  initSettings({ changed: showState, keyChanged: connect });
   initSidebar({ create, removeAll });
+  initKeeping({ current: () => conversation, open, create, changed, gone, moved: () => setPlace(conversation.id, {}) });
+  initPlaces((id) => id && open(id, { step: false }));
+  initQuestion(send);
+  initAdding({ current: () => conversation, refresh: showState, refused: connect, ask: askText });
   initDocuments({ add: addFile, notify: toast, maxBytes: () => props?.max_body_bytes ?? Infinity });
-  byId("composer").addEventListener("submit", (event) => {
-    event.preventDefault();
-    send();
-  });
-  question.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-    event.preventDefault();
-    send();
-  });
-  byId("stop").addEventListener("click", () => {
+  byId("stop").addEventListener("click", (event) => {
+    if (event.detail > 1) return; // the second half of a double click on Send, which stood there
     chat.stop();
     question.focus();
   });
-  byId("try-example").addEventListener("click", tryExample);
-  byId("export-markdown").addEventListener("click", () => exportAs("md", "text/markdown", toMarkdown(conversation)));
-  byId("export-json").addEventListener("click", () => exportAs("json", "application/json", toJson(conversation)));
-  for (const type of ["pointerdown", "focusin"]) {
-    addEventListener(type, (event) => {
-      if (!byId("export").contains(event.target)) byId("export").open = false;
-    });
-  }
   for (const cancel of document.querySelectorAll('dialog button[value="cancel"]')) {
     cancel.addEventListener("click", () => cancel.closest("dialog").close());
   }
@@ -277,10 +254,8 @@ function initPage() {
 async function begin() {
   initPage();
   showAll();
-  const last = (await store.allConversations().catch(() => []))[0];
-  if (last) show(last);
-  else showList();
-  question.focus();
+  const id = placeId() || (await lastUsed());
+  show((id && (await load(id))) || newConversation(), { step: false });
   await connect();
 }
 

@@ -3,10 +3,11 @@
 import { button, make, speedText } from "./dom.js";
 import { CitationMarks, citedDocuments } from "./citations.js";
 import { showCalls } from "./calls-view.js";
+import { findPassage } from "./conversation.js";
 import { showMarkdown } from "./markdown-view.js";
 
 const FINISHES = {
-  MAX_TOKENS: "The reply reached the most tokens it may have.",
+  MAX_TOKENS: "The reply reached the most tokens it may have, or the end of the context.",
   TIMEOUT: "The reply took longer than the server allows.",
   STOPPED: "Stopped.",
 };
@@ -32,7 +33,7 @@ export class ReplyView {
     this.prose = make("div", { class: "prose" });
     this.after = make("div");
     this.element = make("article", { class: "assistant" }, make("h2", { class: "hidden" }, "Reply"));
-    this.element.append(this.details, this.prose, this.after);
+    this.element.append(...[this.sent(), this.details, this.prose, this.after].filter(Boolean));
     this.update(false);
   }
 
@@ -72,6 +73,29 @@ export class ReplyView {
     if (this.reply.problem) return make("p", { class: "note problem", role: "alert" }, this.reply.problem);
     const text = FINISHES[this.reply.finish];
     return text ? make("p", { class: "note" }, text) : null;
+  }
+
+  /** Which passages it was asked with, when these were not all. */
+  sent() {
+    const { sent } = this.reply;
+    if (!sent) return null;
+    const items = sent.ids.map((id) => {
+      const found = findPassage(this.conversation, id);
+      if (!found) return null;
+      const { name, passages } = found.document;
+      const { title } = passages[found.index];
+      const open = (event) => this.actions.openSource(this.reply, [{ source: id, cited: "" }], event.currentTarget);
+      const text = `${title.includes(name) ? title : `${name}: ${title}`} (${found.index + 1})`;
+      return make("li", {}, make("button", { type: "button", dir: "auto", on: { click: open } }, text));
+    });
+    const count = (number) => number.toLocaleString("en");
+    return make(
+      "details",
+      { class: "thoughts sent" },
+      make("summary", {}, `Asked with ${count(sent.ids.length)} of ${count(sent.total)} passages`),
+      make("p", { class: "fine" }, "Those that share most words with the question: all of them do not fit."),
+      make("ul", {}, ...items),
+    );
   }
 
   sources() {

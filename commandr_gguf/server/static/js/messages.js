@@ -15,8 +15,8 @@ export function initMessages() {
   });
 }
 
-/** Show all messages. `actions` as for `ReplyView`. */
-export function showMessages(conversation, actions) {
+/** Show all messages. `actions` as for `ReplyView`; `stays`: what is in sight stays there. */
+export function showMessages(conversation, actions, { stays = false } = {}) {
   byId("welcome").hidden = conversation.messages.length > 0;
   list.hidden = !conversation.messages.length;
   views = new Map();
@@ -30,7 +30,7 @@ export function showMessages(conversation, actions) {
     return [view.element];
   });
   list.replaceChildren(...elements);
-  toEnd();
+  if (!stays || follows) toEnd();
 }
 
 /** Show what a reply holds by now. */

@@ -1,18 +1,15 @@
 // Which sentence of a passage a cited text was taken from. A citation names the passage; this is for the reader's eye.
 
-const segments = (text, granularity) => [...new Intl.Segmenter(undefined, { granularity }).segment(text)];
+import { wordsOf } from "./ranking.js";
 
-const wordsOf = (text) =>
-  segments(text.toLowerCase(), "word")
-    .filter((segment) => segment.isWordLike)
-    .map((segment) => segment.segment);
+const segmenter = new Intl.Segmenter(undefined, { granularity: "sentence" });
 
 /**
  * The sentence that shares most with a cited text, rare words counting more than those in every sentence.
  * @returns {[number, number]} its start and end in the passage; all of the passage when nothing is shared
  */
 export function bestSentence(passage, cited) {
-  const sentences = segments(passage, "sentence").map(({ index, segment }) => {
+  const sentences = [...segmenter.segment(passage)].map(({ index, segment }) => {
     const start = index + segment.length - segment.trimStart().length;
     return { start, end: index + segment.trimEnd().length, words: new Set(wordsOf(segment)) };
   });

@@ -1,17 +1,19 @@
 // A reply, as the events of /v2/chat make it.
 //
 // {role: "assistant", text, plan, calls: [{id, name, arguments}], citations: [{start, end, sources: [id]}],
-//  tools: {id: text}, finish, problem, usage: {prompt, reply}, speed}
-// start and end count UTF-16 units of text, as strings of this language do; `tools` are cited results of tools.
+//  tools: {id: text}, sent: {ids, total}, finish, problem, usage: {prompt, reply}, speed}
+// start and end count UTF-16 units of text, as strings of this language do; `tools` are cited results of tools; `sent`
+// are the ids of the passages it was asked with and how many there were, null when it was all of them.
 
 /** A reply of which nothing is known yet; `finish` is null as long as it is being written. */
-export const newReply = () => ({
+export const newReply = ({ passages, total } = { passages: [], total: 0 }) => ({
   role: "assistant",
   text: "",
   plan: "",
   calls: [],
   citations: [],
   tools: {},
+  sent: passages.length < total ? { ids: passages.map(({ id }) => id), total } : null,
   finish: null,
   problem: "",
   usage: null,

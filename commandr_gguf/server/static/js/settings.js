@@ -2,8 +2,18 @@
 
 import { byId } from "./dom.js";
 import { getKey, setKey } from "./api.js";
+import { toast } from "./toast.js";
 
-const DEFAULTS = { preamble: "", temperature: "", topP: "", maxTokens: "", seed: "", citations: "ACCURATE", tools: "" };
+const DEFAULTS = {
+  preamble: "",
+  temperature: "",
+  topP: "",
+  maxTokens: "",
+  seed: "",
+  documentTokens: "",
+  citations: "ACCURATE",
+  tools: "",
+};
 const dialog = byId("settings");
 const form = dialog.querySelector("form");
 
@@ -24,8 +34,8 @@ export function currentSettings() {
   return { preamble, citations, tools: tools.trim() ? JSON.parse(tools) : null, ...parsed };
 }
 
-/** Let the dialog work; `onKey` is called when another key was given. */
-export function initSettings(onKey) {
+/** Let the dialog work; changed() is called after it, keyChanged() when another key was given. */
+export function initSettings({ changed, keyChanged }) {
   byId("open-settings").addEventListener("click", open);
   byId("reset-settings").addEventListener("click", () => fill(DEFAULTS));
   form.addEventListener("submit", (event) => {
@@ -43,11 +53,16 @@ export function initSettings(onKey) {
     for (const input of form.querySelectorAll("input"))
       if (!input.checkValidity()) values[input.name] = old[input.name];
     if (toolsProblem(values.tools)) values.tools = old.tools;
-    localStorage.setItem("settings", JSON.stringify(values));
+    try {
+      localStorage.setItem("settings", JSON.stringify(values));
+    } catch {
+      toast("The browser does not let this page keep settings.");
+    }
     if (form.elements.key.value !== getKey()) {
       setKey(form.elements.key.value);
-      onKey();
+      keyChanged();
     }
+    changed();
   });
 }
 
