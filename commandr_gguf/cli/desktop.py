@@ -21,6 +21,8 @@ PORT = 8417
 """The port that is taken when it is free. Browsers keep what a page stores by its address, port included: with another
 port at each start no conversation would be found again."""
 _PARALLEL = 2
+_DEMO = "demo"
+"""The embedded model's name: its file's has a hash in it."""
 
 
 def app(
@@ -70,7 +72,7 @@ def app(
     run_server(
         embedded_model() if model is None else model,
         ready,
-        settings={"port": PORT if port is None else port},
+        settings={"port": PORT if port is None else port, "model_alias": _DEMO if model is None else None},
         engine={"n_parallel": _PARALLEL},
         any_port=port is None,
         level=logging.INFO if verbose else logging.WARNING,

@@ -139,3 +139,18 @@ def test_documents_survive_reloads_before_anything_is_asked(page: Page) -> None:
     page.tab.wait_for_selector("#conversations li:nth-child(2)", state="detached")
     page.reload()
     assert page.texts("#documents .name") == []
+
+
+def test_back_closes_what_covers_the_page_of_a_phone(phone: Page) -> None:
+    phone.add_files(DOCUMENT)
+    # Escape stands for the phone's way back: to the browser both ask to close, and the page's own keys are taken away.
+    phone.evaluate("() => addEventListener('keydown', (event) => event.stopImmediatePropagation(), true)")
+    phone.tab.click("#documents .name")
+    assert phone.tab.locator("#source").is_visible()
+    phone.tab.keyboard.press("Escape")
+    phone.tab.wait_for_selector("#source", state="hidden")
+    assert not phone.evaluate("() => document.querySelector('#center').inert")
+    phone.tab.click("#open-sidebar")
+    phone.tab.wait_for_selector("#sidebar.open")
+    phone.tab.keyboard.press("Escape")
+    phone.tab.wait_for_selector("#sidebar", state="hidden")

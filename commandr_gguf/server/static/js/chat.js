@@ -10,7 +10,7 @@ const TOO_LONG = "Begin a new conversation, ask in fewer words, or start the ser
 export class Chat {
   #abort = null;
 
-  /** @param {Object} hooks begun(), changed(reply), at most once a frame, and ended(conversation, reply, error) */
+  /** @param {Object} hooks begun(), changed(reply), from time to time, and ended(conversation, reply, error) */
   constructor(hooks) {
     this.hooks = hooks;
   }
@@ -35,7 +35,7 @@ export class Chat {
     this.#abort = abort;
     conversation.messages.push(reply);
     this.hooks.begun();
-    const refresh = oncePerFrame(() => reply.finish === null && this.hooks.changed(reply));
+    const refresh = seldom(() => reply.finish === null && this.hooks.changed(reply));
     try {
       for await (const event of chat(body, abort.signal)) {
         take(reply, event);
@@ -53,14 +53,19 @@ export class Chat {
   }
 }
 
-function oncePerFrame(run) {
+/** Once a frame at most, and a third of the time: to show a very long reply takes long. */
+function seldom(run) {
   let waiting = false;
+  let rest = 0;
+  const show = () => {
+    const begun = performance.now();
+    waiting = false;
+    run();
+    rest = 2 * (performance.now() - begun);
+  };
   return () => {
     if (waiting) return;
     waiting = true;
-    requestAnimationFrame(() => {
-      waiting = false;
-      run();
-    });
+    setTimeout(() => requestAnimationFrame(show), rest);
   };
 }

@@ -78,6 +78,7 @@ function open() {
   form.elements.key.value = getKey();
   byId("tools-error").hidden = true;
   dialog.showModal();
+  dialog.scrollTop = 0;
 }
 
 function fill(values) {

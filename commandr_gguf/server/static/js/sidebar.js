@@ -1,10 +1,12 @@
 // The list of conversations; on narrow screens a drawer.
 
+import { closedByBack } from "./back.js";
 import { button, byId, make } from "./dom.js";
 
 const sidebar = byId("sidebar");
 const narrow = matchMedia("(max-width: 60rem)");
 let shown = "";
+let endBack = null;
 
 /** Let the drawer and the buttons work. `actions`: create(), removeAll(). */
 export function initSidebar(actions) {
@@ -34,9 +36,12 @@ export function closeSidebar() {
 }
 
 function setOpen(open) {
+  const covers = open && narrow.matches;
+  endBack?.();
+  endBack = covers ? closedByBack(closeSidebar) : null;
   sidebar.classList.toggle("open", open);
-  byId("shade").hidden = !(open && narrow.matches);
-  byId("center").inert = open && narrow.matches;
+  byId("shade").hidden = !covers;
+  byId("center").inert = covers;
   byId("open-sidebar").setAttribute("aria-expanded", String(open));
   if (open) byId("new-conversation").focus();
   else if (sidebar.contains(document.activeElement)) byId("open-sidebar").focus();

@@ -1,5 +1,6 @@
 // The panel beside the conversation: a document with the passages that a citation names, or what a tool gave.
 
+import { closedByBack } from "./back.js";
 import { byId, make } from "./dom.js";
 import { findPassage } from "./conversation.js";
 import { bestSentence } from "./passages.js";
@@ -12,6 +13,7 @@ let current = 0;
 let opener = null; // gets the focus back
 let context = null; // {conversation, reply}
 let shownKey = null;
+let endBack = null;
 
 /** Let the panel's buttons work. */
 export function initSourcePanel() {
@@ -24,8 +26,13 @@ export function initSourcePanel() {
 export const isSourceOpen = () => !panel.hidden;
 
 function setOpen(open) {
+  const covers = open && covering.matches;
+  if (covers !== Boolean(endBack)) {
+    endBack?.();
+    endBack = covers ? closedByBack(closeSource) : null;
+  }
   panel.hidden = !open;
-  byId("center").inert = open && covering.matches;
+  byId("center").inert = covers;
 }
 
 /**

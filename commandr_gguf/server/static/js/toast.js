@@ -7,9 +7,7 @@ let timer = 0;
 /** Show a text; `action` is {label, run}. */
 export function toast(text, action = null) {
   const place = byId("toast");
-  const hide = () => {
-    place.hidden = true;
-  };
+  const hide = () => place.replaceChildren();
   place.replaceChildren(make("span", { dir: "auto" }, text));
   if (action) {
     const run = () => {
@@ -18,7 +16,6 @@ export function toast(text, action = null) {
     };
     place.append(make("button", { type: "button", on: { click: run } }, action.label));
   }
-  place.hidden = false;
   clearTimeout(timer);
   timer = setTimeout(hide, action ? 8000 : 5000);
 }
