@@ -22,6 +22,7 @@ LEVELS: dict[str, tuple[set[str], list[str]]] = {
     "avxvnni": ({"avx_vnni"}, ["-march=x86-64-v3", "-mavxvnni"]),
     "avx512": ({"avx512_vnni", "avx512vl"}, AVX512),
     "dotprod": ({"asimddp"}, ["-march=armv8.2-a+dotprod"]),
+    "i8mm": ({"asimddp", "i8mm"}, ["-march=armv8.2-a+dotprod+i8mm"]),
 }
 """Level -> (what /proc/cpuinfo must name, how tile.c is compiled)"""
 
@@ -48,7 +49,7 @@ def compile_with_ggml(target: Path, sources: Iterable[Path], *options: str, comp
 def compile_tiles(folder: Path, *options: str, compiled_as: Mapping[str, Sequence[str]] | None = None) -> list[Path]:
     """The object files of tile.c for this machine. compiled_as: level -> other flags than those of LEVELS"""
     objects = []
-    for level in ["portable", "avx2", "avxvnni", "avx512"] if is_x86() else ["portable", "dotprod"]:
+    for level in ["portable", "avx2", "avxvnni", "avx512"] if is_x86() else ["portable", "dotprod", "i8mm"]:
         objects.append(folder / f"tile-{level}.o")
         how = (compiled_as or {}).get(level, LEVELS[level][1])
         of_level = [f"-DCOMMANDR_LEVEL={level}", "-ffp-contract=off", *how, "-c", str(NATIVE / "src/kernels/tile.c")]

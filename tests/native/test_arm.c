@@ -1,5 +1,5 @@
 /* Our products for ARM: packed tiles of random blocks with random columns, against sums in double precision that follow
- * ggml's description of the types. There is no ggml to link with when this is compiled on another processor: the few of
+ * ggml's description of the types; prints the level and a hash of all results. There is no ggml to link with when this is compiled on another processor: the few of
  * its functions that the kernels call stand here. COMMANDR_CPU names the level, see level.h. */
 #include "kernels/level.h"
 #include "kernels/matmul.h"
@@ -18,6 +18,7 @@ size_t ggml_row_size(enum ggml_type type, int64_t n) {
     const int64_t size = type == GGML_TYPE_Q4_K   ? 144
                          : type == GGML_TYPE_Q5_K ? 176
                          : type == GGML_TYPE_Q6_K ? 210
+                         : type == GGML_TYPE_Q4_0 ? 8 * 18
                                                   : 8 * 34;
     return (size_t) (n / 256 * size);
 }
@@ -83,6 +84,11 @@ static void element(enum ggml_type type, const uint8_t * row, int i, double * sc
         *scaled = half_at(block) * (int8_t) block[2 + e % 32];
         return;
     }
+    if (type == GGML_TYPE_Q4_0) {
+        block += e / 32 * 18;
+        *scaled = half_at(block) * ((block[2 + e % 16] >> e % 32 / 16 * 4 & 15) - 8);
+        return;
+    }
     if (type == GGML_TYPE_Q6_K) {
         const int half    = e / 128;
         const int quarter = e % 128 / 32;
@@ -123,7 +129,8 @@ static void fill(enum ggml_type type, uint8_t * rows) {
     for (size_t i = 0; i < size; i++) {
         rows[i] = (uint8_t) (random_bits() >> 4);
     }
-    const size_t step = type == GGML_TYPE_Q8_0 ? 34 : ggml_row_size(type, 256);
+    const size_t n    = commandr_matmul_wants_fine(type) ? 8 : 1; /* blocks of 256 weights */
+    const size_t step = ggml_row_size(type, 256) / n;
     for (size_t at = 0; at < size; at += step) {
         put_half(rows + at + (type == GGML_TYPE_Q6_K ? 208 : 0));
         if (type == GGML_TYPE_Q4_K || type == GGML_TYPE_Q5_K) {
@@ -148,7 +155,7 @@ static void rounded(const float * x, int run, double * to) {
 static void check_sums(enum ggml_type type, const uint8_t * rows, const float * x, const float * y) {
     double xr[N_IN];
     for (int c = 0; c < MAX_COLS; c++) {
-        rounded(x + c * N_IN, type == GGML_TYPE_Q8_0 ? 32 : 256, xr);
+        rounded(x + c * N_IN, commandr_matmul_wants_fine(type) ? 32 : 256, xr);
         for (int row = 0; row < N_OUT; row++) {
             double sum = 0.0, size = 0.0;
             for (int i = 0; i < N_IN; i++) {
@@ -182,8 +189,19 @@ static void multiply(struct ggml_tensor * w, float * x, int n, float * out) {
     free(cols.data);
 }
 
+/* Of all results so far. FNV-1a. */
+static uint64_t hash_of(const float * y, size_t n) {
+    static uint64_t hash = 0xcbf29ce484222325;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, y + i, sizeof(bits));
+        hash = (hash ^ bits) * 0x100000001b3;
+    }
+    return hash;
+}
+
 static void check(enum ggml_type type) {
-    static const int   counts[] = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 33 };
+    static const int   counts[] = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 33 };
     static float       x[MAX_COLS * N_IN], y[MAX_COLS * N_OUT], other[MAX_COLS * N_OUT];
     static uint8_t     rows[N_OUT * MAX_ROW], packed[N_OUT * MAX_ROW];
     struct ggml_tensor w = {
@@ -199,6 +217,7 @@ static void check(enum ggml_type type) {
     commandr_pack(&w, 0, N_OUT, rows);
     multiply(&w, x, MAX_COLS, y);
     check_sums(type, rows, x, y);
+    hash_of(y, MAX_COLS * N_OUT);
     for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
         const int first = MAX_COLS - counts[i];
         multiply(&w, x + first * N_IN, counts[i], other);
@@ -218,5 +237,7 @@ int main(void) {
     check(GGML_TYPE_Q5_K);
     check(GGML_TYPE_Q6_K);
     check(GGML_TYPE_Q8_0);
+    check(GGML_TYPE_Q4_0);
+    printf("%d %016llx\n", (int) commandr_level_chosen(), (unsigned long long) hash_of(NULL, 0));
     return 0;
 }

@@ -34,9 +34,9 @@ COMMANDR_INLINE float round_run(const float * x, int n, int8_t * q) {
     return max / 127.0f;
 }
 
-/* One super-block of a column. to: of the group's super-block, at this column; n: columns of the group. */
+/* One super-block of column c of a group's n. to: the group's super-block. */
 COMMANDR_EACH_VECTOR_WIDTH
-static void round_block(const float * x, bool fine, int64_t n, int32_t * to) {
+static void round_block(const float * x, bool fine, int64_t c, int64_t n, int32_t * to) {
     int8_t  q[BLOCK];
     int32_t sums[BLOCK / 16];
     float   d[BLOCK / 32];
@@ -56,9 +56,10 @@ static void round_block(const float * x, bool fine, int64_t n, int32_t * to) {
             sums[s] += q[16 * s + i];
         }
     }
-    for (int i = 0; i < BLOCK / 4; i++) {
-        memcpy(to + i * n, q + 4 * i, 4);
+    for (int i = 0; i < BLOCK / 8; i++) {
+        memcpy(to + 2 * (i * n + c), q + 8 * i, 8);
     }
+    to += c;
     for (int s = 0; s < BLOCK / 16; s++) {
         const int32_t of_fine = s < BLOCK / 32 ? -128 * (sums[2 * s] + sums[2 * s + 1]) : 0;
 
@@ -95,7 +96,7 @@ static void round_columns(struct ggml_tensor * dst, int ith, int nth, void * use
         const int64_t first = c / COMMANDR_GROUP * COMMANDR_GROUP;
         const int64_t n     = x->ne[1] - first < COMMANDR_GROUP ? x->ne[1] - first : COMMANDR_GROUP;
         const float * in    = (const float *) ((const char *) x->data + (size_t) c * x->nb[1]) + b * BLOCK;
-        round_block(in, fine, n, units + COMMANDR_COLUMN_UNITS * (b * x->ne[1] + first) + (c - first));
+        round_block(in, fine, c - first, n, units + COMMANDR_COLUMN_UNITS * (b * x->ne[1] + first));
     }
 }
 

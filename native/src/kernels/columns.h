@@ -5,7 +5,7 @@
  * COMMANDR_GROUP columns, the last group with the rest. A group holds, each time for its n columns side by side
  * (4-byte units):
  *
- *     int8_t  q[64][n][4]    x = d q, q in -127..127
+ *     int8_t  q[32][n][8]    x = d q, q in -127..127. Products take steps of 4 elements; two steps lie side by side
  *     int32_t shift[16][n]   -32 times the sum of 16 q: what multiplying with q6 instead of q6 - 32 adds, taken off.
  *                            When rounding is fine 8, -128 times the sum of 32 q
  *     int16_t pairs[4][n][2] the sum of 32 q each, for formats whose weights are scale * q - min
@@ -55,6 +55,11 @@ commandr_columns commandr_columns_round(struct ggml_context * ctx, struct ggml_t
 /* Units of a column in a super-block. */
 static inline int64_t commandr_columns_n_units(commandr_rounding rounding) {
     return rounding == COMMANDR_FLOATS ? COMMANDR_SUPER_BLOCK : COMMANDR_COLUMN_UNITS;
+}
+
+/* Where the 4 elements of step t, 0 to 63, of column c are in a group of n columns. */
+static inline int commandr_columns_step_at(int t, int c, int n) {
+    return 2 * (t / 2 * n + c) + t % 2;
 }
 
 /* The groups behind the counters. */

@@ -10,6 +10,7 @@
 #include "kernels/packed.h"
 #include "simd.h"
 
+#include <math.h>
 #include <string.h>
 
 /* COMMANDR_LANES_256: the dialect of AVX-VNNI with AVX-512's encodings, for tests on processors that have only those.
@@ -22,8 +23,11 @@
 #define LANES_AVXVNNI
 #elif defined(__AVX2__)
 #define LANES_AVX2
+#elif defined(__ARM_FEATURE_MATMUL_INT8)
+#define LANES_ARM
+#define LANES_I8MM
 #elif defined(__ARM_FEATURE_DOTPROD)
-#define LANES_DOTPROD
+#define LANES_ARM
 #else
 #define LANES_PORTABLE
 #endif
@@ -36,7 +40,7 @@ enum { VECTOR = 32 };
 enum { VECTOR = 16 };
 #endif
 
-#if defined(LANES_DOTPROD)
+#if defined(LANES_ARM)
 #include <arm_neon.h>
 #elif !defined(LANES_PORTABLE)
 #include <immintrin.h>
@@ -61,12 +65,20 @@ COMMANDR_INLINE words words_at(const void * p) {
  * dot(type, is_first, partial, w, x, i): adds the products of w's 4 bytes with the 4 signed ones of x[i]; is_first:
  *     behind start(). i is a constant; what is read are the 4 elements around it at most, from a multiple of 4 on.
  * dot_pairs(sum, a, b, i): adds the products of the two signed 16-bit halves of a's lanes and b[i].
- * fma_of(a, b, c): a b + c.
- * halves(h): the half floats in the low 16 bits of each lane; the others are 0. */
+ * fma_of(a, b, c): a b + c, rounded once.
+ * halves(h): the half floats in the low 16 bits of each lane; the others are 0.
+ *
+ * PAIRED: whether dot() multiplies two rows with two columns, 8 bytes of each from x[i] on. Then sums 2k and 2k + 1 are
+ *     both of columns 2k and 2k + 1: one of rows 0 and 1 of 4, the other of rows 2 and 3. Also:
+ * words_of_step(p, stride, t): w for step t, where p points at the words of step 0. Paired, w of an even step has both
+ *     steps of the rows of sum 2k, that of the odd one behind it both steps of those of sum 2k + 1.
+ * rows_of(rows, k), ints_of(x, c, n), floats_of(x, c, n): in each lane of a sum what its row, or its column, has in an
+ *     array: sum number k, of column c of n.
+ * untangled(sums, k): column k's sums, one lane for each row. */
 
 #if defined(LANES_AVX512) || defined(LANES_AVXVNNI)
 
-enum { MAX_COLUMNS = VECTOR / 8, SIGNED_BYTES = 0 };
+enum { MAX_COLUMNS = VECTOR / 8, SIGNED_BYTES = 0, PAIRED = 0 };
 typedef ints partial;
 
 COMMANDR_INLINE int steps_of(enum ggml_type type) {
@@ -102,7 +114,7 @@ COMMANDR_INLINE partial dot(enum ggml_type type, bool is_first, partial sum, wor
 
 #elif defined(LANES_AVX2)
 
-enum { MAX_COLUMNS = 4, SIGNED_BYTES = 1 };
+enum { MAX_COLUMNS = 4, SIGNED_BYTES = 1, PAIRED = 0 };
 typedef int16_t partial __attribute__((vector_size(VECTOR)));
 
 /* |2 w x| <= 2 * 127 * the largest w, and 16 bits end at 32767. */
@@ -136,55 +148,13 @@ COMMANDR_INLINE ints finish(ints sum, partial p) {
     return sum;
 }
 
-#elif defined(LANES_DOTPROD)
+#elif defined(LANES_ARM)
 
-enum { MAX_COLUMNS = 8, SIGNED_BYTES = 1 };
-typedef ints partial;
-
-COMMANDR_INLINE int steps_of(enum ggml_type type) {
-    (void) type;
-    return 8;
-}
-
-/* The instruction takes any of the 4 elements of a register: one load serves 4 columns, or 4 steps of one. */
-COMMANDR_INLINE partial dot(enum ggml_type type, bool is_first, partial sum, words w, const int32_t * x, int i) {
-    const int32x4_t a = (int32x4_t) sum;
-    const int8x16_t b = (int8x16_t) w;
-    const int8x16_t c = (int8x16_t) words_at(x + i / 4 * 4);
-    (void) type;
-    (void) is_first;
-    switch (i % 4) {
-        case 0: return (partial) vdotq_laneq_s32(a, b, c, 0);
-        case 1: return (partial) vdotq_laneq_s32(a, b, c, 1);
-        case 2: return (partial) vdotq_laneq_s32(a, b, c, 2);
-        default: return (partial) vdotq_laneq_s32(a, b, c, 3);
-    }
-}
-
-COMMANDR_INLINE ints dot_pairs(ints sum, words a, const int32_t * b, int i) {
-    const int16x4_t low  = vmovn_s32((int32x4_t) a);
-    const int16x4_t high = vshrn_n_s32((int32x4_t) a, 16);
-    const int16x8_t c    = (int16x8_t) words_at(b + i / 4 * 4);
-    const int32x4_t s    = (int32x4_t) sum;
-    switch (i % 4) {
-        case 0: return (ints) vmlal_laneq_s16(vmlal_laneq_s16(s, low, c, 0), high, c, 1);
-        case 1: return (ints) vmlal_laneq_s16(vmlal_laneq_s16(s, low, c, 2), high, c, 3);
-        case 2: return (ints) vmlal_laneq_s16(vmlal_laneq_s16(s, low, c, 4), high, c, 5);
-        default: return (ints) vmlal_laneq_s16(vmlal_laneq_s16(s, low, c, 6), high, c, 7);
-    }
-}
-
-COMMANDR_INLINE floats fma_of(floats a, floats b, floats c) {
-    return (floats) vfmaq_f32((float32x4_t) c, (float32x4_t) a, (float32x4_t) b);
-}
-
-COMMANDR_INLINE floats halves(words h) {
-    return (floats) vcvt_f32_f16(vreinterpret_f16_u16(vmovn_u32((uint32x4_t) h)));
-}
+#include "kernels/lanes-arm.h"
 
 #else
 
-enum { MAX_COLUMNS = 1, SIGNED_BYTES = 1 };
+enum { MAX_COLUMNS = 1, SIGNED_BYTES = 1, PAIRED = 0 };
 typedef ints partial;
 
 COMMANDR_INLINE int steps_of(enum ggml_type type) {
@@ -203,7 +173,10 @@ COMMANDR_INLINE partial dot(enum ggml_type type, bool is_first, partial sum, wor
 }
 
 COMMANDR_INLINE floats fma_of(floats a, floats b, floats c) {
-    return a * b + c;
+    for (size_t i = 0; i < sizeof(a) / sizeof(a[0]); i++) {
+        c[i] = fmaf(a[i], b[i], c[i]);
+    }
+    return c;
 }
 
 COMMANDR_INLINE floats halves(words h) {
@@ -237,16 +210,13 @@ COMMANDR_INLINE ints dot_pairs(ints sum, words a, const int32_t * b, int i) {
 }
 #endif
 
-#if !defined(LANES_AVX2)
+#if !defined(LANES_AVX2) && !defined(LANES_ARM)
 COMMANDR_INLINE partial start(ints sum) {
     return sum;
 }
 
 COMMANDR_INLINE ints finish(ints sum, partial p) {
     (void) sum;
-#if defined(LANES_DOTPROD)
-    __asm__ volatile("" : "+w"(p)); /* else Clang begins with the next sums, and has no registers to keep these in */
-#endif
     return p;
 }
 #endif
@@ -284,5 +254,32 @@ COMMANDR_INLINE floats all_floats(const int32_t * bits) {
     memcpy(&f, bits, sizeof(f));
     return f - zero; /* f + zero would not be f when that is -0, and have to be computed */
 }
+
+enum { STEPS = PAIRED ? 2 : 1 }; /* in a word for dot() */
+
+#if !defined(LANES_I8MM)
+COMMANDR_INLINE words words_of_step(const uint8_t * p, int stride, int t) {
+    return words_at(p + t * stride);
+}
+
+COMMANDR_INLINE floats rows_of(const float * rows, int k) {
+    (void) k;
+    return floats_at(rows);
+}
+
+COMMANDR_INLINE ints ints_of(const int32_t * x, int c, int n) {
+    (void) n;
+    return all_ints(x + c);
+}
+
+COMMANDR_INLINE floats floats_of(const int32_t * x, int c, int n) {
+    (void) n;
+    return all_floats(x + c);
+}
+
+COMMANDR_INLINE floats untangled(const floats * sums, int k) {
+    return sums[k];
+}
+#endif
 
 #endif

@@ -11,10 +11,12 @@
 #include <cpuid.h>
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 /* In the order of commandr_level. */
-static const char * const NAMES[] = { "portable", "avx2", "avxvnni", "avx512", "amx", "dotprod" };
+static const char * const NAMES[] = { "portable", "avx2", "avxvnni", "avx512", "amx", "dotprod", "i8mm" };
 
 #define N_LEVELS ((int) (sizeof(NAMES) / sizeof(NAMES[0])))
 
@@ -32,6 +34,20 @@ static bool has_avxvnni(void) {
 }
 #endif
 
+#if defined(__aarch64__)
+static bool has_i8mm(void) {
+#if defined(__linux__)
+    return getauxval(AT_HWCAP2) >> 13 & 1; /* HWCAP2_I8MM, which glibc before 2.32 has no name for */
+#elif defined(__APPLE__)
+    int    has  = 0;
+    size_t size = sizeof(has);
+    return sysctlbyname("hw.optional.arm.FEAT_I8MM", &has, &size, NULL, 0) == 0 && has;
+#else
+    return false;
+#endif
+}
+#endif
+
 static bool has_level(commandr_level level) {
     switch (level) {
         case COMMANDR_LEVEL_PORTABLE: return true;
@@ -45,6 +61,9 @@ static bool has_level(commandr_level level) {
         case COMMANDR_LEVEL_DOTPROD: return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
 #elif defined(__aarch64__) && defined(__APPLE__)
         case COMMANDR_LEVEL_DOTPROD: return true; /* every Mac of this architecture */
+#endif
+#if defined(__aarch64__)
+        case COMMANDR_LEVEL_I8MM: return has_level(COMMANDR_LEVEL_DOTPROD) && has_i8mm();
 #endif
         default: return false;
     }
@@ -98,6 +117,7 @@ commandr_tile_fn commandr_tile(enum ggml_type type) {
         case COMMANDR_LEVEL_AMX: return commandr_tile_avx512(type);
 #elif defined(__aarch64__)
         case COMMANDR_LEVEL_DOTPROD: return commandr_tile_dotprod(type);
+        case COMMANDR_LEVEL_I8MM: return commandr_tile_i8mm(type);
 #endif
         default: return atomic_load(&asked_for) ? commandr_tile_portable(type) : NULL;
     }

@@ -130,37 +130,42 @@ COMMANDR_INLINE int apart_in_pair(enum ggml_type type) {
     return type == GGML_TYPE_Q6_K ? 4 : 1;
 }
 
-/* Elements 4t to 4t + 3 of both sub-blocks of pair p, 0 to 3, in one of the two halves of Q6_K. */
+/* The word of step t, where that of step 0 is word `at` and others lie `stride` words apart. */
+COMMANDR_INLINE words step_word(const uint8_t * tile, int at, int stride, int t, int lane) {
+    return words_of_step(tile + 4 * (LANES * at + lane), 4 * LANES * stride, t);
+}
+
+/* Elements 4t to 4t + 3 of both sub-blocks of pair p, 0 to 3, in one of the two halves of Q6_K: step t. */
 COMMANDR_INLINE void read_pair(enum ggml_type type, const uint8_t * tile, int half, int p, int t, int lane,
                                words * first, words * second) {
     if (type == GGML_TYPE_Q8_0) {
         const uint32_t offset = SIGNED_BYTES ? 0 : 0x80808080;
-        *first                = word(tile, 16 * p + 2 * t, lane) ^ offset;
-        *second               = word(tile, 16 * p + 2 * t + 1, lane) ^ offset;
+        *first                = step_word(tile, 16 * p, 2, t, lane) ^ offset;
+        *second               = step_word(tile, 16 * p + 1, 2, t, lane) ^ offset;
         return;
     }
     if (type == GGML_TYPE_Q4_0) {
-        const int at = 8 * p + 2 * (t % 4);
-        *first       = word(tile, at, lane) >> t / 4 * 4 & 0x0f0f0f0f;
-        *second      = word(tile, at + 1, lane) >> t / 4 * 4 & 0x0f0f0f0f;
+        *first  = step_word(tile, 8 * p, 2, t % 4, lane) >> t / 4 * 4 & 0x0f0f0f0f;
+        *second = step_word(tile, 8 * p + 1, 2, t % 4, lane) >> t / 4 * 4 & 0x0f0f0f0f;
         return;
     }
-    const int   q5_at = p == 0 ? 4 + 2 * t : 12 + 8 * p + t;
-    const int   l     = 4 * p + t; /* of 16 words of a half of Q6_K */
-    const int   q6_at = 4 + 24 * half + (l < 8 ? 2 * l : 8 + l);
-    const int   at    = type == GGML_TYPE_Q4_K ? 4 + 8 * p + t : type == GGML_TYPE_Q5_K ? q5_at : q6_at;
-    const words both  = word(tile, at, lane);
-    *first            = both & 0x0f0f0f0f;
-    *second           = both >> 4 & 0x0f0f0f0f;
+    /* High bits lie between. */
+    const bool  is_sparse = (type == GGML_TYPE_Q5_K && p == 0) || (type == GGML_TYPE_Q6_K && p < 2);
+    const int   q5_at     = p == 0 ? 4 : 12 + 8 * p;
+    const int   q6_at     = 4 + 24 * half + 8 * p + (p < 2 ? 0 : 8 - 4 * p);
+    const int   at        = type == GGML_TYPE_Q4_K ? 4 + 8 * p : type == GGML_TYPE_Q5_K ? q5_at : q6_at;
+    const words both      = step_word(tile, at, is_sparse ? 2 : 1, t, lane);
+    *first                = both & 0x0f0f0f0f;
+    *second               = both >> 4 & 0x0f0f0f0f;
     if (type == GGML_TYPE_Q5_K) { /* bit s of byte l of 32 is the fifth of element l in sub-block s */
-        const words high = word(tile, 5 + 2 * t, lane);
+        const words high = step_word(tile, 5, 2, t, lane);
         *first |= shift_left(high, 4 - 2 * p) & 0x10101010;
         *second |= shift_left(high, 3 - 2 * p) & 0x10101010;
     }
     if (type == GGML_TYPE_Q6_K) { /* byte l of 32 has 2 bits for each of the elements l, l + 32, l + 64, l + 96 */
-        const words high = word(tile, 4 + 24 * half + 2 * (l % 8) + 1, lane);
-        *first |= shift_left(high, 4 - l / 8 * 2) & 0x30303030;
-        *second |= shift_left(high, -(l / 8 * 2)) & 0x30303030;
+        const words high = step_word(tile, 4 + 24 * half + 8 * (p % 2) + 1, 2, t, lane);
+        *first |= shift_left(high, 4 - p / 2 * 2) & 0x30303030;
+        *second |= shift_left(high, -(p / 2 * 2)) & 0x30303030;
     }
 }
 

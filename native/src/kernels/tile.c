@@ -7,43 +7,54 @@ enum { MAX_SUMS = VECTOR == 64 ? MAX_COLUMNS : 2 * MAX_COLUMNS /* of [vectors][c
 
 /* Makes compilers believe that a value has changed. On ARM they keep sums in registers only when it also
  * stays where it is; on x86 that does harm. */
-#if defined(LANES_DOTPROD)
+#if defined(LANES_ARM)
 #define BARRIER __asm__ volatile
 #else
 #define BARRIER __asm__
 #endif
 
-/* What one call computes: n_vectors vectors of rows from `lane` on with n columns, of which x points at the first in a
- * group of n_group. All but the pointers are constants. Where an array has an element for each sum, it is
- * [n_vectors][n]. */
+/* What one call computes: n_vectors vectors of rows from `lane` on with n_cols columns from `first` on of the group of
+ * n_group at x. All but the pointers are constants. Where an array has an element for each sum, it is [n_vectors][n];
+ * n is n_cols, made even where columns go in pairs. */
 typedef struct piece {
     enum ggml_type  type;
     int             n_vectors;
+    int             n_cols;
     int             n;
     int             lane;
+    int             first;
     int             n_group;
     const uint8_t * tile;
     const int32_t * x;
 } piece;
 
-/* What the integer sum of a column's sub-block begins with. Q6_K's q are 32 too large, those of Q4_0 8, and those of
+/* Where the elements of step t for sum number k are, of the first one of a pair. */
+COMMANDR_INLINE int step_at(const piece * m, int t, int k) {
+    return commandr_columns_step_at(t, m->first + k % m->n / STEPS * STEPS, m->n_group);
+}
+
+/* Row `at` of a group, as columns.h lays it out, from the piece's first column on. */
+COMMANDR_INLINE const int32_t * columns_at(const piece * m, int at) {
+    return m->x + at * m->n_group + m->first;
+}
+
+/* What the integer sum number k of a sub-block begins with. Q6_K's q are 32 too large, those of Q4_0 8, and those of
  * Q8_0 128 where the processor wants no signs. */
-COMMANDR_INLINE ints shift_of(const piece * m, int s, int column) {
-    const ints      zero  = { 0 };
-    const int32_t * shift = m->x + (COMMANDR_SHIFT_AT + s) * m->n_group + column;
+COMMANDR_INLINE ints shift_of(const piece * m, int s, int k) {
+    const ints zero = { 0 };
     if (m->type == GGML_TYPE_Q6_K || (m->type == GGML_TYPE_Q8_0 && !SIGNED_BYTES)) {
-        return all_ints(shift);
+        return ints_of(columns_at(m, COMMANDR_SHIFT_AT + s), k % m->n, m->n_cols);
     }
     if (m->type == GGML_TYPE_Q4_0) {
-        return all_ints(shift) >> 4; /* -8 times the sum */
+        return ints_of(columns_at(m, COMMANDR_SHIFT_AT + s), k % m->n, m->n_cols) >> 4; /* -8 times the sum */
     }
     return zero;
 }
 
 /* What a sub-block's integer sum number k is multiplied with before it is added. */
 COMMANDR_INLINE floats scale_of(const piece * m, const tile_scales * scales, int s, int k) {
-    const floats scale = floats_at(scales->scale[s] + m->lane + k / m->n * AT_ONCE);
-    return has_blocks(m->type) ? scale * all_floats(m->x + (COMMANDR_D_AT + s) * m->n_group + k % m->n) : scale;
+    const floats scale = rows_of(scales->scale[s] + m->lane + k / m->n * AT_ONCE, k);
+    return has_blocks(m->type) ? scale * floats_of(columns_at(m, COMMANDR_D_AT + s), k % m->n, m->n_cols) : scale;
 }
 
 /* The integer sums of both sub-blocks of a pair. dots: [2][n_vectors][n] */
@@ -62,7 +73,7 @@ COMMANDR_INLINE void multiply_pair(const piece * m, int half, int p, ints * dots
     const int32_t * second_x = x + apart * n_steps * m->n_group;
     UNROLL
     for (int k = 0; k < 2 * n_sums; k++) {
-        dots[k] = shift_of(m, s + k / n_sums * apart, k % m->n);
+        dots[k] = shift_of(m, s + k / n_sums * apart, k % n_sums);
     }
     UNROLL
     for (int begin = 0; begin < n_steps; begin += n_run) {
@@ -72,20 +83,23 @@ COMMANDR_INLINE void multiply_pair(const piece * m, int half, int p, ints * dots
             parts[k] = start(dots[k]);
         }
         UNROLL
-        for (int t = begin; t < begin + n_run; t++) {
+        for (int t = begin; t < begin + n_run; t += STEPS) {
             if (m->type == GGML_TYPE_Q5_K && VECTOR == 64) {
                 __asm__ volatile("" ::: "memory"); /* else GCC takes all pairs' columns into registers, and spills */
             }
             UNROLL
             for (int v = 0; v < m->n_vectors; v++) {
-                words first, second;
-                read_pair(m->type, tile, half, p, t, m->lane + v * AT_ONCE, &first, &second);
+                words first[STEPS], second[STEPS];
                 UNROLL
-                for (int c = 0; c < m->n; c++) {
-                    const int k       = v * m->n + c;
-                    const int i       = t * m->n_group + c;
-                    parts[k]          = dot(m->type, t == begin, parts[k], first, x, i);
-                    parts[n_sums + k] = dot(m->type, t == begin, parts[n_sums + k], second, second_x, i);
+                for (int j = 0; j < STEPS; j++) {
+                    read_pair(m->type, tile, half, p, t + j, m->lane + v * AT_ONCE, &first[j], &second[j]);
+                }
+                UNROLL
+                for (int k = v * m->n; k < (v + 1) * m->n; k++) {
+                    const int i       = step_at(m, t, k);
+                    const int j       = k % STEPS;
+                    parts[k]          = dot(m->type, t == begin, parts[k], first[j], x, i);
+                    parts[n_sums + k] = dot(m->type, t == begin, parts[n_sums + k], second[j], second_x, i);
                 }
             }
         }
@@ -113,21 +127,25 @@ COMMANDR_INLINE void add_sums(const piece * m, const tile_scales * scales, float
     UNROLL
     for (int k = 0; k < m->n_vectors * m->n; k++) {
         const int       first  = m->lane + k / m->n * AT_ONCE;
-        const int32_t * column = m->x + k % m->n;
-        float *         to     = out[k % m->n] + first;
+        const int32_t * column = m->x + m->first + k % m->n;
+        float *         to     = out[m->first + k % m->n] + first;
+        if (k % m->n == m->n_cols) {
+            continue; /* a pair without a second column */
+        }
+        floats sum = untangled(sums, k);
         if (m->type == GGML_TYPE_Q4_K || m->type == GGML_TYPE_Q5_K) {
             ints mins = { 0 };
             UNROLL
             for (int j = 0; j < 4; j++) {
                 const int32_t * pairs = m->x + (COMMANDR_PAIRS_AT + j) * m->n_group;
-                mins                  = dot_pairs(mins, words_at(scales->mins[j] + first), pairs, k % m->n);
+                mins                  = dot_pairs(mins, words_at(scales->mins[j] + first), pairs, m->first + k % m->n);
             }
-            sums[k] = fma_of(-floats_at(scales->min_d + first), to_floats(mins), sums[k]);
+            sum = fma_of(-floats_at(scales->min_d + first), to_floats(mins), sum);
         }
         if (has_blocks(m->type)) {
-            put(to, sums[k] + floats_at(to));
+            put(to, sum + floats_at(to));
         } else {
-            put(to, fma_of(all_floats(column + COMMANDR_D_AT * m->n_group), sums[k], floats_at(to)));
+            put(to, fma_of(all_floats(column + COMMANDR_D_AT * m->n_group), sum, floats_at(to)));
         }
     }
 }
@@ -188,7 +206,7 @@ COMMANDR_INLINE void add_unpacked(const piece * m, const tile_scales * scales, i
     ints            dots[MAX_SUMS];
     UNROLL
     for (int k = 0; k < n_sums; k++) {
-        dots[k] = shift_of(m, s, k % m->n);
+        dots[k] = shift_of(m, s, k);
     }
     UNROLL
     for (int begin = 0; begin < n_steps; begin += n_run) {
@@ -198,11 +216,11 @@ COMMANDR_INLINE void add_unpacked(const piece * m, const tile_scales * scales, i
             parts[k] = start(dots[k]);
         }
         UNROLL
-        for (int t = begin; t < begin + n_run; t++) {
+        for (int t = begin; t < begin + n_run; t += STEPS) {
             UNROLL
             for (int k = 0; k < n_sums; k++) {
-                const words some = words_at(w[t] + m->lane + k / m->n * AT_ONCE);
-                parts[k]         = dot(m->type, t == begin, parts[k], some, column, t * m->n_group + k % m->n);
+                const words some = words_at(w[t + k % STEPS] + m->lane + k / m->n * AT_ONCE);
+                parts[k]         = dot(m->type, t == begin, parts[k], some, column, step_at(m, t, k));
             }
         }
         UNROLL
@@ -233,15 +251,21 @@ COMMANDR_INLINE void multiply_unpacked(const piece * m, const tile_scales * scal
 
 /* ---- all rows of a tile ---- */
 
+/* A number of columns, or one more. */
+COMMANDR_INLINE int whole_pairs(int n_cols) {
+    return PAIRED ? (n_cols + 1) / 2 * 2 : n_cols;
+}
+
 /* n columns, at most MAX_COLUMNS. The fewer there are the more rows at once, as each needs sums in registers of its
  * own. */
 COMMANDR_INLINE void multiply_few(enum ggml_type type, int n, const uint8_t * tile, const tile_scales * scales,
                                   const int32_t * x, float (*out)[LANES]) {
-    const int room      = n > 0 ? MAX_COLUMNS / n : 1;
+    const int even      = whole_pairs(n);
+    const int room      = n > 0 ? MAX_COLUMNS / even : 1;
     const int most      = LANES / AT_ONCE;
     const int n_vectors = room >= 4 && most >= 4 ? 4 : room >= 2 && most >= 2 ? 2 : 1;
     for (int lane = 0; lane < LANES; lane += n_vectors * AT_ONCE) {
-        const piece m = { type, n_vectors, n, lane, n, tile, x };
+        const piece m = { type, n_vectors, n, even, lane, 0, n, tile, x };
         multiply_packed(&m, scales, out);
     }
 }
@@ -254,8 +278,8 @@ COMMANDR_INLINE void multiply_group(enum ggml_type type, int n_group, int32_t (*
         UNROLL
         for (int c = 0; c < n_group; c += MAX_COLUMNS) {
             const int   n = n_group - c < MAX_COLUMNS ? n_group - c : MAX_COLUMNS;
-            const piece m = { type, n_vectors, n, lane, n_group, NULL, x + c };
-            multiply_unpacked(&m, scales, w, out + c);
+            const piece m = { type, n_vectors, n, whole_pairs(n), lane, c, n_group, NULL, x };
+            multiply_unpacked(&m, scales, w, out);
         }
     }
 }
@@ -267,6 +291,12 @@ COMMANDR_INLINE void multiply_group(enum ggml_type type, int n_group, int32_t (*
 /* A tile with a super-block of n_cols columns, group after group. */
 COMMANDR_INLINE void multiply(enum ggml_type type, const uint8_t * tile, const int32_t * x, int64_t n_cols,
                               float (*out)[LANES]) {
+#if defined(LANES_I8MM)
+    if (n_cols == 1) { /* every other result would be for nothing */
+        commandr_tile_dotprod(type)(tile, x, n_cols, out);
+        return;
+    }
+#endif
     tile_scales          scales;
     _Alignas(64) int32_t w[BLOCK / 4][LANES];
     const bool           in_registers = n_cols <= MAX_COLUMNS || VECTOR == 64;

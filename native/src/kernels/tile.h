@@ -17,6 +17,7 @@ commandr_tile_fn commandr_tile_avx2(enum ggml_type type);
 commandr_tile_fn commandr_tile_avxvnni(enum ggml_type type);
 commandr_tile_fn commandr_tile_avx512(enum ggml_type type);
 commandr_tile_fn commandr_tile_dotprod(enum ggml_type type);
+commandr_tile_fn commandr_tile_i8mm(enum ggml_type type);
 
 /* That of the level chosen, see level.h; NULL for types without one, and where portable is the best there is. */
 commandr_tile_fn commandr_tile(enum ggml_type type);
