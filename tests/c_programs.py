@@ -16,8 +16,14 @@ GGML = Path(libggml.__path__[0])
 CPU_INFO = Path("/proc/cpuinfo")
 cpu_flags = set(CPU_INFO.read_text(encoding="utf-8", errors="replace").split()) if CPU_INFO.exists() else set()
 AVX512 = ["-march=x86-64-v4", "-mavx512vnni"]
+
+
+def is_x86() -> bool:
+    return platform.machine() in {"x86_64", "AMD64"}
+
+
 LEVELS: dict[str, tuple[set[str], list[str]]] = {
-    "portable": (set(), ["-DCOMMANDR_LANES_PORTABLE"]),
+    "portable": (set(), ["-DCOMMANDR_LANES_PORTABLE", *(["-march=x86-64-v3"] if is_x86() else [])]),
     "avx2": ({"avx2", "fma"}, ["-march=x86-64-v3"]),
     "avxvnni": ({"avx_vnni"}, ["-march=x86-64-v3", "-mavxvnni"]),
     "avx512": ({"avx512_vnni", "avx512vl"}, AVX512),
@@ -25,10 +31,6 @@ LEVELS: dict[str, tuple[set[str], list[str]]] = {
     "i8mm": ({"asimddp", "i8mm"}, ["-march=armv8.2-a+dotprod+i8mm"]),
 }
 """Level -> (what /proc/cpuinfo must name, how tile.c is compiled)"""
-
-
-def is_x86() -> bool:
-    return platform.machine() in {"x86_64", "AMD64"}
 
 
 def command(*options: str, compiler: str | None = None) -> list[str]:

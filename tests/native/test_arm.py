@@ -21,7 +21,10 @@ pytestmark = pytest.mark.skipif(
 COMPILERS = {GCC: [GCC, "-fno-schedule-insns"]}
 if shutil.which("clang"):
     COMPILERS["clang"] = ["clang", "--target=aarch64-linux-gnu"]
-TILES = {level: c_programs.LEVELS[level][1] for level in ("portable", "dotprod", "i8mm")}
+TILES = {
+    "portable": ["-DCOMMANDR_LANES_PORTABLE"],
+    **{level: c_programs.LEVELS[level][1] for level in ("dotprod", "i8mm")},
+}
 WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Wvla", "-Wundef", "-Werror"]
 
 
@@ -30,11 +33,12 @@ def build(target: Path, compiler: list[str]) -> None:
     compiler = [*compiler, "-std=c11", "-D_GNU_SOURCE", "-O2", "-Wno-psabi", "-ffp-contract=off"]
     compiler += [*WARNINGS, f"-I{SOURCE}", f"-I{SOURCE.parent / 'include'}"]
     compiler += ["-isystem", str(Path(libggml.__path__[0]) / "include")]
-    objects = []
+    objects, compilations = [], []
     for level, flags in TILES.items():
         objects.append(f"{target}-{level}.o")
         command = [*compiler, f"-DCOMMANDR_LEVEL={level}", *flags, "-c", str(SOURCE / "kernels/tile.c")]
-        subprocess.run([*command, "-o", objects[-1]], check=True)
+        compilations.append(subprocess.Popen([*command, "-o", objects[-1]]))
+    assert [compilation.wait() for compilation in compilations] == [0] * len(TILES)
     sources = [Path(__file__).with_suffix(".c"), SOURCE / "error.c"]
     sources += [SOURCE / "kernels" / f"{name}.c" for name in ("columns", "level", "matmul", "packed")]
     subprocess.run([*compiler, "-static", *map(str, sources), *objects, "-lm", "-o", str(target)], check=True)

@@ -6,6 +6,7 @@
 #include "kernels/level.h"
 #include "kernels/matmul.h"
 #include "kernels/packed.h"
+#include "kernels/tile.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -33,6 +34,23 @@ static void rounded(const float * x, int64_t n, int64_t run, double * to) {
         for (int64_t k = 0; k < run; k++) {
             to[i + k] = max > 1e-30f ? (double) nearbyintf(x[i + k] * (127.0f / max)) * (double) (max / 127.0f) : 0.0;
         }
+    }
+}
+
+/* The first rows of a packed w with n_cols columns have the bits that the portable kernel gives them. */
+static void check_bits(const struct ggml_tensor * w, const struct ggml_tensor * columns, int64_t n_cols) {
+    static float    ours[MAX_COLS][COMMANDR_LANES], portable[MAX_COLS][COMMANDR_LANES];
+    const int32_t * x = commandr_columns_units(columns);
+    memset(ours, 0, sizeof(ours));
+    memset(portable, 0, sizeof(portable));
+    for (int64_t b = 0; b < w->ne[0] / COMMANDR_SUPER_BLOCK; b++) {
+        const uint8_t * tile = (const uint8_t *) w->data + (size_t) b * commandr_tile_size(w->type);
+        commandr_tile(w->type)(tile, x, n_cols, ours);
+        commandr_tile_portable(w->type)(tile, x, n_cols, portable);
+        x += COMMANDR_COLUMN_UNITS * n_cols;
+    }
+    if (memcmp(ours, portable, sizeof(ours)) != 0) {
+        fail_product("other bits than those of the portable kernel", w->type, w->ne, n_cols);
     }
 }
 
@@ -65,6 +83,9 @@ static void multiply(const fixture * f, struct ggml_tensor * w, int64_t c, int64
         fail_product("the second product of the same columns differs", w->type, w->ne, n_cols);
     }
     memcpy(out, y->data, ggml_nbytes(y));
+    if (commandr_is_packed(w) && w->ne[1] >= COMMANDR_LANES) {
+        check_bits(w, cols.data, n_cols);
+    }
     ggml_free(ctx);
     ggml_backend_free(cpu);
 }

@@ -15,7 +15,7 @@ typedef enum commandr_level {
     COMMANDR_LEVEL_PORTABLE, /* plain C, the reference; its products, slower than ggml's, only when asked for */
     COMMANDR_LEVEL_AVX2,     /* with FMA */
     COMMANDR_LEVEL_AVXVNNI,
-    COMMANDR_LEVEL_AVX512, /* F, BW, CD, DQ, VL and VNNI */
+    COMMANDR_LEVEL_AVX512,  /* F, BW, CD, DQ, VL and VNNI */
     COMMANDR_LEVEL_AMX,     /* the same, and amx.h for batches */
     COMMANDR_LEVEL_DOTPROD, /* of ARMv8.2 */
     COMMANDR_LEVEL_I8MM     /* the same, and products of 8-bit matrices: ARMv8.6, from Apple's M2 on */

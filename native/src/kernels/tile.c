@@ -73,7 +73,7 @@ COMMANDR_INLINE void multiply_pair(const piece * m, int half, int p, ints * dots
     const int32_t * second_x = x + apart * n_steps * m->n_group;
     UNROLL
     for (int k = 0; k < 2 * n_sums; k++) {
-        dots[k] = shift_of(m, s + k / n_sums * apart, k % n_sums);
+        dots[k] = shift_of(m, s + k / n_sums * apart, k);
     }
     UNROLL
     for (int begin = 0; begin < n_steps; begin += n_run) {
@@ -251,7 +251,7 @@ COMMANDR_INLINE void multiply_unpacked(const piece * m, const tile_scales * scal
 
 /* ---- all rows of a tile ---- */
 
-/* A number of columns, or one more. */
+/* Columns that n_cols are computed as. */
 COMMANDR_INLINE int whole_pairs(int n_cols) {
     return PAIRED ? (n_cols + 1) / 2 * 2 : n_cols;
 }
@@ -284,15 +284,16 @@ COMMANDR_INLINE void multiply_group(enum ggml_type type, int n_group, int32_t (*
     }
 }
 
-/* n columns of one group or less, as a case of a switch rules out what does not fit the registers. */
-#define FEW(n)  multiply_few(type, (n) <= MAX_COLUMNS ? (n) : 0, tile, &scales, x, out)
+/* n columns of one group or less, as a case of a switch rules out what does not fit the registers. Where columns go in
+ * pairs, none is alone. */
+#define FEW(n)  multiply_few(type, (n) > PAIRED && (n) <= MAX_COLUMNS ? (n) : 0, tile, &scales, x, out)
 #define MANY(n) multiply_group(type, n, w, &scales, x, out)
 
 /* A tile with a super-block of n_cols columns, group after group. */
 COMMANDR_INLINE void multiply(enum ggml_type type, const uint8_t * tile, const int32_t * x, int64_t n_cols,
                               float (*out)[LANES]) {
 #if defined(LANES_I8MM)
-    if (n_cols == 1) { /* every other result would be for nothing */
+    if (n_cols == 1) { /* in a pair half of the products would be for nothing */
         commandr_tile_dotprod(type)(tile, x, n_cols, out);
         return;
     }
