@@ -1,10 +1,11 @@
 /* Weights for our products: 16 rows side by side, so that one vector register holds the same place of each.
  *
  * 256 weights of a row in one of ggml's quantized types are one block or several, and a block is a few 32-bit words
- * and at most one 16-bit number; 256 weights of 16 bits are 128 words. A packed tile takes them of 16 rows. It puts the 16-bit numbers of all rows side by
- * side, then word after word, in the order in which the product reads them (memory gives half its speed to any
- * other): the same bytes in another order, so that a packed tensor has its type and size. Tiles follow one another
- * along the rows, then down the matrix; rows beyond the last 16 whole ones stay as they are in the file. */
+ * and at most one 16-bit number; 256 weights in bfloat16 are 128 words. A packed tile takes them of 16 rows. It puts
+ * the 16-bit numbers of all rows side by side, then word after word, in the order in which the product reads them
+ * (memory gives half its speed to any other): the same bytes in another order, so that a packed tensor has its type
+ * and size. Tiles follow one another along the rows, then down the matrix; rows beyond the last 16 whole ones stay as
+ * they are in the file. */
 #ifndef COMMANDR_SRC_KERNELS_PACKED_H
 #define COMMANDR_SRC_KERNELS_PACKED_H
 
