@@ -77,7 +77,8 @@ class ChatTemplate:
                 **variables,
             )
         except Exception as error:  # a template is a program, it may fail in any way
-            raise ArgumentError(f"{self._title} does not take these messages: {error}") from error
+            # Not the file's path: clients of a server read this.
+            raise ArgumentError(f"the chat template {self.name!r} does not take these messages: {error}") from error
 
 
 def _key(name: str) -> str:

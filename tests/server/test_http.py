@@ -97,6 +97,13 @@ def test_bad_bodies_are_refused_with_a_sentence(client: httpx.Client, body: byte
     assert message in answer.json()["message"]
 
 
+def test_what_a_template_refuses_is_told_without_the_place_of_the_file(client: httpx.Client) -> None:
+    messages = [{"role": "user", "content": "Hello"}] * 2
+    answer = client.post("/v2/chat", json={"model": "any", "messages": messages})
+    assert answer.status_code == 400
+    assert answer.json()["message"].startswith("the chat template 'default' does not take these messages: ")
+
+
 def test_compressed_bodies_are_refused(client: httpx.Client) -> None:
     answer = client.post("/v2/chat", content=b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
     assert answer.status_code == 415
