@@ -15,7 +15,7 @@ from commandr_gguf.server.delivery import Delivery
 from commandr_gguf.server.jobs import Job
 from commandr_gguf.server.roster import Roster
 
-_LEAST_PART = 16
+_LEAST_PART = 4
 """Tokens of a prompt that are worth an evaluation."""
 
 
@@ -53,7 +53,7 @@ class Evaluation:
         wants: list[tuple[Job, Want]] = []
         for job in writing:
             self._ask(wants, job, drafts=is_alone)
-        rest = min(self._budget.tokens(len(writing)), max(self._n_batch - len(writing), 1))
+        rest = min(self._budget.tokens(len(writing), len(reading)), max(self._n_batch - len(writing), 1))
         for job in reading:
             if rest < min(_LEAST_PART, job.steps.n_pending):
                 break

@@ -15,6 +15,7 @@ from commandr_gguf import CommandR, CommandRError, ContextFullError, Finish, Gen
 from commandr_gguf.demo import showcase
 from commandr_gguf.embedding import embed_steps
 from commandr_gguf.generation_steps import GenerationSteps
+from commandr_gguf.server.budget import PrefillBudget
 from commandr_gguf.server.engine import Engine
 from commandr_gguf.server.errors import QueueFullError, StoppingError, TimeUpError
 from server.serving import wait_until
@@ -116,6 +117,7 @@ def test_a_reply_alone_is_drafted_and_one_beside_others_is_not(model: CommandR) 
 
 def test_the_prompt_of_a_newcomer_does_not_hold_up_a_reply(model: CommandR) -> None:
     engine = Engine(model, n_prefill=32)
+    engine._budget = PrefillBudget(32, n_least=16)
     running = Asked(engine, text(model, "The harbor", 300))
     while not running.outputs:
         engine._step()
@@ -128,7 +130,7 @@ def test_the_prompt_of_a_newcomer_does_not_hold_up_a_reply(model: CommandR) -> N
         assert len(running.job.steps.result.tokens) == n_before + 1  # a token in each step
     n_prompt = newcomer.stream.steps.result.usage.prompt_tokens  # type: ignore[union-attr]
     assert n_prompt > 400
-    assert n_prompt / 32 <= n_steps <= n_prompt / 16 + 2
+    assert n_prompt / 32 <= n_steps <= n_prompt / 16 + 3  # one of them without a part of the prompt
 
 
 def test_prompts_take_turns(model: CommandR) -> None:
