@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 from commandr_gguf.chat.events import Event
 from commandr_gguf.errors import CommandRError
@@ -58,6 +59,8 @@ class Job:
         timeout: float | None = None,
     ) -> None:
         self._stream = stream
+        # Asked for dozens of times a step, while to ask an abstract class whose instance a stream is takes long.
+        self._reader = stream.reader if isinstance(stream, ReplyStream) else None
         self.deliver = deliver
         self.submitted = time.monotonic()
         self.deadline = None if timeout is None else self.submitted + timeout
@@ -69,14 +72,14 @@ class Job:
     @property
     def steps(self) -> GenerationSteps:
         """Those of the generation that is to be computed now; a reply may need two, one after the other."""
-        stream = self._stream
-        return stream.reader.stage.pieces.steps if isinstance(stream, ReplyStream) else stream.steps
+        if self._reader is not None:
+            return self._reader.stage.pieces.steps
+        return cast("GenerationStream", self._stream).steps
 
     @property
     def ended(self) -> bool:
         """Whether the last piece was read."""
-        stream = self._stream
-        return stream.reader.ended if isinstance(stream, ReplyStream) else stream.steps.ended
+        return self.steps.ended if self._reader is None else self._reader.ended
 
     @property
     def is_prompt(self) -> bool:
@@ -85,8 +88,7 @@ class Job:
 
     def read(self, piece: Piece) -> Output:
         """What a piece completes. Raises CommandRError where a second generation is wanted and cannot be."""
-        stream = self._stream
-        events = list(stream.reader.feed(piece)) if isinstance(stream, ReplyStream) else []
+        events = [] if self._reader is None else list(self._reader.feed(piece))
         return Output(piece, events, self.ended, self.timed_out)
 
     def expire(self, now: float) -> None:
@@ -101,10 +103,10 @@ class Job:
 
     def close(self) -> None:
         """Give back what it holds."""
-        if isinstance(self._stream, ReplyStream):
-            self._stream.reader.close()
+        if self._reader is None:
+            self.steps.close()
         else:
-            self._stream.steps.close()
+            self._reader.close()
 
     def n_common(self, other: Job) -> int:
         """How many leading tokens the prompts of two jobs share."""

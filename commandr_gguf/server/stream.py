@@ -104,6 +104,10 @@ class Tickets:
 
     async def outputs(self) -> AsyncGenerator[tuple[int, Output], None]:
         """The outputs of all as they come, each with its request's number. Raises the first error of any."""
+        if len(self._tickets) == 1:  # the usual case, at a third of the cost
+            async for output in self._tickets[0]:
+                yield 0, output
+            return
         waiting = {asyncio.ensure_future(anext(ticket)): number for number, ticket in enumerate(self._tickets)}
         try:
             while waiting:
