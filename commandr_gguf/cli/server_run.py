@@ -55,10 +55,12 @@ def run_server(
         CommandRError: the model cannot be loaded.
     """
     from commandr_gguf.server.engine import Engine  # noqa: PLC0415  # see above
+    from commandr_gguf.server.heaps import limit_heaps  # noqa: PLC0415
     from commandr_gguf.server.serving import listen, serve  # noqa: PLC0415
     from commandr_gguf.server.settings import Settings  # noqa: PLC0415
 
     chosen = Settings(**settings)
+    limit_heaps()
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     for name in ("uvicorn", "sse_starlette", "asyncio"):  # at the level of --verbose they would show what is answered
         logging.getLogger(name).setLevel(logging.WARNING)
