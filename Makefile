@@ -22,7 +22,7 @@ EDITABLE    := --no-build-isolation -C build-dir=$(VENV)/build \
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build demo test check format test-data test-oracle test-clients test-large bench \
-        bench-convert clean ggml-cuda ggml-vulkan ggml-metal
+        bench-convert bench-server clean ggml-cuda ggml-vulkan ggml-metal
 
 help: ## print this help
 	@echo "usage: make TARGET [GGML=source|wheel] [GGML_OPENMP=ON|OFF] [PYTHON=python3]"
@@ -79,6 +79,15 @@ bench-convert: setup test-data ## compare conversions with llama.cpp's, and our 
 	$(PY) tests/oracle/setup.py
 	$(PY) tests/bench/convert_vs_llama_cpp.py
 	$(PY) tests/bench/encoders.py
+
+bench-server: setup ## compare the server under load with llama.cpp's two (half an hour)
+	$(PY) tests/oracle/setup.py --servers
+	@mkdir -p .build/bench
+	$(PY) -m convert commandr_gguf/demo/checkpoint -o .build/bench/demo.gguf --type Q8_0 --force
+	$(PY) tests/bench/server_load.py .build/bench/demo.gguf --newcomer 1536
+	$(PY) tests/bench/write_model.py .build/bench/8b.gguf --type Q4_K_M --layers 4
+	$(PY) tests/bench/server_load.py .build/bench/8b.gguf
+	$(PY) tests/bench/soak.py
 
 ggml-cuda: ## rebuild with the CUDA backend (long: about 36 core-minutes an architecture)
 	@$(MAKE) --no-print-directory setup GGML=cuda

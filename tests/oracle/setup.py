@@ -1,4 +1,4 @@
-"""Make the environment of the oracles, for `make test-oracle`: python tests/oracle/setup.py [--variants [avx2] [amx]]
+"""Make the environment of the oracles: python tests/oracle/setup.py [--variants [avx2] [amx]] [--servers]
 
 The folder, $COMMANDR_ORACLE or .venv-oracle, becomes a virtual environment with torch, transformers 5 and
 llama-cpp-python, the latter compiled for this machine as our own ggml is (about four minutes). llama.cpp's checkpoint
@@ -8,6 +8,9 @@ converter needs transformers 4, which goes to transformers4/ inside it, to be pu
 more than AVX2 into llama.cpp-avx2/, and by clang for processors with AMX into llama.cpp-amx/, chosen by PYTHONPATH as
 well; and our own program with ggml's prebuilt AVX2 libraries, an environment of its own in commandr-avx2/. Without
 names of variants it takes those that this processor runs; any can be compiled anywhere.
+
+--servers adds what tests/bench/server_load.py compares: what llama-cpp-python's server needs, and xllamacpp, whose
+wheel carries llama.cpp's own server (compiled for AVX2, not for this machine).
 
 The tests never import these programs: they run them as processes, so that no process ever holds two versions of ggml.
 Running this again does nothing when the pins below have not changed.
@@ -32,6 +35,7 @@ import ggml_build  # noqa: E402  (a script beside the C sources)
 
 PACKAGES = ["torch==2.13.0", "transformers==5.23.0", "numpy", "safetensors", "gguf", "sentencepiece", "psutil"]
 LLAMA_CPP = "llama-cpp-python==0.3.36"
+SERVERS = ["llama-cpp-python[server]==0.3.36", "xllamacpp==2026.10.11549"]
 TRANSFORMERS_4 = ["transformers==4.57.6", "tokenizers==0.22.2", "huggingface_hub==0.36.2"]
 
 AVX2 = dict.fromkeys(("GGML_AVX", "GGML_AVX2", "GGML_FMA", "GGML_F16C", "GGML_BMI2"), "ON")
@@ -123,6 +127,11 @@ def install_variant(target: Path, name: str) -> bool:
     return True
 
 
+def install_servers(target: Path) -> bool:
+    """The servers beside llama-cpp-python; whether it went well."""
+    return run("the servers", [*pip_install(target), *SERVERS], {})
+
+
 def install_ours(target: Path) -> bool:
     """Our program as it is now, with ggml's prebuilt libraries; whether it went well."""
     into = target / "commandr-avx2"
@@ -145,9 +154,10 @@ def main() -> int:
     parser.add_argument(
         "--variants", nargs="*", choices=VARIANTS, help="builds of llama.cpp to compare with, see above"
     )
+    parser.add_argument("--servers", action="store_true", help="servers to compare with, see above")
     options = parser.parse_args()
     target = folder()
-    if not install(target):
+    if not install(target) or (options.servers and not install_servers(target)):
         return 1
     if options.variants is None:
         return 0
