@@ -19,7 +19,7 @@ class PrefillBudget:
 
     Args:
         n_most: tokens, when no reply is being written.
-        n_least: tokens of a step with prompts, in any case.
+        n_least: tokens of a step with prompts, in any case; where measurements are mostly noise, they are all there is.
         slowdown: how many times as long as without prompts a step may take.
     """
 
@@ -47,11 +47,13 @@ class PrefillBudget:
             return self._n_most
         if n_writing not in self._decode_seconds:
             return 0
+        times = max(1.0, n_reading / n_writing)
+        n_least = min(int(self._n_least * times), self._n_most)
         if not self._token_seconds:
-            return self._n_least
-        share = (self._slowdown - 1) * max(1.0, n_reading / n_writing)
-        n = int(share * self._alone(n_writing) / max(statistics.median(self._token_seconds), 1e-9))
-        return max(self._n_least, min(n, 2 * self._n_last, self._n_most))
+            return n_least
+        seconds = (self._slowdown - 1) * times * self._alone(n_writing)
+        n = int(seconds / max(statistics.median(self._token_seconds), 1e-9))
+        return max(n_least, min(n, 2 * self._n_last, self._n_most))
 
     def add(self, n_writing: int, n_tokens: int, seconds: float) -> None:
         """Count a step with `n_writing` replies and `n_tokens` of prompts."""

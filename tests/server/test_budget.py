@@ -79,6 +79,9 @@ def test_many_prompts_get_more_than_one_beside_few_replies() -> None:
     budget.add(2, 256, 0.1 + 256 * 0.002)
     assert budget.tokens(2, 1) == budget.tokens(2, 2) == pytest.approx(75, abs=1)
     assert budget.tokens(2, 6) == pytest.approx(225, abs=1)
+    for _ in range(5):
+        budget.add(2, 8, 10.0)
+    assert (budget.tokens(2, 1), budget.tokens(2, 6), budget.tokens(2, 12)) == (4, 12, 24)
 
 
 # What n tokens at once take in the time of one: of the 8B shape, where a token alone waits for its weights to be read.
