@@ -6,6 +6,7 @@ import os
 import platform
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -62,7 +63,15 @@ def compile_tiles(folder: Path, *options: str, compiled_as: Mapping[str, Sequenc
 def compile_program(
     target: Path, source: Path, *options: str, compiled_as: Mapping[str, Sequence[str]] | None = None
 ) -> None:
-    """A program of one source with all kernels as they are in the tree."""
+    """A program of one source with our kernels.
+
+    Those that the Makefile compiled for the extension, where they are at hand and no other flags are wanted; or else as
+    they are in the tree, which takes minutes.
+    """
+    library = Path(sys.prefix) / "build" / "libcommandr.a"
+    if compiled_as is None and library.exists():
+        compile_with_ggml(target, [source, library], *options)
+        return
     sources = [source, NATIVE / "src/error.c", *sorted((NATIVE / "src/kernels").glob("*.c"))]
     sources.remove(NATIVE / "src/kernels/tile.c")
     sources += compile_tiles(target.parent, *options, compiled_as=compiled_as)
