@@ -1,6 +1,7 @@
 /* Our products for ARM: packed tiles of random blocks with random columns, against sums in double precision that follow
- * ggml's description of the types; prints the level and a hash of all results. There is no ggml to link with when this is compiled on another processor: the few of
- * its functions that the kernels call stand here. COMMANDR_CPU names the level, see level.h. */
+ * ggml's description of the types; prints the level and a hash of all results. There is no ggml to link with when this
+ * is compiled on another processor: the few of its functions that the kernels call stand here. COMMANDR_CPU names the
+ * level, see level.h. */
 #include "kernels/level.h"
 #include "kernels/matmul.h"
 #include "kernels/packed.h"
@@ -129,7 +130,7 @@ static void fill(enum ggml_type type, uint8_t * rows) {
     for (size_t i = 0; i < size; i++) {
         rows[i] = (uint8_t) (random_bits() >> 4);
     }
-    const size_t n    = commandr_matmul_wants_fine(type) ? 8 : 1; /* blocks of 256 weights */
+    const size_t n    = (commandr_matmul_rounding(type) == COMMANDR_FINE) ? 8 : 1; /* blocks of 256 weights */
     const size_t step = ggml_row_size(type, 256) / n;
     for (size_t at = 0; at < size; at += step) {
         put_half(rows + at + (type == GGML_TYPE_Q6_K ? 208 : 0));
@@ -155,7 +156,7 @@ static void rounded(const float * x, int run, double * to) {
 static void check_sums(enum ggml_type type, const uint8_t * rows, const float * x, const float * y) {
     double xr[N_IN];
     for (int c = 0; c < MAX_COLS; c++) {
-        rounded(x + c * N_IN, commandr_matmul_wants_fine(type) ? 32 : 256, xr);
+        rounded(x + c * N_IN, (commandr_matmul_rounding(type) == COMMANDR_FINE) ? 32 : 256, xr);
         for (int row = 0; row < N_OUT; row++) {
             double sum = 0.0, size = 0.0;
             for (int i = 0; i < N_IN; i++) {
