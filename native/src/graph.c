@@ -208,12 +208,13 @@ static struct ggml_tensor * block(builder * b, int64_t il, struct ggml_tensor * 
     struct ggml_tensor * h = norm(b, x, layer->attn_norm);
     observe(b, il, COMMANDR_INPUT_NORM, h);
 
-    /* All that read h, in one operation; but the FFN waits where it is needed for fewer rows. */
+    /* All that read h, in one operation. The FFN waits where fewer rows of it are wanted; and where there are many
+     * tokens, as its results would take much memory during attention, and threads wait next to nothing for each other. */
     enum { K, V, Q, GATE, UP, ALL };
     struct ggml_tensor * const w[ALL] = { layer->attn_k, layer->attn_v, layer->attn_q, layer->ffn_gate, layer->ffn_up };
     struct ggml_tensor *       y[ALL];
     const bool                 is_end = cuts && b->shape->n_outputs == 0;
-    const int                  n_now  = is_end ? Q : cuts && b->graph.rows ? GATE : ALL;
+    const int n_now = is_end ? Q : b->shape->n_tokens > COMMANDR_JOINED || (cuts && b->graph.rows) ? GATE : ALL;
     products(b, w, n_now, h, y);
 
     struct ggml_tensor * k = placed(b, layer, y[K], hp->n_head_kv, layer->attn_k_norm);
@@ -229,7 +230,7 @@ static struct ggml_tensor * block(builder * b, int64_t il, struct ggml_tensor * 
     }
     a = product(b, layer->attn_output, a);
     if (n_now < ALL) {
-        products(b, w + GATE, ALL - GATE, wanted(b, h), y + GATE);
+        products(b, w + GATE, ALL - GATE, cuts ? wanted(b, h) : h, y + GATE);
     }
     struct ggml_tensor * mid = ggml_swiglu_split(ctx, y[GATE], y[UP]);
     observe(b, il, COMMANDR_INPUT_FFN_DOWN, mid);

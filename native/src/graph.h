@@ -15,7 +15,11 @@ typedef struct commandr_graph_shape {
     int64_t n_head;    /* groups of the head's rows; 0: all rows */
 } commandr_graph_shape;
 
-enum { COMMANDR_CACHE_FULL = 0, COMMANDR_CACHE_WINDOW = 1 };
+enum {
+    COMMANDR_CACHE_FULL   = 0,
+    COMMANDR_CACHE_WINDOW = 1,
+    COMMANDR_JOINED       = 31 /* the most tokens of which q, k, v, gate and up are one operation */
+};
 
 typedef struct commandr_graph {
     struct ggml_cgraph * cgraph;

@@ -153,6 +153,9 @@ commandr_status commandr_ubatch_reserve(commandr_session * s) {
     if (status == COMMANDR_OK && n_parts > 1 && n_parts < s->params.n_ubatch) {
         status = reserve_tokens(s, n_parts);
     }
+    if (status == COMMANDR_OK && s->params.n_ubatch > COMMANDR_JOINED) {
+        status = reserve_tokens(s, COMMANDR_JOINED);
+    }
     if (status == COMMANDR_OK && s->params.n_ubatch > 1) {
         status = reserve_tokens(s, s->params.n_ubatch);
     }

@@ -18,11 +18,11 @@ enum { MAX_COLS = 70, MAX_IN = 2304, MAX_OUT = 1040 };
 static const enum ggml_type TYPES[] = { GGML_TYPE_Q4_K, GGML_TYPE_Q5_K, GGML_TYPE_Q6_K,
                                         GGML_TYPE_Q8_0, GGML_TYPE_Q4_0, GGML_TYPE_BF16 };
 
-/* What x becomes in 8 bits: a scale for each run of elements, as columns.h says. run 0: x itself */
+/* What x becomes in 8 bits: a scale for each run of elements, as columns.h says. run 0: in bfloat16 */
 static void rounded(const float * x, int64_t n, int64_t run, double * to) {
     if (run == 0) {
         for (int64_t i = 0; i < n; i++) {
-            to[i] = (double) x[i];
+            to[i] = (double) ggml_bf16_to_fp32(ggml_fp32_to_bf16(x[i]));
         }
         return;
     }
@@ -47,7 +47,7 @@ static void check_bits(const struct ggml_tensor * w, const struct ggml_tensor * 
         const uint8_t * tile = (const uint8_t *) w->data + (size_t) b * commandr_tile_size(w->type);
         commandr_tile(w->type)(tile, x, n_cols, ours);
         commandr_tile_portable(w->type)(tile, x, n_cols, portable);
-        x += COMMANDR_COLUMN_UNITS * n_cols;
+        x += commandr_columns_n_units(commandr_matmul_rounding(w->type)) * n_cols;
     }
     if (memcmp(ours, portable, sizeof(ours)) != 0) {
         fail_product("other bits than those of the portable kernel", w->type, w->ne, n_cols);
@@ -232,7 +232,7 @@ static void check_all(enum ggml_type type, enum ggml_type other) {
             ggml_build_forward_expand(g, y[i]);
             ggml_build_forward_expand(g, alone[i]);
         }
-        ggml_backend_cpu_set_n_threads(cpu, 3);
+        ggml_backend_cpu_set_n_threads(cpu, 1 + 2 * (int) (c % 2)); /* one alone draws many tiles at a time */
         memset(y[0]->data, 0xff, ggml_nbytes(y[0]->view_src));
         ggml_backend_graph_compute(cpu, g);
         for (int i = 0; i < N; i++) {

@@ -55,3 +55,20 @@ def test_columns_of_zeros_and_large_values(tmp_path: Path) -> None:
     with Model(path) as model, Session(model, n_ctx=256, type_k="f32", type_v="f32", n_outputs=151) as session:
         session.eval(TOKENS, n_outputs=len(TOKENS))
         assert measure.kl_divergence(session.logits(), expected) < 5 * MAX_KL
+
+
+def test_batches_of_a_bfloat16_file_of_any_size_give_much_the_same() -> None:
+    """Ours compute many columns and ggml's few; both round columns to bfloat16, where the order of sums shows at times.
+
+    Columns in float32 would be 0.1 standard deviations away.
+    """
+    logits = {}
+    with Model(models.gguf("gqa", "BF16")) as model:
+        for n_ubatch in (8, 31, 32, 100, 151):
+            options: dict[str, Any] = {"n_ctx": 256, "type_k": "f32", "type_v": "f32", "n_threads": 2}
+            with Session(model, n_ubatch=n_ubatch, n_outputs=n_ubatch, **options) as session:
+                session.eval(TOKENS, n_outputs=len(TOKENS))
+                logits[n_ubatch] = session.logits()
+    for n_ubatch, found in logits.items():
+        print(n_ubatch, np.abs(found - logits[8]).max() / logits[8].std())
+        assert np.abs(found - logits[8]).max() < 0.03 * logits[8].std(), f"{n_ubatch} columns"

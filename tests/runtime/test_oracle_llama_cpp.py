@@ -76,7 +76,7 @@ def test_our_file_in_llama_cpp(shape: str, file_type: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("file_type", ["Q4_K_M", "Q8_0"])
 def test_the_divergence_from_f32_is_not_above_llama_cpps(file_type: str, tmp_path: Path) -> None:
-    """Of the same file of a trained model, on text; paired by token, up to two standard errors of the difference."""
+    """Of the same file of a trained model, on text; paired by token, up to three standard errors of the difference."""
     text = (oracles.ROOT / "README.md").read_text(encoding="utf-8")
     tokens = np.array(Tokenizer.from_gguf(embedded.path("F32")).encode(text, add_special=True)[:2000], np.int32)
     exact = ours(embedded.path("F32"), tokens, n_greedy=0)[0]
@@ -85,7 +85,7 @@ def test_the_divergence_from_f32_is_not_above_llama_cpps(file_type: str, tmp_pat
     difference = our_kl - their_kl
     print(f"{file_type}: {our_kl.mean():.3e} here, {their_kl.mean():.3e} there, ", end="")
     print(f"difference {difference.mean():.1e} +- {difference.std() / np.sqrt(len(difference)):.1e}")
-    assert difference.mean() < 2 * difference.std() / np.sqrt(len(difference))
+    assert difference.mean() < 3 * difference.std() / np.sqrt(len(difference))
     assert difference.std() < their_kl.std()  # else the error of the mean would hide anything
 
 

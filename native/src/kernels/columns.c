@@ -100,7 +100,17 @@ static void round_columns(struct ggml_tensor * dst, int ith, int nth, void * use
     }
 }
 
-/* The same without rounding. */
+/* To nearest even. NaN stays NaN: its sign and the upper bits of what it carries, one of which is set. */
+static float to_bf16(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof(bits));
+    bits = (bits & INT32_MAX) > 0x7f800000 ? bits | 0x00400000 : bits + 0x7fff + (bits >> 16 & 1);
+    bits &= 0xffff0000;
+    memcpy(&x, &bits, sizeof(x));
+    return x;
+}
+
+/* The same in bfloat16. */
 static void transpose_columns(struct ggml_tensor * dst, int ith, int nth, void * user_data) {
     (void) user_data;
     const struct ggml_tensor * x        = dst->src[0];
@@ -118,7 +128,7 @@ static void transpose_columns(struct ggml_tensor * dst, int ith, int nth, void *
         for (int64_t c = 0; c < n; c++) {
             const float * in = (const float *) ((const char *) x->data + (size_t) (first + c) * x->nb[1]) + b * BLOCK;
             for (int64_t k = 0; k < BLOCK; k++) {
-                to[k * n + c] = in[k];
+                to[k * n + c] = to_bf16(in[k]);
             }
         }
     }

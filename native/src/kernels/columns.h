@@ -1,5 +1,5 @@
-/* The other side of our products: activations laid out once for all matrices that multiply them, and for quantized ones
- * rounded to 8 bits.
+/* The other side of our products: activations rounded once for all matrices that multiply them, to 8 bits where these
+ * are quantized.
  *
  * They are cut into super-blocks of 256 elements. The first super-blocks of all columns come first, in groups of
  * COMMANDR_GROUP columns, the last group with the rest. A group holds, each time for its n columns side by side
@@ -11,7 +11,8 @@
  *     int16_t pairs[4][n][2] the sum of 32 q each, for formats whose weights are scale * q - min
  *     float   d[8][n]        for 32 q each: 8 different ones when rounding is fine, else all the same
  *
- * For weights of 16 bits there is no rounding: a group holds float x[256][n].
+ * For weights in bfloat16 they are rounded to that, as for ggml's product, which computes smaller batches: a group holds
+ * float x[256][n].
  */
 #ifndef COMMANDR_SRC_KERNELS_COLUMNS_H
 #define COMMANDR_SRC_KERNELS_COLUMNS_H
@@ -33,7 +34,7 @@ enum {
 typedef enum commandr_rounding {
     COMMANDR_COARSE, /* 256 elements share a scale */
     COMMANDR_FINE,   /* 32 do */
-    COMMANDR_FLOATS  /* none */
+    COMMANDR_FLOATS  /* each has its own, as a bfloat16 */
 } commandr_rounding;
 
 /* A counter from which threads draw pieces of one product; rounding sets them all to 0. */

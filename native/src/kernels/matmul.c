@@ -12,7 +12,7 @@ enum {
     TOGETHER = 4,  /* tiles down the matrix computed together, each column of a panel being read once for all */
     DRAW     = 16, /* tiles that a thread takes at a time when there are several columns */
     PANEL    = 32, /* columns computed together: at one super-block they, the tiles and the sums fit a level-1 cache */
-    WIDE_PANEL          = 128,      /* the same for weights of 16 bits, whose tiles are unpacked anew for each panel */
+    WIDE_PANEL          = 128, /* columns in a panel for weights of 16 bits, whose tiles are unpacked anew for each */
     AHEAD               = 16 << 10, /* bytes between weights that are read and those that are fetched meanwhile */
     FEW_COLS            = 16,       /* up to here weights are read once, tile after tile as they lie in memory */
     MIN_COLS            = 2,        /* packing weights anew in each product costs more than ggml needs for one column */
@@ -43,7 +43,7 @@ static void multiply_panel(const product * m, int64_t first, int64_t n_tiles, in
     const int64_t              tile_size = (int64_t) commandr_tile_size(w->type);
     const int64_t              n_blocks  = w->ne[0] / BLOCK;
     float                      sums[TOGETHER][WIDE_PANEL][LANES];
-    uint8_t                    packed[COMMANDR_MAX_TILE];
+    _Alignas(64) uint8_t       packed[COMMANDR_MAX_TILE];
     for (int64_t i = 0; i < n_tiles; i++) {
         memset(sums[i], 0, (size_t) n_cols * sizeof(sums[i][0]));
     }
@@ -150,7 +150,7 @@ bool commandr_matmul_wanted(const struct ggml_tensor * w, int64_t n_cols) {
 
 void commandr_matmul_all(struct ggml_context * ctx, struct ggml_tensor * const * w, int n, commandr_columns * x,
                          struct ggml_tensor ** results) {
-    GGML_ASSERT(x->n_readers < COMMANDR_MAX_READERS && n < GGML_MAX_SRC);
+    GGML_ASSERT(x->n_readers < COMMANDR_MAX_READERS && n + 1 < GGML_MAX_SRC);
     struct ggml_tensor * args[GGML_MAX_SRC] = { x->data };
     int64_t              n_out              = 0;
     for (int i = 0; i < n; i++) {

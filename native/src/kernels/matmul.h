@@ -3,7 +3,8 @@
  * ggml computes a batch of 2 to 16 columns, as drafts need it, for several times the price of one, and a row's result
  * depends on how many others are in the batch. Here weights are unpacked in registers and multiplied with up to 8
  * columns, each column by the same operations in the same order whatever the others: a token's logits do not depend on
- * what it is computed with. (From 32 columns on AMX rounds otherwise, see amx.h.) */
+ * what it is computed with. (From 32 columns on AMX rounds otherwise, see amx.h,
+ * and products with bfloat16 weights are ours instead of ggml's: the same but for the order of the sums.) */
 #ifndef COMMANDR_SRC_KERNELS_MATMUL_H
 #define COMMANDR_SRC_KERNELS_MATMUL_H
 
@@ -27,7 +28,7 @@ commandr_rounding commandr_matmul_rounding(enum ggml_type type);
  * products for each. Result: F32 [n_out, x->n]. */
 struct ggml_tensor * commandr_matmul(struct ggml_context * ctx, struct ggml_tensor * w, commandr_columns * x);
 
-/* The same for n matrices (fewer than GGML_MAX_SRC), which may differ in n_out and type, as one operation: one reader
+/* The same for n matrices (at most GGML_MAX_SRC - 2), which may differ in n_out and type, as one operation: one reader
  * of x, and no thread waits for another between two matrices. results[i]: F32 [n_out of w[i], x->n], contiguous. */
 void commandr_matmul_all(struct ggml_context * ctx, struct ggml_tensor * const * w, int n, commandr_columns * x,
                          struct ggml_tensor ** results);

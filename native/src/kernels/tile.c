@@ -336,7 +336,7 @@ COMMANDR_INLINE void multiply(enum ggml_type type, const uint8_t * tile, const i
     }
 }
 
-/* ---- bfloat16, with columns that are not rounded ----
+/* ---- bfloat16, with columns in bfloat16 as floats ----
  *
  * Where processors multiply bfloat16 themselves, as those with long vectors and ARM's do, ggml's product is faster. */
 #if defined(LANES_AVX2) || defined(LANES_AVXVNNI) || defined(LANES_PORTABLE)
