@@ -32,7 +32,8 @@ def compute_bytes(session: Session) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("n_held", "n_ubatch", "flash_attn"), [(1000, 16, False), (1000, 33, None), (1000, 64, False), (6000, 64, None), (6000, 100, None)]
+    ("n_held", "n_ubatch", "flash_attn"),
+    [(1000, 16, False), (1000, 33, None), (1000, 64, False), (6000, 64, None), (6000, 100, None)],
 )
 def test_they_do_not_grow_with_the_context(path: Path, n_held: int, n_ubatch: int, flash_attn: bool | None) -> None:
     options: dict[str, Any] = {"n_ctx": n_held + 100, "n_ubatch": n_ubatch, "n_threads": 2}

@@ -287,7 +287,8 @@ def test_a_drafter_at_work_learns_that_the_generation_is_cancelled(model: Comman
             answers.append(go_on(2, 2))
 
     model.session.seq_rm(0)
-    stream = generate(model.session, model.tokenizer, PROMPT, max_tokens=9, sampling=GREEDY, drafter=Slow(), stream=True)
+    options: dict[str, Any] = {"max_tokens": 9, "sampling": GREEDY, "stream": True}
+    stream = generate(model.session, model.tokenizer, PROMPT, drafter=Slow(), **options)
     assert stream.finish().finish_reason == "cancelled"
     assert answers == [True, False]
 

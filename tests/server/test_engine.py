@@ -117,7 +117,7 @@ def test_a_reply_alone_is_drafted_and_one_beside_others_is_not(model: CommandR) 
 
 def test_the_prompt_of_a_newcomer_does_not_hold_up_a_reply(model: CommandR) -> None:
     engine = Engine(model, n_prefill=32)
-    engine._budget = PrefillBudget(32, n_least=16)
+    engine._evaluation._budget = PrefillBudget(32, n_least=16)
     running = Asked(engine, text(model, "The harbor", 300))
     while not running.outputs:
         engine._step()
