@@ -10,6 +10,7 @@ import pytest
 from commandr_gguf import CommandR
 from commandr_gguf.demo import showcase
 from server.browser import Page
+from server.openai_asking import TABLE, function
 from server.serving import Running, running, wait_until
 
 HELLO = "Hello, who are you?"
@@ -103,24 +104,7 @@ def test_a_reply_is_written_again(page: Page) -> None:
 
 
 def test_tool_calls_are_shown_and_their_results_sent(page: Page) -> None:
-    tools = [
-        {
-            "type": "function",
-            "function": {
-                "name": "book_table",
-                "description": "Books a table.",
-                "parameters": {
-                    "type": "object",
-                    "properties": {
-                        "people": {"type": "integer", "description": "How many people come."},
-                        "name": {"type": "string", "description": "The name of a person."},
-                    },
-                    "required": ["people", "name"],
-                },
-            },
-        }
-    ]
-    page.set(temperature="0", tools=json.dumps(tools))
+    page.set(temperature="0", tools=json.dumps([function(TABLE)]))
     page.ask(showcase.TOOL_QUESTION)
     assert page.texts(".call-head") == ["book_table"]
     assert list(zip(page.texts(".call dt"), page.texts(".call dd"), strict=True)) == [

@@ -11,6 +11,7 @@ from commandr_gguf import CommandR
 from commandr_gguf.demo import showcase
 from commandr_gguf.server import reading
 from server.browser import Page
+from server.openai_asking import TABLE, function
 from server.serving import running
 
 HELLO = "Hello, who are you?"
@@ -71,22 +72,7 @@ def test_a_question_after_one_that_got_no_answer_is_answered(page: Page) -> None
 
 
 def test_a_question_instead_of_tool_results_is_answered(page: Page) -> None:
-    tool = {
-        "type": "function",
-        "function": {
-            "name": "book_table",
-            "description": "Books a table.",
-            "parameters": {
-                "type": "object",
-                "properties": {
-                    "people": {"type": "integer", "description": "How many people come."},
-                    "name": {"type": "string", "description": "The name of a person."},
-                },
-                "required": ["people", "name"],
-            },
-        },
-    }
-    page.set(temperature="0", tools=json.dumps([tool]))
+    page.set(temperature="0", tools=json.dumps([function(TABLE)]))
     page.ask(showcase.TOOL_QUESTION)
     assert page.texts(".call-head") == ["book_table"]
     page.set(tools="")
