@@ -20,7 +20,7 @@ _LEAST_PART = 4
 
 
 class Evaluation:
-    """Evaluates the next token of each reply that is being written, and of prompts as much as does not hold those up.
+    """Evaluates the next token of each reply that is being written, and of prompts as much as the budget allows.
 
     Args:
         model: of the engine.

@@ -70,5 +70,4 @@ def test_batches_of_a_bfloat16_file_of_any_size_give_much_the_same() -> None:
                 session.eval(TOKENS, n_outputs=len(TOKENS))
                 logits[n_ubatch] = session.logits()
     for n_ubatch, found in logits.items():
-        print(n_ubatch, np.abs(found - logits[8]).max() / logits[8].std())
         assert np.abs(found - logits[8]).max() < 0.03 * logits[8].std(), f"{n_ubatch} columns"

@@ -16,7 +16,7 @@ enum {
     AHEAD               = 16 << 10, /* bytes between weights that are read and those that are fetched meanwhile */
     FEW_COLS            = 16,       /* up to here weights are read once, tile after tile as they lie in memory */
     MIN_COLS            = 2,        /* packing weights anew in each product costs more than ggml needs for one column */
-    MIN_COLS_OF_16_BITS = 32        /* ggml multiplies such weights faster */
+    MIN_COLS_OF_16_BITS = 32        /* ggml multiplies fewer columns with such weights faster */
 };
 
 /* Asks for n bytes to be in the level-2 cache soon. They may lie behind the end of a tensor. */
