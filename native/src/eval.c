@@ -37,14 +37,13 @@ static commandr_status fill_batch(commandr_session * s, progress * items, int32_
         }
     }
     for (int which = 0; which < 2; which++) {
-        commandr_kv_cache * cache = &s->caches[which];
-        if (cache->size > 0 && !commandr_kv_cache_find(cache, next_pos, s->n_batch, s->batch_cells[which])) {
-            return commandr_fail(COMMANDR_ERROR_CONTEXT, "the KV cache has no room for %" PRId64 " tokens", s->n_batch);
-        }
-    }
-    for (int which = 0; which < 2; which++) {
         for (int64_t t = 0; t < s->n_batch && s->caches[which].size > 0; t++) {
-            commandr_kv_cache_take(&s->caches[which], s->batch_cells[which][t], s->batch_seq[t], s->batch_pos[t]);
+            const int64_t cell = commandr_kv_cache_take(&s->caches[which], next_pos, s->batch_seq[t], s->batch_pos[t]);
+            if (cell < 0) {
+                return commandr_fail(COMMANDR_ERROR_CONTEXT, "the KV cache has no room for %" PRId64 " tokens",
+                                     s->n_batch);
+            }
+            s->batch_cells[which][t] = cell;
         }
     }
     return COMMANDR_OK;

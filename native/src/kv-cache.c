@@ -1,12 +1,14 @@
 #include "kv-cache.h"
 
 #include "error.h"
+#include "kernels/attention-tile.h"
 #include "log.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define PAD 256
+#define PAD   256
+#define BLOCK COMMANDR_BLOCK_CELLS
 
 int64_t commandr_kv_pad(int64_t n_cells) {
     return (n_cells + PAD - 1) / PAD * PAD;
@@ -97,6 +99,9 @@ commandr_status commandr_kv_cache_init(commandr_kv_cache * cache, const commandr
     for (int64_t c = 0; c < size && status == COMMANDR_OK; c++) {
         cache->pos[c] = -1;
     }
+    for (int32_t i = 0; i < COMMANDR_MAX_SEQS; i++) {
+        cache->last[i] = -1;
+    }
     free(devs);
     if (status != COMMANDR_OK) {
         commandr_kv_cache_free(cache);
@@ -133,61 +138,89 @@ static bool expired(const commandr_kv_cache * cache, int64_t cell, const int64_t
     return true;
 }
 
-bool commandr_kv_cache_find(commandr_kv_cache * cache, const int64_t * next_pos, int64_t n, int64_t * cells) {
-    if (cache->size - cache->n_used >= n) {
-        int64_t found = 0;
-        int64_t cell  = cache->head;
-        for (int64_t i = 0; i < cache->size && found < n; i++, cell++) {
-            cell = cell >= cache->size ? 0 : cell;
-            if (cache->seqs[cell] == 0) {
-                cells[found++] = cell;
-            }
-        }
-        return true;
-    }
-    if (cache->n_window == 0) {
-        return false;
-    }
-    int64_t found = 0;
-    int64_t cell  = cache->head;
-    for (int64_t i = 0; i < cache->size && found < n; i++, cell++) {
-        cell = cell >= cache->size ? 0 : cell;
-        if (cache->seqs[cell] == 0 || expired(cache, cell, next_pos)) {
-            cells[found++] = cell;
-        }
-    }
-    return found == n;
+static bool is_free(const commandr_kv_cache * cache, int64_t cell, const int64_t * next_pos) {
+    (void) next_pos;
+    return cache->seqs[cell] == 0;
 }
 
-void commandr_kv_cache_take(commandr_kv_cache * cache, int64_t cell, int32_t seq_id, int64_t pos) {
+/* Free, or worth nothing to anybody. */
+static bool is_usable(const commandr_kv_cache * cache, int64_t cell, const int64_t * next_pos) {
+    return cache->seqs[cell] == 0 || (cache->n_window > 0 && expired(cache, cell, next_pos));
+}
+
+/* The first cell of the first block whose cells all are; -1 when there is none. */
+static int64_t find_block(const commandr_kv_cache * cache, const int64_t * next_pos,
+                          bool (*is)(const commandr_kv_cache *, int64_t, const int64_t *)) {
+    for (int64_t first = 0; first < cache->size; first += BLOCK) { /* low ones first: graphs reach up to n_seen */
+        int64_t cell = first;
+        while (cell < first + BLOCK && cell < cache->size && is(cache, cell, next_pos)) {
+            cell++;
+        }
+        if (cell == first + BLOCK || cell == cache->size) {
+            return first;
+        }
+    }
+    return -1;
+}
+
+static int64_t find_cell(const commandr_kv_cache * cache, const int64_t * next_pos, int32_t seq_id) {
+    const int64_t next = cache->last[seq_id] + 1;
+    if (next % BLOCK != 0 && next < cache->size && is_usable(cache, next, next_pos)) {
+        return next;
+    }
+    int64_t block = find_block(cache, next_pos, is_free);
+    if (block < 0 && cache->n_window > 0) {
+        block = find_block(cache, next_pos, is_usable);
+    }
+    if (block >= 0) {
+        return block;
+    }
+    for (int64_t cell = 0; cell < cache->size; cell++) {
+        if (is_usable(cache, cell, next_pos)) {
+            return cell;
+        }
+    }
+    return -1;
+}
+
+int64_t commandr_kv_cache_take(commandr_kv_cache * cache, const int64_t * next_pos, int32_t seq_id, int64_t pos) {
+    const int64_t cell = find_cell(cache, next_pos, seq_id);
+    if (cell < 0) {
+        return -1;
+    }
     cache->n_used += cache->seqs[cell] == 0;
-    cache->seqs[cell] = (uint64_t) 1 << seq_id;
-    cache->pos[cell]  = pos;
-    cache->head       = cell + 1 == cache->size ? 0 : cell + 1;
-    cache->n_seen     = cell + 1 > cache->n_seen ? cell + 1 : cache->n_seen;
+    cache->seqs[cell]   = (uint64_t) 1 << seq_id;
+    cache->pos[cell]    = pos;
+    cache->last[seq_id] = cell;
+    cache->n_seen       = cell + 1 > cache->n_seen ? cell + 1 : cache->n_seen;
+    return cell;
 }
 
 void commandr_kv_cache_seq_rm(commandr_kv_cache * cache, int32_t seq_id, int64_t pos) {
     const uint64_t bit    = (uint64_t) 1 << seq_id;
     int64_t        n_seen = 0;
+    int64_t        last   = -1;
     for (int64_t c = 0; c < cache->n_seen; c++) {
         if ((cache->seqs[c] & bit) && cache->pos[c] >= pos) {
             cache->seqs[c] &= ~bit;
             if (cache->seqs[c] == 0) {
                 cache->pos[c] = -1;
                 cache->n_used--;
-                cache->head = c < cache->head ? c : cache->head; /* fill gaps first: graphs reach up to n_seen */
             }
+        } else if ((cache->seqs[c] & bit) && (last < 0 || cache->pos[c] > cache->pos[last])) {
+            last = c;
         }
         n_seen = cache->seqs[c] ? c + 1 : n_seen;
     }
-    cache->n_seen = n_seen;
+    cache->n_seen       = n_seen;
+    cache->last[seq_id] = last;
 }
 
 void commandr_kv_cache_seq_cp(commandr_kv_cache * cache, int32_t src, int32_t dst) {
     for (int64_t c = 0; c < cache->n_seen; c++) {
         cache->seqs[c] |= (cache->seqs[c] >> src & 1) << dst;
     }
+    cache->last[dst] = cache->last[src];
 }
 
 /* Whether the sequence's positions first..end-1 all have cells. */

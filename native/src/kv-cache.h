@@ -4,6 +4,9 @@
  * belongs to a position and to any number of sequences; sequences that share a prefix share its cells. Cells need not
  * be in order: a graph writes rows by index and the mask says who sees whom.
  *
+ * Each sequence fills blocks of cells of its own as long as there are free ones: attention skips a block of which a
+ * token sees nothing, so that a token's time depends on its own sequence's length and not on how many others there are.
+ *
  * In a window cache a cell may be taken over once every sequence in it is past seeing it by WINDOW_SLACK positions; so
  * the cache stays small, and a sequence can be shortened by up to WINDOW_SLACK tokens and go on. */
 #ifndef COMMANDR_SRC_KV_CACHE_H
@@ -15,13 +18,13 @@
 #define COMMANDR_WINDOW_SLACK 64
 
 typedef struct commandr_kv_cache {
-    int64_t                 size;     /* cells */
-    int64_t                 n_window; /* 0: every position sees all before it */
-    int64_t *               pos;      /* [size], -1: free */
-    uint64_t *              seqs;     /* [size], bit per sequence; 0: free */
-    int64_t                 n_used;   /* cells with a sequence */
-    int64_t                 n_seen;   /* cells below this index may be in use, none above */
-    int64_t                 head;     /* where the search for free cells begins */
+    int64_t                 size;                    /* cells */
+    int64_t                 n_window;                /* 0: every position sees all before it */
+    int64_t *               pos;                     /* [size], -1: free */
+    uint64_t *              seqs;                    /* [size], bit per sequence; 0: free */
+    int64_t                 n_used;                  /* cells with a sequence */
+    int64_t                 n_seen;                  /* cells below this index may be in use, none above */
+    int64_t                 last[COMMANDR_MAX_SEQS]; /* the cell of each sequence's last position, -1: none */
     int64_t                 n_layer;
     struct ggml_tensor **   k;    /* [n_layer], each [n_embd_kv, size]; NULL for layers of the other kind */
     struct ggml_tensor **   v;    /* the same */
@@ -41,11 +44,9 @@ commandr_status commandr_kv_cache_init(commandr_kv_cache * cache, const commandr
                                        int64_t size, enum ggml_type type_k, enum ggml_type type_v);
 void            commandr_kv_cache_free(commandr_kv_cache * cache); /* a zeroed one is allowed */
 
-/* Finds n cells for new positions and writes their indices, without taking them. next_pos: [COMMANDR_MAX_SEQS], the
- * first position that each sequence has not computed yet. false when there are too few. */
-bool commandr_kv_cache_find(commandr_kv_cache * cache, const int64_t * next_pos, int64_t n, int64_t * cells);
-
-void commandr_kv_cache_take(commandr_kv_cache * cache, int64_t cell, int32_t seq_id, int64_t pos);
+/* Takes a cell for a sequence's next position: a free one, or in a window cache one that may be taken over. next_pos:
+ * [COMMANDR_MAX_SEQS], the first position that each sequence has not computed yet. -1 when there is none. */
+int64_t commandr_kv_cache_take(commandr_kv_cache * cache, const int64_t * next_pos, int32_t seq_id, int64_t pos);
 
 /* Forgets positions >= pos of a sequence. */
 void commandr_kv_cache_seq_rm(commandr_kv_cache * cache, int32_t seq_id, int64_t pos);

@@ -319,15 +319,16 @@ static commandr_status take_cells(commandr_session * s, int32_t seq_id, const st
         next_pos[i] = s->seqs[i].n;
     }
     for (int which = 0; which < 2; which++) {
-        commandr_kv_cache * cache = &s->caches[which];
-        if (cache->size > 0 && !commandr_kv_cache_find(cache, next_pos, n_rows[which], cells[which])) {
-            return commandr_fail(COMMANDR_ERROR_CONTEXT,
-                                 "%" PRId64 " tokens do not fit beside what the other sequences hold", h->n_tokens);
-        }
-    }
-    for (int which = 0; which < 2; which++) {
         for (int64_t i = 0; i < n_rows[which] && s->caches[which].size > 0; i++) {
-            commandr_kv_cache_take(&s->caches[which], cells[which][i], seq_id, i + (which ? h->window_first : 0));
+            const int64_t pos = i + (which ? h->window_first : 0);
+            cells[which][i]   = commandr_kv_cache_take(&s->caches[which], next_pos, seq_id, pos);
+            if (cells[which][i] < 0) {
+                for (int w = 0; w < 2; w++) {
+                    commandr_kv_cache_seq_rm(&s->caches[w], seq_id, 0);
+                }
+                return commandr_fail(COMMANDR_ERROR_CONTEXT,
+                                     "%" PRId64 " tokens do not fit beside what the other sequences hold", h->n_tokens);
+            }
         }
     }
     return COMMANDR_OK;

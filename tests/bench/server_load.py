@@ -59,6 +59,10 @@ class Load:
         tokenizer = Tokenizer.from_gguf(options.model)
         self._texts = Texts(tokenizer)
         self._no_end = {str(token): -100 for token in sorted(tokenizer.end_of_generation)}
+        # A token that is a part of a character gives no text, and its gap would be counted together with the next.
+        texts = ((token, tokenizer.decode([token])) for token in range(len(tokenizer)))
+        partial = (token for token, text in texts if not text or "\ufffd" in text or tokenizer.is_special(token))
+        self._only_text = self._no_end | {str(token): -100 for token in partial}
 
     def measure(self, row: str, number: int, server: Server, port: int) -> dict[str, Any]:
         """One row of one round."""
@@ -83,7 +87,8 @@ class Load:
 
     def _measure_newcomer(self, n: int, number: int, port: int) -> dict[str, Any]:
         prompts = [self._prompt(f"newcomer {n}", number, i) for i in range(n)]
-        bodies = [self._body(prompt, SPARE + self._options.newcomer - 2 * self._options.prompt) for prompt in prompts]
+        n_tokens = SPARE + self._options.newcomer - 2 * self._options.prompt
+        bodies = [self._body(prompt, n_tokens) | {"logit_bias": self._only_text} for prompt in prompts]
         newcomer = self._body(self._texts.text(self._options.newcomer, f"{number} newcomer {n}"), 1)
         streams, late = asyncio.run(run_newcomer(bodies, newcomer, port, n_quiet=QUIET))
         begin, end = late.sent, late.times()[0]

@@ -145,17 +145,36 @@ PART uint8_t seen_by(const commandr_attention_tile * t, int64_t r, int64_t first
     return t->sees[first / BLOCK * t->n_tokens + t->token[r]];
 }
 
-/* Turns a block's scores of rows lo..hi-1 into weights. */
-PART void weigh_block(commandr_attention_tile * t, int64_t lo, int64_t hi, int64_t first, int64_t end, f32v * sums) {
-    const int64_t n = end - first < BLOCK ? end - first : BLOCK;
-    for (int64_t r = lo; r < hi; r++) {
-        float *       w    = t->weights[r];
-        const uint8_t seen = seen_by(t, r, first);
-        if (seen == COMMANDR_SEES_NONE) {
-            memset(w, 0, sizeof(t->weights[r]));
+/* The runs of rows lo..hi-1 that see some of a block. Rows of other sequences than the block's see nothing of it, and
+ * are most of those that many replies at once have. */
+typedef struct seeing_rows {
+    int64_t n;
+    struct {
+        int64_t lo, hi;
+    } runs[COMMANDR_ATTENTION_ROWS / 2 + 1];
+} seeing_rows;
+
+/* Of rows 0..n_rows-1. */
+PART void find_seeing(const commandr_attention_tile * t, int64_t n_rows, int64_t first, seeing_rows * seeing) {
+    seeing->n = 0;
+    for (int64_t r = 0; r < n_rows; r++) {
+        if (seen_by(t, r, first) == COMMANDR_SEES_NONE) {
             continue;
         }
-        weigh(t, r, seen == COMMANDR_SEES_ALL ? check_scores(w) : hide_cells(t->mask[r] + first, n, w), w, &sums[r]);
+        if (seeing->n == 0 || seeing->runs[seeing->n - 1].hi < r) {
+            seeing->runs[seeing->n++].lo = r;
+        }
+        seeing->runs[seeing->n - 1].hi = r + 1;
+    }
+}
+
+/* Turns a block's scores of rows lo..hi-1, which see some of it, into weights. */
+PART void weigh_rows(commandr_attention_tile * t, int64_t lo, int64_t hi, int64_t first, int64_t end, f32v * sums) {
+    const int64_t n = end - first < BLOCK ? end - first : BLOCK;
+    for (int64_t r = lo; r < hi; r++) {
+        float *    w        = t->weights[r];
+        const bool sees_all = seen_by(t, r, first) == COMMANDR_SEES_ALL;
+        weigh(t, r, sees_all ? check_scores(w) : hide_cells(t->mask[r] + first, n, w), w, &sums[r]);
     }
 }
 

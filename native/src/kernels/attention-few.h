@@ -22,25 +22,32 @@ PART cells_at find_cells(const struct ggml_tensor * cache, int64_t head, int64_t
     return (cells_at) { (const char *) rows, (size_t) dim_pad * sizeof(float), false };
 }
 
-/* The scores of n_rows rows with 4 cells; halves, a constant: k.halves. */
-PART void score_cells_at(bool halves, int64_t n_rows, cells_at k, const float * q, int64_t dim_pad, float * scores) {
-    int64_t r = 0;
-    for (; r + FEW_ROWS <= n_rows; r += FEW_ROWS) {
-        score_fours(FEW_ROWS, halves, q + r * dim_pad, k.at, k.stride, dim_pad, scores + r * BLOCK);
-    }
-    for (; r < n_rows; r++) {
-        score_fours(1, halves, q + r * dim_pad, k.at, k.stride, dim_pad, scores + r * BLOCK);
+/* The scores with 4 cells of the rows that see some of their block; halves, a constant: k.halves. */
+PART void score_cells_at(bool halves, const seeing_rows * seeing, cells_at k, const float * q, int64_t dim_pad,
+                         float * scores) {
+    for (int64_t i = 0; i < seeing->n; i++) {
+        int64_t       r  = seeing->runs[i].lo;
+        const int64_t hi = seeing->runs[i].hi;
+        for (; r + FEW_ROWS <= hi; r += FEW_ROWS) {
+            score_fours(FEW_ROWS, halves, q + r * dim_pad, k.at, k.stride, dim_pad, scores + r * BLOCK);
+        }
+        for (; r < hi; r++) {
+            score_fours(1, halves, q + r * dim_pad, k.at, k.stride, dim_pad, scores + r * BLOCK);
+        }
     }
 }
 
-PART void add_cells_at(bool halves, int64_t n_rows, cells_at v, const float * w, int64_t n, int64_t dim_pad,
+PART void add_cells_at(bool halves, const seeing_rows * seeing, cells_at v, const float * w, int64_t n, int64_t dim_pad,
                        float * acc) {
-    int64_t r = 0;
-    for (; r + FEW_ROWS <= n_rows; r += FEW_ROWS) {
-        add_values(FEW_ROWS, halves, w + r * BLOCK, v.at, v.stride, n, dim_pad, acc + r * dim_pad);
-    }
-    for (; r < n_rows; r++) {
-        add_values(1, halves, w + r * BLOCK, v.at, v.stride, n, dim_pad, acc + r * dim_pad);
+    for (int64_t i = 0; i < seeing->n; i++) {
+        int64_t       r  = seeing->runs[i].lo;
+        const int64_t hi = seeing->runs[i].hi;
+        for (; r + FEW_ROWS <= hi; r += FEW_ROWS) {
+            add_values(FEW_ROWS, halves, w + r * BLOCK, v.at, v.stride, n, dim_pad, acc + r * dim_pad);
+        }
+        for (; r < hi; r++) {
+            add_values(1, halves, w + r * BLOCK, v.at, v.stride, n, dim_pad, acc + r * dim_pad);
+        }
     }
 }
 
@@ -56,8 +63,9 @@ PART void fetch_cells(const struct ggml_tensor * cache, int64_t head, int64_t fi
     }
 }
 
-/* A block's scores of all rows: [n_rows][BLOCK] */
-PART void score_block(const commandr_attention_tile * t, int64_t first, int64_t end, float * rows, float * scores) {
+/* A block's scores: [n_rows][BLOCK], of the rows of each head that see some of it. */
+PART void score_block(const commandr_attention_tile * t, const seeing_rows * seeing, int64_t first, int64_t end,
+                      float * rows, float * scores) {
     const int64_t n_rows = t->n_rows / t->n_heads;
     for (int64_t cell = 0; cell < BLOCK && first + cell < end; cell += 4) {
         for (int64_t h = 0; h < t->n_heads; h++) {
@@ -65,16 +73,18 @@ PART void score_block(const commandr_attention_tile * t, int64_t first, int64_t 
             const float *  q = t->q + h * n_rows * t->dim_pad;
             fetch_cells(t->v, t->head + h, first + cell, 4);
             if (k.halves) {
-                score_cells_at(true, n_rows, k, q, t->dim_pad, scores + h * n_rows * BLOCK + cell);
+                score_cells_at(true, seeing, k, q, t->dim_pad, scores + h * n_rows * BLOCK + cell);
             } else {
-                score_cells_at(false, n_rows, k, q, t->dim_pad, scores + h * n_rows * BLOCK + cell);
+                score_cells_at(false, seeing, k, q, t->dim_pad, scores + h * n_rows * BLOCK + cell);
             }
         }
     }
 }
 
-/* Adds a block's weighted values to all rows. careful: some values may not be finite. w: [n_rows][BLOCK] */
-PART void add_block(commandr_attention_tile * t, int64_t first, int64_t end, bool careful, const float * w) {
+/* Adds a block's weighted values to the rows that see some of it. careful: some values may not be finite.
+ * w: [n_rows][BLOCK] */
+PART void add_block(commandr_attention_tile * t, const seeing_rows * seeing, int64_t first, int64_t end, bool careful,
+                    const float * w) {
     const int64_t n_rows = t->n_rows / t->n_heads;
     for (int64_t cell = 0; cell < BLOCK && first + cell < end; cell += FEW_CELLS) {
         for (int64_t h = 0; h < t->n_heads; h++, w += n_rows * BLOCK) {
@@ -82,16 +92,18 @@ PART void add_block(commandr_attention_tile * t, int64_t first, int64_t end, boo
             fetch_cells(t->k, t->head + h, first + BLOCK + cell, FEW_CELLS);
             if (careful) {
                 read_cells(t->v, t->head + h, first + cell, FEW_CELLS, end, t->dim_pad, t->rows);
-                for (int64_t r = 0; r < n_rows; r++) {
-                    add_special_values(w + r * BLOCK, t->rows, FEW_CELLS, t->dim_pad, acc + r * t->dim_pad);
+                for (int64_t i = 0; i < seeing->n; i++) {
+                    for (int64_t r = seeing->runs[i].lo; r < seeing->runs[i].hi; r++) {
+                        add_special_values(w + r * BLOCK, t->rows, FEW_CELLS, t->dim_pad, acc + r * t->dim_pad);
+                    }
                 }
                 continue;
             }
             const cells_at v = find_cells(t->v, t->head + h, first + cell, FEW_CELLS, end, t->dim_pad, t->rows);
             if (v.halves) {
-                add_cells_at(true, n_rows, v, w, FEW_CELLS, t->dim_pad, acc);
+                add_cells_at(true, seeing, v, w, FEW_CELLS, t->dim_pad, acc);
             } else {
-                add_cells_at(false, n_rows, v, w, FEW_CELLS, t->dim_pad, acc);
+                add_cells_at(false, seeing, v, w, FEW_CELLS, t->dim_pad, acc);
             }
         }
         w += FEW_CELLS - t->n_rows * BLOCK;
@@ -100,20 +112,23 @@ PART void add_block(commandr_attention_tile * t, int64_t first, int64_t end, boo
 
 TARGET
 static void attend_few(commandr_attention_tile * t, int64_t begin, int64_t end, bool careful) {
-    f32v sums[COMMANDR_ATTENTION_ROWS];
+    const int64_t n_rows = t->n_rows / t->n_heads;
+    f32v          sums[COMMANDR_ATTENTION_ROWS];
     memset(sums, 0, sizeof(sums));
     clear(t);
     for (int64_t first = begin; first < end; first += BLOCK) {
-        int64_t r = 0;
-        while (r < t->n_rows && seen_by(t, r, first) == COMMANDR_SEES_NONE) {
-            r++;
-        }
-        if (r == t->n_rows) {
+        seeing_rows seeing; /* of a head: all heads have the same tokens */
+        find_seeing(t, n_rows, first, &seeing);
+        if (seeing.n == 0) {
             continue;
         }
-        score_block(t, first, end, t->rows, t->weights[0]);
-        weigh_block(t, 0, t->n_rows, first, end, sums);
-        add_block(t, first, end, careful, t->weights[0]);
+        score_block(t, &seeing, first, end, t->rows, t->weights[0]);
+        for (int64_t h = 0; h < t->n_heads; h++) {
+            for (int64_t i = 0; i < seeing.n; i++) {
+                weigh_rows(t, h * n_rows + seeing.runs[i].lo, h * n_rows + seeing.runs[i].hi, first, end, sums);
+            }
+        }
+        add_block(t, &seeing, first, end, careful, t->weights[0]);
     }
     add_partial_sums(t, sums);
 }
