@@ -21,12 +21,15 @@ class PrefillBudget:
         n_most: tokens, when no reply is being written.
         n_least: tokens of a step with prompts, in any case; where measurements are mostly noise, they are all there is.
         slowdown: how many times as long as without prompts a step may take.
+        unnoticed: seconds that a step may take in any case: of a small model, whose replies come faster than anybody
+            reads, many tokens of prompts at once are worth more than even gaps.
     """
 
-    def __init__(self, n_most: int = 512, *, n_least: int = 4, slowdown: float = 2.2) -> None:
+    def __init__(self, n_most: int = 512, *, n_least: int = 4, slowdown: float = 1.9, unnoticed: float = 0.02) -> None:
         self._n_most = n_most
         self._n_least = min(n_least, n_most)
         self._slowdown = slowdown
+        self._unnoticed = unnoticed
         self._decode_seconds: defaultdict[int, deque[float]] = defaultdict(lambda: deque(maxlen=N_STEPS))
         """Of steps without prompts, by the number of replies."""
         self._token_seconds: deque[float] = deque(maxlen=N_PROMPT_STEPS)
@@ -51,7 +54,8 @@ class PrefillBudget:
         n_least = min(int(self._n_least * times), self._n_most)
         if not self._token_seconds:
             return n_least
-        seconds = (self._slowdown - 1) * times * self._alone(n_writing)
+        alone = self._alone(n_writing)
+        seconds = max((self._slowdown - 1) * times * alone, self._unnoticed - alone)
         n = int(seconds / max(statistics.median(self._token_seconds), 1e-9))
         return max(n_least, min(n, 2 * self._n_last, self._n_most))
 

@@ -111,3 +111,12 @@ def test_a_newcomer_with_a_long_prompt_holds_no_token_up_for_three_times_its_tim
     assert np.quantile(gaps, 0.99) <= 3 * statistics.median(quiet)
     alone = 8 * step_time(0, 512, 2048)
     assert sum(gaps) <= 2.7 * alone
+
+
+def test_steps_that_nobody_notices_take_what_fits_into_that_time() -> None:
+    budget = PrefillBudget(512, slowdown=1.9, unnoticed=0.02)
+    for _ in range(8):
+        budget.add(4, 0, 0.002)
+        n_tokens = budget.tokens(4)
+        budget.add(4, n_tokens, 0.002 + n_tokens * 0.0001)
+    assert budget.tokens(4) == pytest.approx(180, abs=1)
