@@ -47,7 +47,7 @@ from commandr_gguf.generate import Generation, GenerationStream, Piece, Timings,
 from commandr_gguf.gguf_file import GGUFFile, TensorInfo
 from commandr_gguf.hparams import HParams
 from commandr_gguf.log import enable_native_log
-from commandr_gguf.memory import default_n_ctx, kv_cache_bytes
+from commandr_gguf.memory import kv_cache_bytes
 from commandr_gguf.model import Model
 from commandr_gguf.quantize import dequantize_rows, quantize_rows
 from commandr_gguf.reading import read_documents
@@ -110,7 +110,6 @@ __all__ = [
     "UnsupportedError",
     "Usage",
     "allowed_mask",
-    "default_n_ctx",
     "default_n_threads",
     "dequantize_rows",
     "devices",

@@ -23,7 +23,6 @@ from commandr_gguf.demo.embedded import gguf_path
 from commandr_gguf.embedding import Pooling, embed_text
 from commandr_gguf.errors import ArgumentError, ClosedError, flag
 from commandr_gguf.generate import Generation, GenerationStream, generate
-from commandr_gguf.memory import default_n_ctx
 from commandr_gguf.model import Model
 from commandr_gguf.prefix_cache import PrefixCache
 from commandr_gguf.reply_stream import ReplyStream
@@ -52,8 +51,8 @@ class CommandR:
 
     Args:
         path: a GGUF file.
-        n_ctx: tokens that prompt and reply together may have. None takes as many as a KV cache of 2 GiB holds, but 4096
-            to 32768 and at most the model's context length; 0 takes the model's context length.
+        n_ctx: tokens that prompt and reply together may have; memory for them is taken as they come. None takes the
+            model's context length, or less where that would not fit now, see `Session`; 0 takes it in any case.
         n_gpu_layers, main_device, tensor_split, use_mmap, repack, cache_packed: see `Model`.
         n_batch, n_ubatch, n_threads, type_k, type_v, flash_attn: see `Session`.
         n_seq_max: how many prompts are kept, 1 to 64. None takes 4, or 2 of a model with a sliding window, where each
@@ -101,8 +100,6 @@ class CommandR:
                     progress=progress,
                 )
             )
-            if n_ctx is None:
-                n_ctx = default_n_ctx(self.model.hparams, type_k=type_k, type_v=type_v)
             self.tokenizer = Tokenizer.from_gguf(self.model.gguf)
             has_window = self.model.hparams.n_swa > 0
             sizes: dict[str, Any] = {"n_batch": n_batch, "n_ubatch": n_ubatch, "n_threads": n_threads}

@@ -40,7 +40,7 @@ class MemoryUse:
     device: str
     what: str
     """mapped (in place in the file), packed (for our products), packed-mapped (the same, in place in the file that
-    `cache_packed` keeps), repacked (for ggml's), weights, kv, compute, output."""
+    `cache_packed` keeps), repacked (for ggml's), weights, kv, kv-reserved (what that may grow by), compute, output."""
     size: int
     """Bytes."""
 

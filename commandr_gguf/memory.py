@@ -7,9 +7,6 @@ from commandr_gguf.errors import ArgumentError, check, int32, integer
 from commandr_gguf.hparams import HParams
 from commandr_gguf.quantize import type_find
 
-_STEP = 256  # contexts that differ by less have the same cache
-DEFAULT_CACHE_BYTES = 2 << 30
-DEFAULT_CONTEXT = (4096, 32768)
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
 
 
@@ -29,7 +26,7 @@ def kv_cache_bytes(
     type_k: str = "f16",
     type_v: str = "f16",
 ) -> int:
-    """Bytes of the KV cache of a session with these parameters."""
+    """Bytes of the KV cache of a session with these parameters, once all its cells have been in use."""
     params = lib.commandr_session_default_params()
     params.n_ctx = integer("n_ctx", n_ctx, 1)
     params.n_seq_max = int32("n_seq_max", n_seq_max)
@@ -39,11 +36,3 @@ def kv_cache_bytes(
     size = ffi.new("int64_t *")
     check(lib.commandr_session_kv_size(hparams.as_c(), params, size))
     return int(size[0])
-
-
-def default_n_ctx(hparams: HParams, *, type_k: str = "f16", type_v: str = "f16") -> int:
-    """The largest context whose cache fits in 2 GiB, but 4096 to 32768 tokens and at most the model's own."""
-    least, most = (min(n, hparams.n_ctx_train) for n in DEFAULT_CONTEXT)
-    candidates = range(least, most + 1, _STEP)
-    fitting = [n for n in candidates if kv_cache_bytes(hparams, n, type_k=type_k, type_v=type_v) <= DEFAULT_CACHE_BYTES]
-    return fitting[-1] if fitting else least

@@ -332,7 +332,7 @@ class PrefixCache:
         """Write a slot that holds the head and nothing else to the folder, unless it would not fit there anyway."""
         if self._store is None or self._session.seq_tokens(slot.seq_id) != head:
             return
-        kv_bytes = sum(use.size for use in self._session.memory() if use.what == "kv")
+        kv_bytes = sum(use.size for use in self._session.memory() if use.what in {"kv", "kv-reserved"})
         if kv_bytes * len(head) // max(self._session.n_ctx, 1) > self._store.max_bytes:
             return
         self._store.save(head, lambda path: self._session.save_state(path, slot.seq_id))

@@ -30,7 +30,9 @@ class Session(SessionHandle):
 
     Args:
         model: the weights.
-        n_ctx: KV cells, shared by all sequences; 0 = the model's context length, which may need much memory.
+        n_ctx: most KV cells, shared by all sequences. They get memory as they come into use. 0 = the model's context
+            length; None = that, but no more than fit now beside the weights: in half of the host's free memory and
+            three quarters of each GPU's, at least 4096.
         n_batch: most outputs of one evaluation, all items together.
         n_ubatch: most tokens in one graph.
         n_outputs: most outputs in one graph; 0 = 64.
@@ -88,8 +90,9 @@ class Session(SessionHandle):
 
         Raises:
             ContextFullError: the tokens do not fit in n_ctx.
+            OutOfMemoryError: there is no memory for their cells; the sequences are as they were.
             CancelledError: `cancel` was called or `progress` returned False.
-            ArgumentError, BackendError, OutOfMemoryError
+            ArgumentError, BackendError
         """
         outputs = (lib.COMMANDR_OUTPUT_LOGITS if logits else 0) | (lib.COMMANDR_OUTPUT_HIDDEN if hidden else 0)
         with self._use() as pointer:

@@ -23,6 +23,7 @@ from commandr_gguf.model import Model
 Progress = Callable[[int, int], object]
 """Called with the tokens computed and to compute; returning False cancels the evaluation."""
 
+_WHAT_FITS = -1
 _DEFAULT_N_OUTPUTS = 64
 _MAX_DRAFT_ROWS = 15
 """From 16 rows on, ggml's kernels round in another way than for one row, and more rows gain little."""
@@ -35,7 +36,7 @@ class SessionHandle:
         self,
         model: Model,
         *,
-        n_ctx: int = 0,
+        n_ctx: int | None = 0,
         n_batch: int = 2048,
         n_ubatch: int = 512,
         n_outputs: int = 0,
@@ -61,7 +62,7 @@ class SessionHandle:
         self._alive = threading.Lock()
         self._items: list[int] = []
         params = lib.commandr_session_default_params()
-        params.n_ctx = integer("n_ctx", n_ctx, 0)
+        params.n_ctx = _WHAT_FITS if n_ctx is None else integer("n_ctx", n_ctx, 0)
         params.n_batch = int32("n_batch", n_batch)
         params.n_ubatch = int32("n_ubatch", n_ubatch)
         params.n_outputs = int32("n_outputs", n_outputs)
@@ -136,7 +137,7 @@ class SessionHandle:
 
     @property
     def n_ctx(self) -> int:
-        """KV cells, shared by all sequences. Does not wait."""
+        """Most KV cells, shared by all sequences. Does not wait."""
         if self._pointer is None:
             raise ClosedError("the session was closed")
         return self._n_ctx
@@ -166,7 +167,10 @@ class SessionHandle:
         return sums, int(n_tokens[0])
 
     def memory(self) -> list[MemoryUse]:
-        """Bytes of cache and compute buffers by place."""
+        """Bytes of cache and compute buffers by place.
+
+        "kv" is what the cells that were in use so far have, "kv-reserved" what the others up to n_ctx would take.
+        """
         with self._use() as pointer:
             return memory_uses(lib.commandr_session_memory, pointer)
 

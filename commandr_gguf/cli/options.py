@@ -29,7 +29,7 @@ Ctx = Annotated[
         "-c",
         rich_help_panel=_MODEL,
         help="Tokens that prompt and replies may have; 0 = as many as the model was trained for. "
-        "Without it as many as a KV cache of 2 GiB holds, but 4096 to 32768.",
+        "Without it as many of those as fit in memory. Memory for them is taken as they come.",
         show_default=False,
     ),
 ]

@@ -90,6 +90,8 @@ def _props(state: State) -> dict[str, object]:
         "architecture": model.model.hparams.architecture,
         "n_ctx": model.n_ctx,
         "n_ctx_train": model.model.hparams.n_ctx_train,
+        "kv_bytes": state.engine.counts.kv_bytes,
+        "kv_bytes_limit": state.engine.counts.kv_bytes_limit,
         "n_vocab": model.model.hparams.n_vocab,
         "n_embd": model.model.hparams.n_embd,
         "parallel": state.engine.n_parallel,

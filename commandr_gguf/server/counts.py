@@ -37,6 +37,11 @@ class Counts:
     kv_used: int = 0
     """Cells."""
     kv_cells: int = 0
+    """At most."""
+    kv_bytes: int = 0
+    """What the cache has taken so far."""
+    kv_bytes_limit: int = 0
+    """What it takes with all cells in use."""
 
     def add_step(self, n_prompt: int, n_writing: int, seconds: float) -> None:
         """Count an evaluation of `n_prompt` tokens of prompts and for `n_writing` replies."""

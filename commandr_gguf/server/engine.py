@@ -45,6 +45,7 @@ class Engine:
         self.n_parallel = integer("n_parallel", n_parallel, 1, model.cache.n_sequences)
         self.n_queue = integer("n_queue", n_queue, 0)
         self.counts = Counts(kv_cells=model.session.n_ctx)
+        self._count_cache()
         self._roster = Roster(self.counts, n_parallel, n_queue)
         self._delivery = Delivery(self._roster, self.counts)
         n_prefill = integer("n_prefill", n_prefill, 1)
@@ -150,7 +151,13 @@ class Engine:
         self._side_work.step()
         self._evaluation.step()
         self._roster.count()
+        self._count_cache()
+
+    def _count_cache(self) -> None:
+        sizes = [(use.what, use.size) for use in self.model.session.memory()]
         self.counts.kv_used = self.counts.kv_cells - self.model.session.n_free
+        self.counts.kv_bytes = sum(size for what, size in sizes if what == "kv")
+        self.counts.kv_bytes_limit = sum(size for what, size in sizes if what in {"kv", "kv-reserved"})
 
     def _drop_cancelled(self) -> None:
         for job in self._roster.take_cancelled():

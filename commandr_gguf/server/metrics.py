@@ -23,8 +23,10 @@ class _EngineCollector(Collector):
         for name, text, value in (
             ("requests_waiting", "Requests in the queue.", counts.waiting),
             ("requests_active", "Requests that are computed.", counts.active),
-            ("kv_cells", "Cells of the KV cache.", counts.kv_cells),
+            ("kv_cells", "Most cells of the KV cache.", counts.kv_cells),
             ("kv_cells_used", "Cells in use, kept prompts included.", counts.kv_used),
+            ("kv_bytes", "Memory that the KV cache has taken so far.", counts.kv_bytes),
+            ("kv_bytes_limit", "Memory that the KV cache takes with all its cells in use.", counts.kv_bytes_limit),
             (
                 "prefill_tokens_per_second",
                 "Tokens of prompts, in steps with prompts alone.",

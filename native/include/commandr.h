@@ -128,7 +128,7 @@ int64_t commandr_model_max_masked(const commandr_model * model); /* an item's ma
 commandr_status commandr_model_set_tensor(commandr_model * model, const char * name, const void * data, int64_t size);
 
 /* Bytes by place: index 0.. until ARGUMENT. what: mapped (the file), packed (by us), packed-mapped (from the file of
- * cache_packed), repacked (by ggml), weights, kv, compute, output. */
+ * cache_packed), repacked (by ggml), weights, kv, kv-reserved (more, up to n_ctx cells), compute, output. */
 typedef struct commandr_memory_info {
     const char *device, *what;
     int64_t     size;
@@ -141,14 +141,14 @@ typedef struct commandr_session commandr_session;
  * about every 50 ms inside one that runs on the CPU. Return false to cancel what is left. */
 typedef bool (*commandr_eval_callback)(int64_t n_done, int64_t n_total, void * user_data);
 typedef struct commandr_session_params {
-    int64_t n_ctx;                   /* KV cells, shared by all sequences; 0 = the model's context length. [0] */
-    int32_t n_batch;                 /* most outputs of one evaluation, all items together. [2048] */
-    int32_t n_ubatch;                /* most tokens in one graph. [512] */
-    int32_t n_outputs;               /* most outputs in one graph, each n_vocab floats of compute buffer; 0 = 64. [0] */
-    int32_t n_seq_max;               /* sequences, 1..64. [1] */
-    int32_t n_threads;               /* CPU threads, at most 512; 0 = commandr_default_n_threads(). [0] */
-    int32_t type_k;                  /* ggml_type of the K cache: F32 F16 BF16 Q8_0 Q4_0. [F16] */
-    int32_t type_v;                  /* of the V cache; quantized needs flash attention. [F16] */
+    int64_t n_ctx;     /* most KV cells, shared by all sequences; 0 = the model's context length, -1 = what fits. [0] */
+    int32_t n_batch;   /* most outputs of one evaluation, all items together. [2048] */
+    int32_t n_ubatch;  /* most tokens in one graph. [512] */
+    int32_t n_outputs; /* most outputs in one graph, each n_vocab floats of compute buffer; 0 = 64. [0] */
+    int32_t n_seq_max; /* sequences, 1..64. [1] */
+    int32_t n_threads; /* CPU threads, at most 512; 0 = commandr_default_n_threads(). [0] */
+    int32_t type_k;    /* ggml_type of the K cache: F32 F16 BF16 Q8_0 Q4_0. [F16] */
+    int32_t type_v;    /* of the V cache; quantized needs flash attention. [F16] */
     int32_t flash_attn;              /* 1 on, 0 off, -1 where every device in use has it. [-1] */
     bool    imatrix;                 /* sum up squared inputs; one that is not finite fails with BACKEND. [false] */
     commandr_eval_callback progress; /* [NULL] */
@@ -164,13 +164,13 @@ typedef struct commandr_eval_item {
 #define COMMANDR_OUTPUT_LOGITS 1
 #define COMMANDR_OUTPUT_HIDDEN 2
 commandr_session_params commandr_session_default_params(void); /* the values in brackets above */
-/* Allocates the KV cache and the compute buffers of the largest graph. kv_size: bytes that the cache will take. */
+/* Allocates the compute buffers of the largest graph; the KV cache grows with the cells in use, up to kv_size bytes. */
 commandr_status commandr_session_init(commandr_model * model, commandr_session_params params, commandr_session ** out);
 commandr_status commandr_session_kv_size(const commandr_hparams * hp, commandr_session_params params, int64_t * size);
 void            commandr_session_free(commandr_session * session);
 /* Makes each item's sequence hold its tokens and computes the outputs asked for (COMMANDR_OUTPUT_*), all items in
- * common graphs. On failure no outputs are held. ARGUMENT and CONTEXT leave every sequence as it was; after CANCELLED,
- * BACKEND and MEMORY each sequence holds a prefix of its item, so the same call again goes on where this stopped. */
+ * common graphs. On failure no outputs are held. ARGUMENT and CONTEXT leave every sequence as it was; after MEMORY, too,
+ * or each holds a prefix of its item as after CANCELLED and BACKEND: the same call again goes on where this stopped. */
 commandr_status commandr_session_eval(commandr_session * session, const commandr_eval_item * items, int32_t n_items,
                                       int32_t outputs);
 /* Rows of the last evaluation, valid until the session changes; NULL when there is none.

@@ -86,12 +86,17 @@ static int64_t cells_kept(const commandr_session * s, const commandr_eval_item *
     return n;
 }
 
-static commandr_status check_room(const commandr_session * s, const commandr_eval_item * items, const int64_t * n_keep,
-                                  int32_t n_items) {
+static int64_t count_new(const commandr_eval_item * items, const int64_t * n_keep, int32_t n_items) {
     int64_t n_new = 0;
     for (int32_t i = 0; i < n_items; i++) {
         n_new += items[i].n_tokens - n_keep[i];
     }
+    return n_new;
+}
+
+static commandr_status check_room(const commandr_session * s, const commandr_eval_item * items, const int64_t * n_keep,
+                                  int32_t n_items) {
+    const int64_t n_new = count_new(items, n_keep, n_items);
     if (n_new <= commandr_session_n_free(s)) {
         return COMMANDR_OK;
     }
@@ -101,6 +106,18 @@ static commandr_status check_room(const commandr_session * s, const commandr_eva
                                      "%" PRId64 " new tokens do not fit beside what the other sequences hold in the "
                                      "context of %" PRId64 ": %" PRId64 " too many",
                                      n_new, s->params.n_ctx, over);
+}
+
+void commandr_eval_count_cells(const commandr_session * s, const commandr_eval_item * items, int32_t n_items,
+                               const int64_t * n_keep, int64_t n_cells[2]) {
+    const commandr_kv_cache * full  = &s->caches[COMMANDR_CACHE_FULL];
+    const int64_t             n_new = count_new(items, n_keep, n_items);
+    n_cells[COMMANDR_CACHE_FULL]    = full->n_used + n_new;
+    if (n_cells[COMMANDR_CACHE_FULL] > full->memory.n_held) { /* else what is given up before makes no difference */
+        n_cells[COMMANDR_CACHE_FULL] = cells_kept(s, items, n_keep, n_items) + n_new;
+    }
+    /* The window cache gives cells up on its way; it does so only when it has all of its own. */
+    n_cells[COMMANDR_CACHE_WINDOW] = s->caches[COMMANDR_CACHE_WINDOW].n_used + n_new;
 }
 
 commandr_status commandr_eval_check(const commandr_session * s, const commandr_eval_item * items, int32_t n_items,

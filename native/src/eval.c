@@ -155,6 +155,11 @@ commandr_status commandr_session_eval(commandr_session * s, const commandr_eval_
     if (status == COMMANDR_OK) {
         status = make_room(s, items, n_items, outputs);
     }
+    if (status == COMMANDR_OK) { /* all at once: a long prompt fails before it is computed, if it fails */
+        int64_t n_cells[2];
+        commandr_eval_count_cells(s, items, n_items, n_keep, n_cells);
+        status = commandr_session_hold(s, n_cells, n_items);
+    }
     if (status != COMMANDR_OK) {
         return status;
     }

@@ -146,8 +146,8 @@ static struct ggml_tensor * attend(builder * b, int64_t il, int which, struct gg
     struct ggml_context *     ctx   = b->ctx;
     const commandr_kv_cache * cache = &b->caches[which];
     struct ggml_tensor *      mask  = b->graph.mask[which];
-    struct ggml_tensor *      k     = cached(b, cache->k[il], b->shape->n_kv[which]);
-    struct ggml_tensor *      v     = cached(b, cache->v[il], b->shape->n_kv[which]);
+    struct ggml_tensor *      k     = cached(b, cache->memory.layers[il].k, b->shape->n_kv[which]);
+    struct ggml_tensor *      v     = cached(b, cache->memory.layers[il].v, b->shape->n_kv[which]);
     const float               scale = 1.0f / sqrtf((float) b->hp->head_dim);
     const int64_t             n_out = b->hp->n_head * b->hp->head_dim;
 
@@ -175,12 +175,12 @@ static struct ggml_tensor * attend(builder * b, int64_t il, int which, struct gg
 
 /* Puts the tokens' keys and values into their cells. k, v: head_dim * n_head_kv elements for each token */
 static void store(builder * b, int64_t il, int which, struct ggml_tensor * k, struct ggml_tensor * v) {
-    const commandr_kv_cache * cache = &b->caches[which];
-    const int64_t             n     = b->hp->head_dim * b->hp->n_head_kv;
-    k                               = ggml_reshape_2d(b->ctx, k, n, b->shape->n_tokens);
-    v                               = ggml_reshape_2d(b->ctx, v, n, b->shape->n_tokens);
-    ggml_build_forward_expand(b->graph.cgraph, ggml_set_rows(b->ctx, cache->k[il], k, b->graph.cells[which]));
-    ggml_build_forward_expand(b->graph.cgraph, ggml_set_rows(b->ctx, cache->v[il], v, b->graph.cells[which]));
+    const commandr_kv_layer * rows = &b->caches[which].memory.layers[il];
+    const int64_t             n    = b->hp->head_dim * b->hp->n_head_kv;
+    k                              = ggml_reshape_2d(b->ctx, k, n, b->shape->n_tokens);
+    v                              = ggml_reshape_2d(b->ctx, v, n, b->shape->n_tokens);
+    ggml_build_forward_expand(b->graph.cgraph, ggml_set_rows(b->ctx, rows->k, k, b->graph.cells[which]));
+    ggml_build_forward_expand(b->graph.cgraph, ggml_set_rows(b->ctx, rows->v, v, b->graph.cells[which]));
 }
 
 /* The rows of x: [n, n_tokens] whose outputs are wanted */

@@ -2,13 +2,14 @@
 
 #include "error.h"
 #include "kernels/attention-tile.h"
-#include "log.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define PAD   256
-#define BLOCK COMMANDR_BLOCK_CELLS
+#define PAD        256
+#define BLOCK      COMMANDR_BLOCK_CELLS
+#define N_FIRST    512                 /* cells that a cache begins with */
+#define STEP_BYTES ((int64_t) 1 << 30) /* most memory that is added at once, unless more is needed */
 
 int64_t commandr_kv_pad(int64_t n_cells) {
     return (n_cells + PAD - 1) / PAD * PAD;
@@ -18,77 +19,14 @@ int64_t commandr_kv_window_size(int64_t n_swa, int64_t n_seq_max, int64_t n_ubat
     return commandr_kv_pad(n_seq_max * (n_swa + COMMANDR_WINDOW_SLACK) + n_ubatch);
 }
 
-/* The context of the device that layer's rows go to, opened when it is not there yet. NULL when out of memory. */
-static struct ggml_context * device_ctx(commandr_kv_cache * cache, ggml_backend_dev_t * devs, ggml_backend_dev_t dev) {
-    for (int32_t i = 0; i < cache->n_buffers; i++) {
-        if (devs[i] == dev) {
-            return cache->ctxs[i];
-        }
-    }
-    const size_t          size = 2 * (size_t) cache->n_layer * ggml_tensor_overhead();
-    struct ggml_context * ctx  = ggml_init((struct ggml_init_params) { size, NULL, true });
-    if (ctx) {
-        devs[cache->n_buffers]          = dev;
-        cache->ctxs[cache->n_buffers++] = ctx;
-    }
-    return ctx;
-}
-
-static commandr_status allocate(commandr_kv_cache * cache, const commandr_model * model, bool window,
-                                enum ggml_type type_k, enum ggml_type type_v, ggml_backend_dev_t * devs) {
-    const commandr_hparams * hp        = &model->hparams;
-    const int64_t            n_embd_kv = hp->n_head_kv * hp->head_dim;
-    for (int64_t il = 0; il < hp->n_layer; il++) {
-        if (model->layers[il].has_window != window) {
-            continue;
-        }
-        struct ggml_context * ctx = device_ctx(cache, devs, model->layers[il].dev);
-        if (!ctx) {
-            return commandr_fail(COMMANDR_ERROR_MEMORY, "out of memory for the KV cache");
-        }
-        cache->k[il] = ggml_new_tensor_2d(ctx, type_k, n_embd_kv, cache->size);
-        cache->v[il] = ggml_new_tensor_2d(ctx, type_v, n_embd_kv, cache->size);
-        ggml_format_name(cache->k[il], "cache_k.%lld", (long long) il);
-        ggml_format_name(cache->v[il], "cache_v.%lld", (long long) il);
-    }
-    for (int32_t i = 0; i < cache->n_buffers; i++) {
-        commandr_log_clear_error();
-        ggml_backend_buffer_type_t buft = ggml_backend_dev_buffer_type(devs[i]);
-        const size_t               size = ggml_backend_alloc_ctx_tensors_from_buft_size(cache->ctxs[i], buft);
-        cache->buffers[i]               = ggml_backend_alloc_ctx_tensors_from_buft(cache->ctxs[i], buft);
-        if (!cache->buffers[i]) {
-            return commandr_fail(COMMANDR_ERROR_MEMORY,
-                                 "%.2f GiB for the KV cache of %lld cells cannot be allocated on %s: %s",
-                                 (double) size / (1 << 30), (long long) cache->size, ggml_backend_dev_name(devs[i]),
-                                 commandr_log_first_error());
-        }
-        /* Rows nobody has written are multiplied by a weight of 0; they must be numbers for that. */
-        ggml_backend_buffer_clear(cache->buffers[i], 0);
-    }
-    return COMMANDR_OK;
-}
-
 commandr_status commandr_kv_cache_init(commandr_kv_cache * cache, const commandr_model * model, bool window,
                                        int64_t size, enum ggml_type type_k, enum ggml_type type_v) {
     memset(cache, 0, sizeof(*cache));
-    const size_t n_layer      = (size_t) model->hparams.n_layer;
-    const size_t max_devs     = (size_t) model->n_devs + 1;
-    cache->size               = size;
-    cache->n_window           = window ? model->hparams.n_swa : 0;
-    cache->n_layer            = model->hparams.n_layer;
-    cache->k                  = calloc(n_layer, sizeof(*cache->k));
-    cache->v                  = calloc(n_layer, sizeof(*cache->v));
-    cache->ctxs               = calloc(max_devs, sizeof(*cache->ctxs));
-    cache->buffers            = calloc(max_devs, sizeof(*cache->buffers));
-    ggml_backend_dev_t * devs = calloc(max_devs, sizeof(*devs));
+    const int64_t n_held = size < N_FIRST ? size : N_FIRST;
+    cache->size          = size;
+    cache->n_window      = window ? model->hparams.n_swa : 0;
 
-    commandr_status status = COMMANDR_OK;
-    if (!cache->k || !cache->v || !cache->ctxs || !cache->buffers || !devs) {
-        status = commandr_fail(COMMANDR_ERROR_MEMORY, "out of memory for the KV cache");
-    }
-    if (status == COMMANDR_OK) {
-        status = allocate(cache, model, window, type_k, type_v, devs); /* the large part first: it is what may fail */
-    }
+    commandr_status status = commandr_kv_memory_init(&cache->memory, model, window, size, n_held, type_k, type_v);
     if (status == COMMANDR_OK) {
         cache->pos  = malloc((size_t) size * sizeof(*cache->pos));
         cache->seqs = calloc((size_t) size, sizeof(*cache->seqs));
@@ -102,7 +40,6 @@ commandr_status commandr_kv_cache_init(commandr_kv_cache * cache, const commandr
     for (int32_t i = 0; i < COMMANDR_MAX_SEQS; i++) {
         cache->last[i] = -1;
     }
-    free(devs);
     if (status != COMMANDR_OK) {
         commandr_kv_cache_free(cache);
     }
@@ -110,17 +47,36 @@ commandr_status commandr_kv_cache_init(commandr_kv_cache * cache, const commandr
 }
 
 void commandr_kv_cache_free(commandr_kv_cache * cache) {
-    for (int32_t i = 0; i < cache->n_buffers; i++) {
-        ggml_backend_buffer_free(cache->buffers[i]);
-        ggml_free(cache->ctxs[i]);
-    }
+    commandr_kv_memory_free(&cache->memory);
     free(cache->pos);
     free(cache->seqs);
-    free(cache->k);
-    free(cache->v);
-    free(cache->ctxs);
-    free(cache->buffers);
     memset(cache, 0, sizeof(*cache));
+}
+
+/* How many cells to add at once: as many as there are, but a GiB of them at most, or an eighth where that is more. Where
+ * growing means copying, this keeps what is copied in proportion to what is held. */
+static int64_t step(const commandr_kv_memory * memory) {
+    const int64_t in_a_gib = memory->cell_size > 0 ? STEP_BYTES / (int64_t) memory->cell_size : memory->size;
+    const int64_t most     = in_a_gib > memory->n_held / 8 ? in_a_gib : memory->n_held / 8;
+    return most < memory->n_held ? most : memory->n_held;
+}
+
+static int64_t at_most(int64_t n, int64_t limit) {
+    return n < limit ? n : limit;
+}
+
+commandr_status commandr_kv_cache_hold(commandr_kv_cache * cache, int64_t n, int64_t n_seqs) {
+    commandr_kv_memory * memory = &cache->memory;
+    const int64_t        least  = at_most(commandr_kv_pad(n), cache->size);
+    const int64_t        roomy  = at_most(commandr_kv_pad(n + n_seqs * BLOCK), cache->size);
+    if (roomy <= memory->n_held) {
+        return COMMANDR_OK;
+    }
+    const int64_t more = at_most(commandr_kv_pad(memory->n_held + step(memory)), cache->size);
+    if (commandr_kv_memory_grow(memory, more > roomy ? more : roomy, cache->n_touched) == COMMANDR_OK) {
+        return COMMANDR_OK;
+    }
+    return least <= memory->n_held ? COMMANDR_OK : commandr_kv_memory_grow(memory, least, cache->n_touched);
 }
 
 /* Past seeing: no token to come of any sequence in the cell sees it, not even after a short rollback. */
@@ -151,12 +107,13 @@ static bool is_usable(const commandr_kv_cache * cache, int64_t cell, const int64
 /* The first cell of the first block whose cells all are; -1 when there is none. */
 static int64_t find_block(const commandr_kv_cache * cache, const int64_t * next_pos,
                           bool (*is)(const commandr_kv_cache *, int64_t, const int64_t *)) {
-    for (int64_t first = 0; first < cache->size; first += BLOCK) { /* low ones first: graphs reach up to n_seen */
+    for (int64_t first = 0; first < cache->memory.n_held;
+         first += BLOCK) { /* low ones first: graphs reach up to n_seen */
         int64_t cell = first;
-        while (cell < first + BLOCK && cell < cache->size && is(cache, cell, next_pos)) {
+        while (cell < first + BLOCK && cell < cache->memory.n_held && is(cache, cell, next_pos)) {
             cell++;
         }
-        if (cell == first + BLOCK || cell == cache->size) {
+        if (cell == first + BLOCK || cell == cache->memory.n_held) {
             return first;
         }
     }
@@ -165,7 +122,7 @@ static int64_t find_block(const commandr_kv_cache * cache, const int64_t * next_
 
 static int64_t find_cell(const commandr_kv_cache * cache, const int64_t * next_pos, int32_t seq_id) {
     const int64_t next = cache->last[seq_id] + 1;
-    if (next % BLOCK != 0 && next < cache->size && is_usable(cache, next, next_pos)) {
+    if (next % BLOCK != 0 && next < cache->memory.n_held && is_usable(cache, next, next_pos)) {
         return next;
     }
     int64_t block = find_block(cache, next_pos, is_free);
@@ -175,7 +132,7 @@ static int64_t find_cell(const commandr_kv_cache * cache, const int64_t * next_p
     if (block >= 0) {
         return block;
     }
-    for (int64_t cell = 0; cell < cache->size; cell++) {
+    for (int64_t cell = 0; cell < cache->memory.n_held; cell++) {
         if (is_usable(cache, cell, next_pos)) {
             return cell;
         }
@@ -193,6 +150,7 @@ int64_t commandr_kv_cache_take(commandr_kv_cache * cache, const int64_t * next_p
     cache->pos[cell]    = pos;
     cache->last[seq_id] = cell;
     cache->n_seen       = cell + 1 > cache->n_seen ? cell + 1 : cache->n_seen;
+    cache->n_touched    = cache->n_seen > cache->n_touched ? cache->n_seen : cache->n_touched;
     return cell;
 }
 

@@ -8,29 +8,28 @@
  * token sees nothing, so that a token's time depends on its own sequence's length and not on how many others there are.
  *
  * In a window cache a cell may be taken over once every sequence in it is past seeing it by WINDOW_SLACK positions; so
- * the cache stays small, and a sequence can be shortened by up to WINDOW_SLACK tokens and go on. */
+ * the cache stays small, and a sequence can be shortened by up to WINDOW_SLACK tokens and go on.
+ *
+ * Cells get memory as they come into use: commandr_kv_cache_hold sees to it before they are looked for. */
 #ifndef COMMANDR_SRC_KV_CACHE_H
 #define COMMANDR_SRC_KV_CACHE_H
 
+#include "kv-memory.h"
 #include "model.h"
 
 #define COMMANDR_MAX_SEQS     64
 #define COMMANDR_WINDOW_SLACK 64
 
 typedef struct commandr_kv_cache {
-    int64_t                 size;                    /* cells */
-    int64_t                 n_window;                /* 0: every position sees all before it */
-    int64_t *               pos;                     /* [size], -1: free */
-    uint64_t *              seqs;                    /* [size], bit per sequence; 0: free */
-    int64_t                 n_used;                  /* cells with a sequence */
-    int64_t                 n_seen;                  /* cells below this index may be in use, none above */
-    int64_t                 last[COMMANDR_MAX_SEQS]; /* the cell of each sequence's last position, -1: none */
-    int64_t                 n_layer;
-    struct ggml_tensor **   k;    /* [n_layer], each [n_embd_kv, size]; NULL for layers of the other kind */
-    struct ggml_tensor **   v;    /* the same */
-    struct ggml_context **  ctxs; /* one per device */
-    ggml_backend_buffer_t * buffers;
-    int32_t                 n_buffers;
+    int64_t            size;                    /* cells at most; 0: no such cache */
+    int64_t            n_window;                /* 0: every position sees all before it */
+    int64_t *          pos;                     /* [size], -1: free */
+    uint64_t *         seqs;                    /* [size], bit per sequence; 0: free */
+    int64_t            n_used;                  /* cells with a sequence */
+    int64_t            n_seen;                  /* cells below this index may be in use, none above */
+    int64_t            n_touched;               /* cells below this index may have been in use, none above */
+    int64_t            last[COMMANDR_MAX_SEQS]; /* the cell of each sequence's last position, -1: none */
+    commandr_kv_memory memory;                  /* the rows, by layer; those of layers of the other kind are NULL */
 } commandr_kv_cache;
 
 /* Rounded up so that graphs of neighboring lengths are the same graph and kernels have whole blocks. */
@@ -39,10 +38,15 @@ int64_t commandr_kv_pad(int64_t n_cells);
 /* Cells of a window cache that never runs out. */
 int64_t commandr_kv_window_size(int64_t n_swa, int64_t n_seq_max, int64_t n_ubatch);
 
-/* window: for the layers with a sliding window, else for the others. On failure nothing stays allocated. */
+/* window: for the layers with a sliding window, else for the others. size: a multiple of commandr_kv_pad. On failure
+ * nothing stays allocated. */
 commandr_status commandr_kv_cache_init(commandr_kv_cache * cache, const commandr_model * model, bool window,
                                        int64_t size, enum ggml_type type_k, enum ggml_type type_v);
 void            commandr_kv_cache_free(commandr_kv_cache * cache); /* a zeroed one is allowed */
+
+/* Sees to memory for n cells in use at once, for n_seqs blocks that are not full, and for more so that it need not be done
+ * often; beyond size for size cells. MEMORY, when there is none for n cells, leaves the cache as it was. */
+commandr_status commandr_kv_cache_hold(commandr_kv_cache * cache, int64_t n, int64_t n_seqs);
 
 /* Takes a cell for a sequence's next position: a free one, or in a window cache one that may be taken over. next_pos:
  * [COMMANDR_MAX_SEQS], the first position that each sequence has not computed yet. -1 when there is none. */

@@ -1,5 +1,6 @@
 #include "session.h"
 
+#include "cache-size.h"
 #include "devices.h"
 #include "error.h"
 #include "threads.h"
@@ -39,7 +40,7 @@ static commandr_status settle_params(const commandr_hparams * hp, commandr_sessi
         int64_t      value, min, max;
     } ranges[] = {
         /* 2^31 cells are 2 TiB and more of keys and values; the bound keeps arithmetic on sizes far from 2^63 */
-        { "n_ctx",      p->n_ctx,      0,  INT32_MAX            },
+        { "n_ctx",      p->n_ctx,      -1, INT32_MAX            },
         { "n_batch",    p->n_batch,    1,  INT32_MAX            },
         { "n_ubatch",   p->n_ubatch,   1,  INT32_MAX            },
         { "n_outputs",  p->n_outputs,  0,  INT32_MAX            },
@@ -72,7 +73,7 @@ static commandr_status settle_params(const commandr_hparams * hp, commandr_sessi
                                  commandr_type_name(types[i].type), hp->head_dim);
         }
     }
-    p->n_ctx     = p->n_ctx ? p->n_ctx : hp->n_ctx_train;
+    p->n_ctx     = p->n_ctx > 0 ? p->n_ctx : hp->n_ctx_train;
     p->n_threads = p->n_threads ? p->n_threads : commandr_default_n_threads();
     p->n_ubatch  = p->n_ubatch < p->n_ctx ? p->n_ubatch : (int32_t) p->n_ctx;
     p->n_outputs = p->n_outputs ? p->n_outputs : 64;
@@ -80,36 +81,13 @@ static commandr_status settle_params(const commandr_hparams * hp, commandr_sessi
     return COMMANDR_OK;
 }
 
-typedef struct cache_sizes {
-    int64_t full;   /* cells */
-    int64_t window; /* cells */
-    int64_t n_full_layers;
-    int64_t n_window_layers;
-} cache_sizes;
-
-/* Of a session with settled parameters. */
-static cache_sizes sizes_of(const commandr_hparams * hp, const commandr_session_params * p) {
-    const int64_t full   = commandr_kv_pad(p->n_ctx);
-    const int64_t window = commandr_kv_window_size(hp->n_swa, p->n_seq_max, p->n_ubatch);
-    const int64_t n_full = hp->n_swa > 0 && hp->swa_period > 0 ? hp->n_layer / hp->swa_period : hp->n_layer;
-    return (cache_sizes) {
-        .full            = full,
-        .window          = window < full ? window : full,
-        .n_full_layers   = n_full,
-        .n_window_layers = hp->n_layer - n_full,
-    };
-}
-
 commandr_status commandr_session_kv_size(const commandr_hparams * hp, commandr_session_params params, int64_t * size) {
     const commandr_status status = settle_params(hp, &params);
     if (status != COMMANDR_OK) {
         return status;
     }
-    const int64_t     n_embd_kv = hp->n_head_kv * hp->head_dim;
-    const int64_t     cell      = (int64_t) (ggml_row_size((enum ggml_type) params.type_k, n_embd_kv) +
-                                             ggml_row_size((enum ggml_type) params.type_v, n_embd_kv));
-    const cache_sizes sizes     = sizes_of(hp, &params);
-    *size                       = cell * (sizes.full * sizes.n_full_layers + sizes.window * sizes.n_window_layers);
+    const commandr_cache_size cache = commandr_cache_size_of(hp, &params);
+    *size = cache.cell * (cache.full * cache.n_full_layers + cache.window * cache.n_window_layers);
     return COMMANDR_OK;
 }
 
@@ -176,11 +154,11 @@ static commandr_status allocate(commandr_session * s) {
     const commandr_session_params * p     = &s->params;
     const commandr_model *          model = s->model;
     /* The full cache counts the cells of the whole session, also when no layer has rows in it. */
-    const cache_sizes sizes  = sizes_of(&model->hparams, p);
-    commandr_status   status = commandr_kv_cache_init(&s->caches[COMMANDR_CACHE_FULL], model, false, sizes.full,
-                                                      (enum ggml_type) p->type_k, (enum ggml_type) p->type_v);
-    if (status == COMMANDR_OK && sizes.n_window_layers > 0) {
-        status = commandr_kv_cache_init(&s->caches[COMMANDR_CACHE_WINDOW], model, true, sizes.window,
+    const commandr_cache_size size   = commandr_cache_size_of(&model->hparams, p);
+    commandr_status           status = commandr_kv_cache_init(&s->caches[COMMANDR_CACHE_FULL], model, false, size.full,
+                                                              (enum ggml_type) p->type_k, (enum ggml_type) p->type_v);
+    if (status == COMMANDR_OK && size.n_window_layers > 0) {
+        status = commandr_kv_cache_init(&s->caches[COMMANDR_CACHE_WINDOW], model, true, size.window,
                                         (enum ggml_type) p->type_k, (enum ggml_type) p->type_v);
     }
     if (status == COMMANDR_OK) {
@@ -217,7 +195,8 @@ commandr_status commandr_session_init(commandr_model * model, commandr_session_p
     if (!model || !out) {
         return commandr_fail(COMMANDR_ERROR_ARGUMENT, "commandr_session_init: model and out must not be NULL");
     }
-    commandr_status status = settle_params(&model->hparams, &params);
+    const bool      is_fitted = params.n_ctx < 0;
+    commandr_status status    = settle_params(&model->hparams, &params);
     if (status != COMMANDR_OK) {
         return status;
     }
@@ -230,6 +209,10 @@ commandr_status commandr_session_init(commandr_model * model, commandr_session_p
     s->params = params;
     atomic_init(&s->cancelled, false);
     status = choose_flash_attn(s);
+    if (status == COMMANDR_OK && is_fitted) {
+        s->params.n_ctx = commandr_cache_fit(model, &s->params, s->flash_attn);
+        status          = settle_params(&model->hparams, &s->params);
+    }
     if (status == COMMANDR_OK) {
         status = allocate(s);
     }
@@ -280,22 +263,30 @@ void commandr_session_cancel(commandr_session * s, bool cancelled) {
     atomic_store(&s->cancelled, cancelled);
 }
 
+static int64_t cache_bytes(const commandr_session * s, ggml_backend_dev_t dev,
+                           int64_t (*bytes)(const commandr_kv_memory *, ggml_backend_dev_t)) {
+    return bytes(&s->caches[COMMANDR_CACHE_FULL].memory, dev) + bytes(&s->caches[COMMANDR_CACHE_WINDOW].memory, dev);
+}
+
 commandr_status commandr_session_memory(const commandr_session * s, int64_t index, commandr_memory_info * info) {
     if (!info) {
         return commandr_fail(COMMANDR_ERROR_ARGUMENT, "commandr_session_memory: info must not be NULL");
     }
     int64_t i = index;
-    for (int which = 0; which < 2; which++) {
-        const commandr_kv_cache * cache = &s->caches[which];
-        if (i >= 0 && i < cache->n_buffers) {
-            ggml_backend_buffer_t buffer = cache->buffers[i];
-            ggml_backend_dev_t    dev    = ggml_backend_buft_get_device(ggml_backend_buffer_get_type(buffer));
-            info->device = ggml_backend_dev_name(dev ? dev : commandr_device_cpu()); /* plain CPU memory names none */
-            info->what   = "kv";
-            info->size   = (int64_t) ggml_backend_buffer_get_size(buffer);
+    for (int32_t d = 0; d <= s->model->n_devs; d++) {
+        ggml_backend_dev_t dev   = d < s->model->n_devs ? s->model->devs[d] : commandr_device_cpu();
+        const int64_t      limit = cache_bytes(s, dev, commandr_kv_memory_limit);
+        if (limit == 0) {
+            continue;
+        }
+        if (i == 0 || i == 1) {
+            const int64_t held = cache_bytes(s, dev, commandr_kv_memory_held);
+            info->device       = ggml_backend_dev_name(dev);
+            info->what         = i == 0 ? "kv" : "kv-reserved";
+            info->size         = i == 0 ? held : limit - held;
             return COMMANDR_OK;
         }
-        i -= cache->n_buffers;
+        i -= 2;
     }
     if (i >= 0 && i < s->backends.n) {
         info->device = ggml_backend_dev_name(ggml_backend_get_device(s->backends.list[i]));

@@ -95,10 +95,19 @@ void commandr_session_truncate(commandr_session * session, int32_t seq_id, int64
 commandr_status commandr_eval_check(const commandr_session * session, const commandr_eval_item * items, int32_t n_items,
                                     int32_t outputs, int64_t * n_keep);
 
+/* eval-items.c: how many cells of each cache will be in use once the items are computed. */
+void commandr_eval_count_cells(const commandr_session * session, const commandr_eval_item * items, int32_t n_items,
+                               const int64_t * n_keep, int64_t n_cells[2]);
+
 /* ubatch.c: computes the ubatch. outputs: COMMANDR_OUTPUT_*, for its n_rows rows. */
 commandr_status commandr_ubatch_compute(commandr_session * session, int32_t outputs);
 
-/* ubatch.c: allocates compute buffers for the largest graphs, so that nothing is allocated later. */
+/* ubatch.c: allocates compute buffers for the largest graphs of the rows that the caches have, so that nothing is
+ * allocated before they have more. */
 commandr_status commandr_ubatch_reserve(commandr_session * session);
+
+/* ubatch.c: sees to memory for so many cells of each cache in use at once, and for graphs that reach over them. n_seqs:
+ * sequences that will hold some. MEMORY leaves all sequences as they were. */
+commandr_status commandr_session_hold(commandr_session * session, const int64_t n_cells[2], int32_t n_seqs);
 
 #endif

@@ -116,21 +116,23 @@ static commandr_status move_all(const commandr_session * s, stream * st, int64_t
                                 const int64_t * n_rows, bool save) {
     size_t buffer_size = (size_t) 1 << 20;
     for (int64_t il = 0; il < s->model->hparams.n_layer; il++) {
-        const struct ggml_tensor * k = s->caches[s->model->layers[il].has_window].k[il];
-        const struct ggml_tensor * v = s->caches[s->model->layers[il].has_window].v[il];
-        buffer_size                  = k->nb[1] > buffer_size ? k->nb[1] : buffer_size;
-        buffer_size                  = v->nb[1] > buffer_size ? v->nb[1] : buffer_size;
+        const commandr_kv_layer *  rows = &s->caches[s->model->layers[il].has_window].memory.layers[il];
+        const struct ggml_tensor * k    = rows->k;
+        const struct ggml_tensor * v    = rows->v;
+        buffer_size                     = k->nb[1] > buffer_size ? k->nb[1] : buffer_size;
+        buffer_size                     = v->nb[1] > buffer_size ? v->nb[1] : buffer_size;
     }
     void * buffer = malloc(buffer_size);
     if (!buffer) {
         return commandr_fail(COMMANDR_ERROR_MEMORY, "%s: out of memory", st->path);
     }
     for (int which = 0; which < 2; which++) {
-        const commandr_kv_cache * cache = &s->caches[which];
-        for (int64_t il = 0; il < cache->n_layer; il++) {
-            if (cache->k[il]) {
-                move_rows(st, cache->k[il], cells[which], n_rows[which], buffer, buffer_size, save);
-                move_rows(st, cache->v[il], cells[which], n_rows[which], buffer, buffer_size, save);
+        const commandr_kv_memory * memory = &s->caches[which].memory;
+        for (int64_t il = 0; il < memory->n_layer; il++) {
+            const commandr_kv_layer * layer = &memory->layers[il];
+            if (layer->k) {
+                move_rows(st, layer->k, cells[which], n_rows[which], buffer, buffer_size, save);
+                move_rows(st, layer->v, cells[which], n_rows[which], buffer, buffer_size, save);
             }
         }
     }
@@ -263,9 +265,8 @@ static commandr_status check_header(const commandr_session * s, int32_t seq_id, 
     return COMMANDR_OK;
 }
 
-/* Whether the tokens fit, once what the sequence holds alone has been given up. */
-static commandr_status check_room(const commandr_session * s, int32_t seq_id, const char * path,
-                                  const state_header * h) {
+/* Makes sure that the tokens fit, and have memory, once what the sequence holds alone has been given up. */
+static commandr_status make_room(commandr_session * s, int32_t seq_id, const char * path, const state_header * h) {
     const commandr_kv_cache * cache  = &s->caches[COMMANDR_CACHE_FULL];
     int64_t                   n_free = commandr_session_n_free(s);
     for (int64_t c = 0; c < cache->n_seen; c++) {
@@ -277,20 +278,16 @@ static commandr_status check_room(const commandr_session * s, int32_t seq_id, co
                              " are free",
                              path, h->n_tokens, s->params.n_ctx, n_free);
     }
-    return COMMANDR_OK;
+    const int64_t n_window   = s->caches[COMMANDR_CACHE_WINDOW].n_used + h->n_tokens - h->window_first;
+    const int64_t n_cells[2] = { s->params.n_ctx - n_free + h->n_tokens, n_window };
+    return commandr_session_hold(s, n_cells, 1);
 }
 
 /* The size that a file with this header must have. */
 static int64_t file_size(const commandr_session * s, const state_header * h) {
     int64_t size = (int64_t) sizeof(*h) + h->n_tokens * (int64_t) sizeof(int32_t) + (int64_t) sizeof(uint64_t);
     for (int which = 0; which < 2; which++) {
-        const commandr_kv_cache * cache = &s->caches[which];
-        for (int64_t il = 0; il < cache->n_layer; il++) {
-            if (cache->k && cache->k[il]) {
-                size += (h->n_tokens - (which ? h->window_first : 0)) *
-                        (int64_t) (cache->k[il]->nb[1] + cache->v[il]->nb[1]);
-            }
-        }
+        size += (h->n_tokens - (which ? h->window_first : 0)) * (int64_t) s->caches[which].memory.cell_size;
     }
     return size;
 }
@@ -386,7 +383,7 @@ commandr_status commandr_session_state_load(commandr_session * s, int32_t seq_id
         status = check_size(file, path, file_size(s, &header));
     }
     if (status == COMMANDR_OK) {
-        status = check_room(s, seq_id, path, &header);
+        status = make_room(s, seq_id, path, &header);
     }
     if (status == COMMANDR_OK) {
         commandr_session_drop_outputs(s);

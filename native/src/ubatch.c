@@ -11,11 +11,7 @@
 /* How much of a cache a graph must look at: the cells in use, rounded up so that the next graphs have the same
  * shape. */
 static int64_t kv_extent(const commandr_kv_cache * cache) {
-    if (cache->n_buffers == 0) {
-        return 0;
-    }
-    const int64_t n = commandr_kv_pad(cache->n_seen > 0 ? cache->n_seen : 1);
-    return n < cache->size ? n : cache->size;
+    return cache->memory.n_rows > 0 ? commandr_kv_pad(cache->n_seen > 0 ? cache->n_seen : 1) : 0;
 }
 
 static commandr_status build_graph(commandr_session * s, const commandr_graph_shape * shape) {
@@ -109,7 +105,7 @@ static commandr_status reserve_shape(commandr_session * s, int64_t n_tokens, int
     memset(&shape, 0, sizeof(shape));
     shape.n_tokens = n_tokens;
     for (int which = 0; which < 2; which++) {
-        shape.n_kv[which] = s->caches[which].n_buffers > 0 ? s->caches[which].size : 0;
+        shape.n_kv[which] = s->caches[which].memory.n_rows;
     }
     shape.n_outputs        = n_outputs;
     shape.outputs          = outputs;
@@ -127,7 +123,7 @@ static commandr_status reserve_shape(commandr_session * s, int64_t n_tokens, int
     return COMMANDR_OK;
 }
 
-/* The graphs of n tokens that take most: all cells, and each of the forms that outputs and head have. What is reserved
+/* The graphs of n tokens that take most: all cells that there are rows for, and each of the forms that outputs and head have. What is reserved
  * last is the whole head with as many outputs as there may be. */
 static commandr_status reserve_tokens(commandr_session * s, int64_t n) {
     const int32_t   both      = COMMANDR_OUTPUT_LOGITS | COMMANDR_OUTPUT_HIDDEN;
@@ -161,4 +157,23 @@ commandr_status commandr_ubatch_reserve(commandr_session * s) {
     }
     ggml_backend_sched_reset(s->backends.sched);
     return status;
+}
+
+commandr_status commandr_session_hold(commandr_session * s, const int64_t n_cells[2], int32_t n_seqs) {
+    commandr_status status   = COMMANDR_OK;
+    bool            has_more = false; /* rows, so that graphs may become larger */
+    bool            has_new  = false; /* tensors */
+    for (int32_t i = 0; i < s->params.n_seq_max; i++) {
+        n_seqs += s->seqs[i].n > 0;
+    }
+    for (int which = 0; which < 2 && status == COMMANDR_OK; which++) {
+        commandr_kv_memory * memory = &s->caches[which].memory;
+        const int64_t        n_held = memory->n_held;
+        const int64_t        n_rows = memory->n_rows;
+        status                      = commandr_kv_cache_hold(&s->caches[which], n_cells[which], n_seqs);
+        has_more                    = has_more || memory->n_rows > n_rows;
+        has_new                     = has_new || memory->n_held > n_held || status != COMMANDR_OK;
+    }
+    s->graph_ready = s->graph_ready && !has_new; /* it may point to what is no more */
+    return has_more && status == COMMANDR_OK ? commandr_ubatch_reserve(s) : status;
 }

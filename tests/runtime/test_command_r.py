@@ -142,7 +142,7 @@ def test_context_sizes() -> None:
         with pytest.raises(ContextFullError):
             small.logits([8] * 301)
     with CommandR(path) as default:
-        assert default.n_ctx == 32768
+        assert default.n_ctx == default.model.hparams.n_ctx_train
 
 
 def test_close() -> None:

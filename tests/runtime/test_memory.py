@@ -1,4 +1,4 @@
-"""The cache size that is computed from a header is the one that a session allocates."""
+"""The cache size that is computed from a header is the one that a session's cache grows to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import models
-from commandr_gguf import ArgumentError, GGUFFile, HParams, Model, Session, default_n_ctx, kv_cache_bytes
+from commandr_gguf import ArgumentError, GGUFFile, HParams, Model, Session, kv_cache_bytes
 
 GIB = 1 << 30
 
@@ -39,12 +39,12 @@ R7B = hparams(architecture="cohere2", n_layer=32, n_head=32, n_head_kv=8, n_swa=
         {"n_ctx": 2048, "n_seq_max": 3, "n_ubatch": 64, "type_k": "f32", "type_v": "f32"},
     ],
 )
-def test_it_is_what_a_session_allocates(shape: str, options: dict[str, Any]) -> None:
+def test_it_is_what_a_session_may_allocate(shape: str, options: dict[str, Any]) -> None:
     path = models.gguf(shape)
     with GGUFFile(path) as file:
         expected = kv_cache_bytes(HParams.from_gguf(file), **options)
     with Model(path) as model, Session(model, **options) as session:
-        allocated = sum(use.size for use in session.memory() if use.what == "kv")
+        allocated = sum(use.size for use in session.memory() if use.what.startswith("kv"))
     assert allocated == pytest.approx(expected, rel=0.01)
 
 
@@ -52,14 +52,6 @@ def test_published_shapes() -> None:
     assert kv_cache_bytes(V01, 131072) == 160 * GIB
     assert kv_cache_bytes(GQA, 131072) == 20 * GIB
     assert 4.3 * GIB < kv_cache_bytes(R7B, 131072) < 4.5 * GIB
-
-
-def test_default_contexts() -> None:
-    assert default_n_ctx(V01) == 4096
-    assert default_n_ctx(GQA) == 13056
-    assert default_n_ctx(GQA, type_k="q8_0", type_v="q8_0") > 20000
-    assert default_n_ctx(R7B) == 32768
-    assert default_n_ctx(hparams(n_ctx_train=2048)) == 2048
 
 
 def test_wrong_context() -> None:

@@ -179,7 +179,7 @@ def test_wrong_parameters_name_the_argument(model: Model, options: dict[str, Any
 def test_memory_is_stated(session: Session) -> None:
     uses = {use.what: use for use in session.memory()}
     hp = session.model.hparams
-    assert uses["kv"].size >= 2 * 2 * hp.n_layer * hp.n_head_kv * hp.head_dim * session.n_ctx
+    assert uses["kv"].size + uses["kv-reserved"].size == 2 * 2 * hp.n_layer * hp.n_head_kv * hp.head_dim * session.n_ctx
     assert sum(use.size for use in session.model.memory()) > 0
 
 

@@ -31,6 +31,7 @@ def test_health_props_and_metrics(client: httpx.Client) -> None:
     assert client.get("/health").json() == {"status": "ok"}
     props = client.get("/props").json()
     assert (props["model"], props["n_ctx"], props["parallel"]) == ("demo", 4096, 4)
+    assert 0 < props["kv_bytes"] <= props["kv_bytes_limit"]
     assert props["sampling"]["temperature"] == 0.3
     before = metrics(client)
     assert client.post("/v2/chat", json=HELLO).status_code == 200
@@ -42,6 +43,7 @@ def test_health_props_and_metrics(client: httpx.Client) -> None:
         assert after[f"commandr_{name}"] > before[f"commandr_{name}"]
     assert after["commandr_kv_cells"] == 4096
     assert 0 < after["commandr_kv_cells_used"] <= 4096
+    assert 0 < after["commandr_kv_bytes"] <= after["commandr_kv_bytes_limit"]
     assert after["commandr_decode_tokens_per_second"] > 0
     assert {
         "commandr_requests_waiting",
