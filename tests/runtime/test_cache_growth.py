@@ -115,7 +115,7 @@ def test_growth_that_fails_leaves_the_session_as_it_was() -> None:
         [sys.executable, "-c", _NO_MEMORY, str(models.gguf("gqa"))], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "GiB for the KV cache of 100096 cells cannot be allocated on CPU" in done.stdout
+    assert "GiB for the KV cache of 100608 cells cannot be allocated on CPU" in done.stdout
 
 
 def test_a_fitted_context_is_the_models_own_where_memory_is_plenty(model: Model) -> None:
