@@ -1,162 +1,152 @@
-/* State files: one sequence's tokens, keys and values.
- *
- *   1. header (struct below, native byte order: little-endian on every machine ggml knows)
- *   2. the tokens, int32 [n_tokens]
- *   3. for each layer, first the layers that see everything, then those with a window:
- *        K rows [n_rows][row size of type_k], V rows [n_rows][row size of type_v], in order of position;
- *        n_rows is n_tokens, or n_tokens - window_first in layers with a window
- *   4. a checksum of all bytes before, taken over 64-bit words, uint64
- */
+/* Saving a sequence to a state file, and restoring it from one. */
+#include "state-file.h"
+
 #include "error.h"
+#include "mapping.h"
 #include "session.h"
+#include "threads.h"
 
 #include <errno.h>
 #include <inttypes.h>
-#include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
-static const char MAGIC[8] = "CMDRSTAT";
-#define STATE_VERSION 1
+/* Rows of one cache tensor that stand in the file one after the other. */
+typedef struct piece {
+    struct ggml_tensor * rows;
+    const int64_t *      cells; /* [n]: where the rows lie in the cache */
+    int64_t              n;
+    int64_t              offset; /* in the file */
+    uint64_t             hash;
+} piece;
 
-typedef struct state_header {
-    char     magic[8];
-    uint32_t version;
-    uint32_t type_k;
-    uint32_t type_v;
-    uint32_t reserved;
-    uint64_t fingerprint; /* of the model */
-    int64_t  n_layer;
-    int64_t  n_embd_kv;
-    int64_t  n_tokens;
-    int64_t  window_first; /* first position kept in layers with a window */
-} state_header;
+/* What stands where in the file of a header. */
+typedef struct layout {
+    int64_t * cells[2]; /* by cache: [n_tokens], [n_tokens - window_first], in order of position */
+    piece *   pieces;
+    int64_t   n_pieces;
+    int64_t   max_piece; /* bytes */
+    int64_t   end;       /* offset of the checksum */
+} layout;
 
-/* A file with a running checksum. */
-typedef struct stream {
-    FILE *       file;
-    const char * path;
-    uint64_t     hash;
-    uint64_t     word; /* bytes not hashed yet */
-    int          n_word;
-    bool         failed;
-} stream;
-
-/* One step of the checksum. The shift brings high bits down, which a product alone never does: without it two flips
- * of a word's top bit would cancel. */
-static uint64_t mix(uint64_t hash, uint64_t word) {
-    hash = (hash ^ word) * 0x9e3779b97f4a7c15u;
-    return hash ^ hash >> 32;
+static void layout_free(layout * l) {
+    free(l->cells[0]);
+    free(l->cells[1]);
+    free(l->pieces);
 }
 
-static void hash_bytes(stream * st, const void * data, size_t size) {
-    const uint8_t * bytes = data;
-    for (size_t i = 0; i < size;) {
-        if (st->n_word == 0 && size - i >= 8) {
-            memcpy(&st->word, bytes + i, 8);
-            st->hash = mix(st->hash, st->word);
-            st->word = 0;
-            i += 8;
-            continue;
-        }
-        st->word |= (uint64_t) bytes[i++] << (8 * st->n_word++);
-        if (st->n_word == 8) {
-            st->hash   = mix(st->hash, st->word);
-            st->word   = 0;
-            st->n_word = 0;
-        }
+static int64_t rows_of(const commandr_state_header * h, int which) {
+    return h->n_tokens - (which == COMMANDR_CACHE_WINDOW ? h->window_first : 0);
+}
+
+/* The size that a file with this header must have. */
+static int64_t file_size(const commandr_session * s, const commandr_state_header * h) {
+    int64_t size = (int64_t) sizeof(*h) + h->n_tokens * (int64_t) sizeof(int32_t) + (int64_t) sizeof(uint64_t);
+    for (int which = 0; which < 2; which++) {
+        size += rows_of(h, which) * (int64_t) s->caches[which].memory.cell_size;
+    }
+    return size;
+}
+
+static void add_rows(layout * l, struct ggml_tensor * rows, const int64_t * cells, int64_t n) {
+    const int64_t row_size = (int64_t) rows->nb[1];
+    const int64_t n_piece  = row_size < COMMANDR_STATE_PIECE ? COMMANDR_STATE_PIECE / row_size : 1;
+    for (int64_t first = 0; first < n; first += n_piece) {
+        const int64_t n_now      = n - first < n_piece ? n - first : n_piece;
+        l->pieces[l->n_pieces++] = (piece) { .rows = rows, .cells = cells + first, .n = n_now, .offset = l->end };
+        l->max_piece             = n_now * row_size > l->max_piece ? n_now * row_size : l->max_piece;
+        l->end += n_now * row_size;
     }
 }
 
-static uint64_t hash_end(const stream * st) {
-    return mix(st->hash, st->word);
-}
-
-static void put(stream * st, const void * data, size_t size) {
-    hash_bytes(st, data, size);
-    st->failed = st->failed || fwrite(data, 1, size, st->file) != size;
-}
-
-static void get(stream * st, void * data, size_t size) {
-    st->failed = st->failed || fread(data, 1, size, st->file) != size;
-    if (!st->failed) {
-        hash_bytes(st, data, size);
+/* cells are to be filled in before the pieces are used. */
+static commandr_status layout_init(const commandr_session * s, const commandr_state_header * h, const char * path,
+                                   layout * l) {
+    /* A tensor has at most one piece that is not full. */
+    const int64_t most = file_size(s, h) / (COMMANDR_STATE_PIECE / 2) + 2 * s->model->hparams.n_layer + 1;
+    memset(l, 0, sizeof(*l));
+    l->pieces = calloc((size_t) most, sizeof(*l->pieces));
+    l->end    = (int64_t) sizeof(*h) + h->n_tokens * (int64_t) sizeof(int32_t);
+    for (int which = 0; which < 2; which++) {
+        l->cells[which] = calloc((size_t) rows_of(h, which) + 1, sizeof(int64_t));
     }
-}
-
-/* The rows of one cache tensor to or from the file, in runs of neighboring cells. cells: [n_rows] */
-static void move_rows(stream * st, struct ggml_tensor * rows, const int64_t * cells, int64_t n_rows, void * buffer,
-                      size_t buffer_size, bool save) {
-    const size_t  row_size = rows->nb[1];
-    const int64_t max_run  = (int64_t) (buffer_size / row_size);
-    for (int64_t i = 0; i < n_rows && !st->failed;) {
-        int64_t run = 1;
-        while (i + run < n_rows && run < max_run && cells[i + run] == cells[i] + run) {
-            run++;
-        }
-        const size_t offset = (size_t) cells[i] * row_size;
-        const size_t size   = (size_t) run * row_size;
-        if (save) {
-            ggml_backend_tensor_get(rows, buffer, offset, size);
-            put(st, buffer, size);
-        } else {
-            get(st, buffer, size);
-            if (!st->failed) {
-                ggml_backend_tensor_set(rows, buffer, offset, size);
-            }
-        }
-        i += run;
-    }
-}
-
-static commandr_status move_all(const commandr_session * s, stream * st, int64_t * const cells[2],
-                                const int64_t * n_rows, bool save) {
-    size_t buffer_size = (size_t) 1 << 20;
-    for (int64_t il = 0; il < s->model->hparams.n_layer; il++) {
-        const commandr_kv_layer *  rows = &s->caches[s->model->layers[il].has_window].memory.layers[il];
-        const struct ggml_tensor * k    = rows->k;
-        const struct ggml_tensor * v    = rows->v;
-        buffer_size                     = k->nb[1] > buffer_size ? k->nb[1] : buffer_size;
-        buffer_size                     = v->nb[1] > buffer_size ? v->nb[1] : buffer_size;
-    }
-    void * buffer = malloc(buffer_size);
-    if (!buffer) {
-        return commandr_fail(COMMANDR_ERROR_MEMORY, "%s: out of memory", st->path);
+    if (!l->pieces || !l->cells[0] || !l->cells[1]) {
+        layout_free(l);
+        return commandr_fail(COMMANDR_ERROR_MEMORY, "%s: out of memory", path);
     }
     for (int which = 0; which < 2; which++) {
         const commandr_kv_memory * memory = &s->caches[which].memory;
         for (int64_t il = 0; il < memory->n_layer; il++) {
             const commandr_kv_layer * layer = &memory->layers[il];
             if (layer->k) {
-                move_rows(st, layer->k, cells[which], n_rows[which], buffer, buffer_size, save);
-                move_rows(st, layer->v, cells[which], n_rows[which], buffer, buffer_size, save);
+                add_rows(l, layer->k, l->cells[which], rows_of(h, which));
+                add_rows(l, layer->v, l->cells[which], rows_of(h, which));
             }
         }
     }
-    free(buffer);
     return COMMANDR_OK;
 }
 
-static state_header make_header(const commandr_session * s, int32_t seq_id) {
+/* Calls move for runs of neighboring cells: the offset and bytes in the tensor, and the place of them in the piece. */
+typedef void (*move_fn)(struct ggml_tensor * rows, void * data, size_t offset, size_t size);
+
+static void move_rows(const piece * p, uint8_t * data, move_fn move) {
+    const size_t row_size = p->rows->nb[1];
+    for (int64_t i = 0; i < p->n;) {
+        int64_t run = 1;
+        while (i + run < p->n && p->cells[i + run] == p->cells[i] + run) {
+            run++;
+        }
+        move(p->rows, data + (size_t) i * row_size, (size_t) p->cells[i] * row_size, (size_t) run * row_size);
+        i += run;
+    }
+}
+
+static void from_cache(struct ggml_tensor * rows, void * data, size_t offset, size_t size) {
+    ggml_backend_tensor_get(rows, data, offset, size);
+}
+
+static void to_cache(struct ggml_tensor * rows, void * data, size_t offset, size_t size) {
+    ggml_backend_tensor_set(rows, data, offset, size);
+}
+
+static size_t piece_size(const piece * p) {
+    return (size_t) p->n * p->rows->nb[1];
+}
+
+/* The checksum that the file ends with, of pieces that have theirs. */
+static uint64_t checksum(const commandr_state_header * h, const int32_t * tokens, const layout * l) {
+    uint64_t hash = commandr_state_hash_join(0, commandr_state_hash(h, sizeof(*h)));
+    hash          = commandr_state_hash_join(hash, commandr_state_hash(tokens, (size_t) h->n_tokens * sizeof(*tokens)));
+    for (int64_t i = 0; i < l->n_pieces; i++) {
+        hash = commandr_state_hash_join(hash, l->pieces[i].hash);
+    }
+    return hash;
+}
+
+static commandr_state_header make_header(const commandr_session * s, int32_t seq_id) {
     const commandr_hparams *  hp     = &s->model->hparams;
     const commandr_kv_cache * window = &s->caches[COMMANDR_CACHE_WINDOW];
     const int64_t             n      = s->seqs[seq_id].n;
-    state_header              header;
-    memset(&header, 0, sizeof(header));
-    memcpy(header.magic, MAGIC, sizeof(header.magic));
-    header.version      = STATE_VERSION;
-    header.type_k       = (uint32_t) s->params.type_k;
-    header.type_v       = (uint32_t) s->params.type_v;
-    header.fingerprint  = s->model->gguf->fingerprint;
-    header.n_layer      = hp->n_layer;
-    header.n_embd_kv    = hp->n_head_kv * hp->head_dim;
-    header.n_tokens     = n;
-    header.window_first = window->size > 0 ? commandr_kv_cache_first(window, seq_id, n) : 0;
+    commandr_state_header     header = commandr_state_header_make();
+    header.type_k                    = (uint32_t) s->params.type_k;
+    header.type_v                    = (uint32_t) s->params.type_v;
+    header.fingerprint               = s->model->gguf->fingerprint;
+    header.n_layer                   = hp->n_layer;
+    header.n_embd_kv                 = hp->n_head_kv * hp->head_dim;
+    header.n_tokens                  = n;
+    header.window_first              = window->size > 0 ? commandr_kv_cache_first(window, seq_id, n) : 0;
     return header;
 }
+
+/* ---- saving ---- */
+
+typedef struct saving {
+    const commandr_session * session;
+    int32_t                  seq_id;
+    const char *             path;
+} saving;
 
 /* The sequence's cells by position: from first on, [n_tokens - first]. */
 static void list_cells(const commandr_kv_cache * cache, int32_t seq_id, int64_t first, int64_t n_tokens,
@@ -168,35 +158,44 @@ static void list_cells(const commandr_kv_cache * cache, int32_t seq_id, int64_t 
     }
 }
 
-static commandr_status save_to(const commandr_session * s, int32_t seq_id, const char * path, FILE * file) {
-    const state_header header = make_header(s, seq_id);
-    stream             st     = { .file = file, .path = path, .hash = 14695981039346656037u };
-    int64_t *          cells  = calloc((size_t) header.n_tokens * 2 + 1, sizeof(*cells));
-    if (!cells) {
+static commandr_status write_all(const commandr_state_header * h, const int32_t * tokens, layout * l, const char * path,
+                                 FILE * file) {
+    uint8_t * buffer = malloc((size_t) l->max_piece + 1);
+    if (!buffer) {
         return commandr_fail(COMMANDR_ERROR_MEMORY, "%s: out of memory", path);
     }
-    int64_t * const by_cache[2] = { cells, cells + header.n_tokens };
-    const int64_t   n_rows[2]   = { header.n_tokens, header.n_tokens - header.window_first };
-    list_cells(&s->caches[0], seq_id, 0, header.n_tokens, by_cache[0]);
-    list_cells(&s->caches[1], seq_id, header.window_first, header.n_tokens, by_cache[1]);
+    bool ok = fwrite(h, sizeof(*h), 1, file) == 1 &&
+              fwrite(tokens, sizeof(*tokens), (size_t) h->n_tokens, file) == (size_t) h->n_tokens;
+    for (int64_t i = 0; i < l->n_pieces && ok; i++) {
+        move_rows(&l->pieces[i], buffer, from_cache);
+        l->pieces[i].hash = commandr_state_hash(buffer, piece_size(&l->pieces[i]));
+        ok                = fwrite(buffer, piece_size(&l->pieces[i]), 1, file) == 1;
+    }
+    free(buffer);
+    const uint64_t hash = checksum(h, tokens, l);
+    return ok && fwrite(&hash, sizeof(hash), 1, file) == 1
+               ? COMMANDR_OK
+               : commandr_fail(COMMANDR_ERROR_IO, "%s: cannot be written: %s", path, strerror(errno));
+}
 
-    put(&st, &header, sizeof(header));
-    put(&st, s->seqs[seq_id].tokens, (size_t) header.n_tokens * sizeof(int32_t));
-    const commandr_status status = move_all(s, &st, by_cache, n_rows, true);
-    free(cells);
+static commandr_status save_to(void * ctx, FILE * file) {
+    const saving *              job    = ctx;
+    const commandr_session *    s      = job->session;
+    const commandr_state_header header = make_header(s, job->seq_id);
+    layout                      l;
+    commandr_status             status = layout_init(s, &header, job->path, &l);
     if (status != COMMANDR_OK) {
         return status;
     }
-    const uint64_t hash = hash_end(&st);
-    put(&st, &hash, sizeof(hash));
-    if (st.failed || fflush(file) != 0 || fsync(fileno(file)) != 0) {
-        return commandr_fail(COMMANDR_ERROR_IO, "%s: cannot be written: %s", path, strerror(errno));
-    }
-    return COMMANDR_OK;
+    list_cells(&s->caches[0], job->seq_id, 0, header.n_tokens, l.cells[0]);
+    list_cells(&s->caches[1], job->seq_id, header.window_first, header.n_tokens, l.cells[1]);
+    status = write_all(&header, s->seqs[job->seq_id].tokens, &l, job->path, file);
+    layout_free(&l);
+    return status;
 }
 
 commandr_status commandr_session_state_save(const commandr_session * s, int32_t seq_id, const char * path) {
-    commandr_status status = commandr_session_check_seq(s, seq_id);
+    const commandr_status status = commandr_session_check_seq(s, seq_id);
     if (status != COMMANDR_OK) {
         return status;
     }
@@ -204,69 +203,15 @@ commandr_status commandr_session_state_save(const commandr_session * s, int32_t 
         return commandr_fail(COMMANDR_ERROR_ARGUMENT, "sequence %d is empty, or path is NULL: there is nothing to save",
                              seq_id);
     }
-    struct stat st;
-    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
-        return commandr_fail(COMMANDR_ERROR_IO, "%s: exists and is not a file",
-                             path); /* nothing renames over a device */
-    }
-    char * const real      = realpath(path, NULL); /* NULL for a new file; what a link points to is what is replaced */
-    const char * target    = real ? real : path;
-    const size_t size      = strlen(target) + 64;
-    char *       temporary = malloc(size);
-    if (!temporary) {
-        free(real);
-        return commandr_fail(COMMANDR_ERROR_MEMORY, "%s: out of memory", path);
-    }
-    static atomic_uint n_saves; /* two threads may save to one path */
-    snprintf(temporary, size, "%s.%ld.%u.tmp", target, (long) getpid(), atomic_fetch_add(&n_saves, 1));
-    FILE * file = fopen(temporary, "wbx");
-    if (!file) {
-        status = commandr_fail(COMMANDR_ERROR_IO, "%s: cannot be written: %s", path, strerror(errno));
-    } else {
-        status = save_to(s, seq_id, path, file);
-        if (fclose(file) != 0 && status == COMMANDR_OK) {
-            status = commandr_fail(COMMANDR_ERROR_IO, "%s: cannot be written: %s", path, strerror(errno));
-        }
-        if (status == COMMANDR_OK && rename(temporary, target) != 0) {
-            status = commandr_fail(COMMANDR_ERROR_IO, "%s: cannot be written: %s", path, strerror(errno));
-        }
-        if (status != COMMANDR_OK) {
-            remove(temporary);
-        }
-    }
-    free(temporary);
-    free(real);
-    return status;
+    saving job = { .session = s, .seq_id = seq_id, .path = path };
+    return commandr_state_file_replace(path, save_to, &job);
 }
 
-static commandr_status check_header(const commandr_session * s, int32_t seq_id, const char * path,
-                                    const state_header * h) {
-    const state_header want = make_header(s, seq_id);
-    if (memcmp(h->magic, MAGIC, sizeof(MAGIC)) != 0) {
-        return commandr_fail(COMMANDR_ERROR_FORMAT, "%s: not a state file", path);
-    }
-    if (h->version != STATE_VERSION) {
-        return commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "%s: state file version %u, and only %d is known", path,
-                             h->version, STATE_VERSION);
-    }
-    if (h->fingerprint != want.fingerprint || h->n_layer != want.n_layer || h->n_embd_kv != want.n_embd_kv) {
-        return commandr_fail(COMMANDR_ERROR_FORMAT, "%s: made with another model than %s", path, s->model->gguf->path);
-    }
-    if (h->type_k != want.type_k || h->type_v != want.type_v) {
-        const char * k = commandr_type_name((int32_t) h->type_k);
-        const char * v = commandr_type_name((int32_t) h->type_v);
-        return commandr_fail(COMMANDR_ERROR_FORMAT, "%s: its KV cache is %s and %s, this session's %s and %s", path,
-                             k ? k : "?", v ? v : "?", commandr_type_name(s->params.type_k),
-                             commandr_type_name(s->params.type_v));
-    }
-    if (h->n_tokens < 1 || h->n_tokens > INT32_MAX || h->window_first < 0 || h->window_first > h->n_tokens) {
-        return commandr_fail(COMMANDR_ERROR_FORMAT, "%s: damaged header: %" PRId64 " tokens", path, h->n_tokens);
-    }
-    return COMMANDR_OK;
-}
+/* ---- restoring ---- */
 
 /* Makes sure that the tokens fit, and have memory, once what the sequence holds alone has been given up. */
-static commandr_status make_room(commandr_session * s, int32_t seq_id, const char * path, const state_header * h) {
+static commandr_status make_room(commandr_session * s, int32_t seq_id, const char * path,
+                                 const commandr_state_header * h) {
     const commandr_kv_cache * cache  = &s->caches[COMMANDR_CACHE_FULL];
     int64_t                   n_free = commandr_session_n_free(s);
     for (int64_t c = 0; c < cache->n_seen; c++) {
@@ -278,46 +223,21 @@ static commandr_status make_room(commandr_session * s, int32_t seq_id, const cha
                              " are free",
                              path, h->n_tokens, s->params.n_ctx, n_free);
     }
-    const int64_t n_window   = s->caches[COMMANDR_CACHE_WINDOW].n_used + h->n_tokens - h->window_first;
+    const int64_t n_window   = s->caches[COMMANDR_CACHE_WINDOW].n_used + rows_of(h, COMMANDR_CACHE_WINDOW);
     const int64_t n_cells[2] = { s->params.n_ctx - n_free + h->n_tokens, n_window };
     return commandr_session_hold(s, n_cells, 1);
 }
 
-/* The size that a file with this header must have. */
-static int64_t file_size(const commandr_session * s, const state_header * h) {
-    int64_t size = (int64_t) sizeof(*h) + h->n_tokens * (int64_t) sizeof(int32_t) + (int64_t) sizeof(uint64_t);
-    for (int which = 0; which < 2; which++) {
-        size += (h->n_tokens - (which ? h->window_first : 0)) * (int64_t) s->caches[which].memory.cell_size;
-    }
-    return size;
-}
-
-static commandr_status check_size(FILE * file, const char * path, int64_t want) {
-    const long at = ftell(file);
-    if (at < 0 || fseek(file, 0, SEEK_END) != 0) {
-        return commandr_fail(COMMANDR_ERROR_IO, "%s: cannot be read: %s", path, strerror(errno));
-    }
-    const long size = ftell(file);
-    if (size != want) {
-        return commandr_fail(COMMANDR_ERROR_FORMAT,
-                             "%s: %ld bytes long, and its header calls for %" PRId64 ": it was cut off", path, size,
-                             want);
-    }
-    return fseek(file, at, SEEK_SET) == 0
-               ? COMMANDR_OK
-               : commandr_fail(COMMANDR_ERROR_IO, "%s: cannot be read: %s", path, strerror(errno));
-}
-
 /* Takes cells for the positions of a sequence that is empty. */
-static commandr_status take_cells(commandr_session * s, int32_t seq_id, const state_header * h,
-                                  int64_t * const cells[2], const int64_t * n_rows) {
+static commandr_status take_cells(commandr_session * s, int32_t seq_id, const commandr_state_header * h,
+                                  int64_t * const cells[2]) {
     int64_t next_pos[COMMANDR_MAX_SEQS];
     for (int32_t i = 0; i < COMMANDR_MAX_SEQS; i++) {
         next_pos[i] = s->seqs[i].n;
     }
     for (int which = 0; which < 2; which++) {
-        for (int64_t i = 0; i < n_rows[which] && s->caches[which].size > 0; i++) {
-            const int64_t pos = i + (which ? h->window_first : 0);
+        for (int64_t i = 0; i < rows_of(h, which) && s->caches[which].size > 0; i++) {
+            const int64_t pos = h->n_tokens - rows_of(h, which) + i;
             cells[which][i]   = commandr_kv_cache_take(&s->caches[which], next_pos, seq_id, pos);
             if (cells[which][i] < 0) {
                 for (int w = 0; w < 2; w++) {
@@ -331,68 +251,109 @@ static commandr_status take_cells(commandr_session * s, int32_t seq_id, const st
     return COMMANDR_OK;
 }
 
-static commandr_status load_rest(commandr_session * s, int32_t seq_id, stream * st, const state_header * h) {
-    commandr_sequence * seq    = &s->seqs[seq_id];
-    commandr_status     status = commandr_sequence_reserve(seq, h->n_tokens);
-    int64_t *           cells  = calloc((size_t) h->n_tokens * 2, sizeof(*cells));
-    if (status == COMMANDR_OK && !cells) {
-        status = commandr_fail(COMMANDR_ERROR_MEMORY, "%s: out of memory", st->path);
+typedef struct reading {
+    layout *  layout;
+    uint8_t * data; /* of the file */
+} reading;
+
+static void read_pieces(void * ctx, int64_t begin, int64_t end) {
+    const reading * job = ctx;
+    for (int64_t i = begin; i < end; i++) {
+        piece *   p    = &job->layout->pieces[i];
+        uint8_t * data = job->data + p->offset;
+        p->hash        = commandr_state_hash(data, piece_size(p));
+        move_rows(p, data, to_cache);
     }
-    if (status == COMMANDR_OK) {
-        int64_t * const by_cache[2] = { cells, cells + h->n_tokens };
-        const int64_t   n_rows[2]   = { h->n_tokens, h->n_tokens - h->window_first };
-        get(st, seq->tokens, (size_t) h->n_tokens * sizeof(int32_t));
-        status = take_cells(s, seq_id, h, by_cache, n_rows);
-        if (status == COMMANDR_OK) {
-            seq->n = h->n_tokens; /* so that truncating the sequence gives the cells back */
-            status = move_all(s, st, by_cache, n_rows, false);
+}
+
+static bool are_tokens(const commandr_session * s, const int32_t * tokens, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        if (tokens[i] < 0 || tokens[i] >= s->model->hparams.n_vocab) {
+            return false;
         }
     }
-    free(cells);
+    return true;
+}
+
+/* Reads what stands behind the header into a sequence that is empty, and leaves it so or with all of the tokens. */
+static commandr_status read_rest(commandr_session * s, int32_t seq_id, const char * path,
+                                 const commandr_state_header * h, const commandr_mapping * file) {
+    commandr_sequence * seq    = &s->seqs[seq_id];
+    commandr_status     status = commandr_sequence_reserve(seq, h->n_tokens);
+    layout              l;
+    if (status == COMMANDR_OK) {
+        status = layout_init(s, h, path, &l);
+    }
     if (status != COMMANDR_OK) {
         return status;
     }
-    const uint64_t want = hash_end(st);
-    uint64_t       hash = 0;
-    get(st, &hash, sizeof(hash));
-    for (int64_t i = 0; i < h->n_tokens && hash == want; i++) {
-        if (seq->tokens[i] < 0 || seq->tokens[i] >= s->model->hparams.n_vocab) {
-            hash = want + 1;
+    status = take_cells(s, seq_id, h, l.cells);
+    if (status == COMMANDR_OK) {
+        seq->n = h->n_tokens; /* so that truncating the sequence gives the cells back */
+        memcpy(seq->tokens, file->data + sizeof(*h), (size_t) h->n_tokens * sizeof(int32_t));
+        reading job = { .layout = &l, .data = file->data };
+        /* Drivers of other devices are not asked by several threads at once. */
+        commandr_parallel_for(s->model->n_devs > 0 ? 1 : s->params.n_threads, l.n_pieces, 4, read_pieces, &job);
+        uint64_t want;
+        memcpy(&want, file->data + l.end, sizeof(want));
+        if (checksum(h, seq->tokens, &l) != want || !are_tokens(s, seq->tokens, h->n_tokens)) {
+            status = commandr_fail(COMMANDR_ERROR_FORMAT, "%s: damaged: its checksum is wrong", path);
+            commandr_session_truncate(s, seq_id, 0);
         }
     }
-    return st->failed || hash != want
-               ? commandr_fail(COMMANDR_ERROR_FORMAT, "%s: damaged: its checksum is wrong", st->path)
-               : COMMANDR_OK;
+    layout_free(&l);
+    return status;
+}
+
+/* Checks the header and that the file has the size that it calls for. */
+static commandr_status check_file(const commandr_session * s, int32_t seq_id, const char * path,
+                                  const commandr_mapping * file, commandr_state_header * h) {
+    memcpy(h, file->data, sizeof(*h));
+    const commandr_state_header want   = make_header(s, seq_id);
+    const commandr_status       status = commandr_state_header_check(h, &want, path, s->model->gguf->path);
+    if (status == COMMANDR_OK && file->size != file_size(s, h)) {
+        return commandr_fail(COMMANDR_ERROR_FORMAT,
+                             "%s: %" PRId64 " bytes long, and its header calls for %" PRId64 ": it was cut off", path,
+                             file->size, file_size(s, h));
+    }
+    return status;
+}
+
+/* Maps a file that is large enough for a header. */
+static commandr_status open_file(const char * path, commandr_mapping * file) {
+    struct stat st;
+    if (!path || stat(path, &st) != 0) {
+        return commandr_fail(COMMANDR_ERROR_IO, "%s: cannot be opened: %s", path ? path : "NULL", strerror(errno));
+    }
+    if (!S_ISREG(st.st_mode)) {
+        return commandr_fail(COMMANDR_ERROR_IO, "%s: not a file", path);
+    }
+    if (st.st_size < (off_t) sizeof(commandr_state_header)) {
+        return commandr_fail(COMMANDR_ERROR_FORMAT, "%s: not a state file", path);
+    }
+    return commandr_mapping_open(path, file);
 }
 
 commandr_status commandr_session_state_load(commandr_session * s, int32_t seq_id, const char * path) {
-    commandr_status status = commandr_session_check_seq(s, seq_id);
+    commandr_mapping file   = { .data = NULL };
+    commandr_status  status = commandr_session_check_seq(s, seq_id);
+    if (status == COMMANDR_OK) {
+        status = open_file(path, &file);
+    }
     if (status != COMMANDR_OK) {
         return status;
     }
-    FILE * file = path ? fopen(path, "rb") : NULL;
-    if (!file) {
-        return commandr_fail(COMMANDR_ERROR_IO, "%s: cannot be opened: %s", path ? path : "NULL", strerror(errno));
-    }
-    stream       st = { .file = file, .path = path, .hash = 14695981039346656037u };
-    state_header header;
-    get(&st, &header, sizeof(header));
-    status = st.failed ? commandr_fail(COMMANDR_ERROR_FORMAT, "%s: not a state file", path)
-                       : check_header(s, seq_id, path, &header);
-    if (status == COMMANDR_OK) {
-        status = check_size(file, path, file_size(s, &header));
-    }
+    commandr_mapping_prefetch(&file, 0, file.size);
+    commandr_state_header header;
+    status = check_file(s, seq_id, path, &file, &header);
     if (status == COMMANDR_OK) {
         status = make_room(s, seq_id, path, &header);
     }
     if (status == COMMANDR_OK) {
         commandr_session_drop_outputs(s);
         commandr_session_truncate(s, seq_id, 0);
-        status = load_rest(s, seq_id, &st, &header);
-        if (status != COMMANDR_OK) {
-            commandr_session_truncate(s, seq_id, 0);
-        }
+        status = read_rest(s, seq_id, path, &header, &file);
     }
-    fclose(file);
+    commandr_mapping_close(&file);
     return status;
 }
