@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,6 +18,7 @@ from commandr_gguf.chat.section_grammar import section_grammar
 from commandr_gguf.chat.tokens import Prompt
 from commandr_gguf.chat.visible import Source
 from commandr_gguf.constraint import Constraint, ConstraintEngine
+from commandr_gguf.context_shift import ContextShift
 from commandr_gguf.drafting.chain import Chain
 from commandr_gguf.drafting.draft_model import DraftModel
 from commandr_gguf.drafting.drafter import Drafter
@@ -65,8 +66,12 @@ class ChatEngine:
         cache: PrefixCache,
         keeps_heads: bool = False,
         draft_session: Session | None = None,
+        shifts: bool = False,
+        n_keep: int | None = None,
     ) -> None:
         """`keeps_heads`: heads of prompts are worth finding, since the cache writes them to disk or needs copies.
+
+        `shifts`, `n_keep`: see `context_shift` of `CommandR`.
 
         Raises:
             ArgumentError: the model of `draft_session` has another vocabulary.
@@ -75,6 +80,8 @@ class ChatEngine:
         self._tokenizer = tokenizer
         self._cache = cache
         self._keeps_heads = keeps_heads
+        self._shifts = shifts
+        self._n_keep = n_keep
         self._draft_model = None if draft_session is None else DraftModel(draft_session, session.model)
         self.prompts = PromptRenderer(session.model.gguf, tokenizer)
 
@@ -149,6 +156,7 @@ class ChatEngine:
             # The documents stand behind the question: no other question's prompt has them where this one has.
             keep_prompt=bool(request.citable) and request.template == "rag",
             skip_special=not by_sections,  # the marks of these formats are control tokens
+            shift=self._shift(request, prompt),
             progress=decoding.progress,
             stream=True,
         )
@@ -198,13 +206,28 @@ class ChatEngine:
 
     def _head(self, request: Request, prompt: Prompt) -> int | None:
         """How many tokens the prompt shares with that of another last message."""
-        if not self._keeps_heads:
+        return self._shared(request, prompt, request.messages[:-1], request.messages[-1]) if self._keeps_heads else None
+
+    def _shift(self, request: Request, prompt: Prompt) -> ContextShift | None:
+        """What may be dropped: all behind the preamble, unless the caller says how much is to be kept."""
+        if not self._shifts:
             return None
-        last: dict[str, Any] = {**request.messages[-1]}
+        n_keep = self._n_keep
+        if n_keep is None:
+            first = next((i for i, one in enumerate(request.messages) if one["role"] != "system"), 0)
+            message = {"role": "user", "content": str(request.messages[first]["content"])}
+            n_keep = self._shared(request, prompt, request.messages[:first], message)
+        return ContextShift(n_keep)
+
+    def _shared(
+        self, request: Request, prompt: Prompt, before: Sequence[Mapping[str, Any]], message: Mapping[str, Any]
+    ) -> int:
+        """How many tokens the prompt shares with that of the messages before one and another one in its place."""
+        last: dict[str, Any] = {**message}
         last.pop("documents", None)
         last["content"] = "?" if last["content"].startswith(".") else "."
         other = make_request(
-            [*request.messages[:-1], last],
+            [*before, last],
             None if request.documents is None else [{"id": d.id, "data": d.data} for d in request.documents],
             request.tools,
             request.citation_mode,

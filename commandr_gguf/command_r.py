@@ -19,9 +19,10 @@ from commandr_gguf.chat.reply import Reply
 from commandr_gguf.chat.request import CitationMode, Documents, Messages, Tools, make_request
 from commandr_gguf.chat.tokens import Prompt
 from commandr_gguf.chat_engine import ChatEngine, Decoding
+from commandr_gguf.context_shift import ContextShift
 from commandr_gguf.demo.embedded import gguf_path
 from commandr_gguf.embedding import Pooling, embed_text
-from commandr_gguf.errors import ArgumentError, ClosedError, flag
+from commandr_gguf.errors import ArgumentError, ClosedError, flag, integer
 from commandr_gguf.generate import Generation, GenerationStream, generate
 from commandr_gguf.model import Model
 from commandr_gguf.prefix_cache import PrefixCache
@@ -57,6 +58,11 @@ class CommandR:
         n_batch, n_ubatch, n_threads, type_k, type_v, flash_attn: see `Session`.
         n_seq_max: how many prompts are kept, 1 to 64. None takes 4, or 2 of a model with a sliding window, where each
             takes memory of its own.
+        context_shift: when prompt and reply fill the context, forget the older half of what stands behind the first
+            n_keep tokens and go on; without it the reply ends there as "length", and a longer prompt is an error. What
+            is kept is computed anew. Without max_tokens a reply may then go on for ever.
+        n_keep: tokens that are never forgotten. None takes the preamble of a chat with its tools, and the first token
+            of other prompts.
         prompt_cache: a folder in which the beginnings of prompts are kept, so that another process can go on from them.
             It holds what prompts say.
         draft: a GGUF file of a smaller model with the same vocabulary, which guesses what this one writes next. It is
@@ -82,6 +88,8 @@ class CommandR:
         type_v: str = "f16",
         flash_attn: bool | None = None,
         n_seq_max: int | None = None,
+        context_shift: bool = False,
+        n_keep: int | None = None,
         prompt_cache: str | os.PathLike[str] | None = None,
         draft: str | os.PathLike[str] | None = None,
         progress: Callable[[float], object] | None = None,
@@ -100,6 +108,10 @@ class CommandR:
                     progress=progress,
                 )
             )
+            if n_keep is not None and not flag("context_shift", context_shift):
+                raise ArgumentError("n_keep is for context_shift=True")
+            self._n_keep = None if n_keep is None else integer("n_keep", n_keep, 0)
+            self._shifts = flag("context_shift", context_shift)
             self.tokenizer = Tokenizer.from_gguf(self.model.gguf)
             has_window = self.model.hparams.n_swa > 0
             sizes: dict[str, Any] = {"n_batch": n_batch, "n_ubatch": n_ubatch, "n_threads": n_threads}
@@ -120,6 +132,8 @@ class CommandR:
                 cache=self.cache,
                 keeps_heads=prompt_cache is not None or has_window,
                 draft_session=self._draft,
+                shifts=self._shifts,
+                n_keep=self._n_keep,
             )
             opened.pop_all()  # from here on close() closes them
         self.n_ctx = self.session.n_ctx
@@ -199,6 +213,7 @@ class CommandR:
             constraint=None if grammar is None else self._chat.constraints.constraint(grammar),
             drafter=self._chat.drafter(len(tokens)) if flag("speculate", speculate) else None,
             cache=self.cache,
+            shift=ContextShift(1 if self._n_keep is None else self._n_keep) if self._shifts else None,
             progress=progress,
             stream=True,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, overload
 
+from commandr_gguf.context_shift import ContextShift
 from commandr_gguf.drafting.drafter import Drafter
 from commandr_gguf.errors import integer
 from commandr_gguf.generation import Generation, Piece
@@ -37,6 +38,7 @@ def generate(
     stable: int | None = ...,
     keep_prompt: bool = ...,
     skip_special: bool = ...,
+    shift: ContextShift | None = ...,
     progress: Progress | None = ...,
     stream: Literal[False] = ...,
 ) -> Generation: ...
@@ -57,6 +59,7 @@ def generate(
     stable: int | None = ...,
     keep_prompt: bool = ...,
     skip_special: bool = ...,
+    shift: ContextShift | None = ...,
     progress: Progress | None = ...,
     stream: Literal[True],
 ) -> GenerationStream: ...
@@ -76,6 +79,7 @@ def generate(
     stable: int | None = None,
     keep_prompt: bool = False,
     skip_special: bool = True,
+    shift: ContextShift | None = None,
     progress: Progress | None = None,
     stream: bool = False,
 ) -> Generation | GenerationStream:
@@ -98,12 +102,13 @@ def generate(
         stable: for the cache, see `PrefixCache.acquire`.
         keep_prompt: for the cache, see `whole` there.
         skip_special: leave control tokens out of the text.
+        shift: what to drop when the context is full, be it by the prompt or by the reply, and go on; None ends there.
         progress: called during each evaluation, see `Session.eval`.
         stream: return a `GenerationStream` to iterate over instead of the finished reply.
 
     Raises:
         ArgumentError: the prompt is empty or an argument is outside its range.
-        ContextFullError: the prompt does not fit in the context.
+        ContextFullError: the prompt does not fit in the context, or with `shift` what is kept of it.
     """
     steps = GenerationSteps(
         session,
@@ -120,6 +125,7 @@ def generate(
         stable=stable,
         keep_prompt=keep_prompt,
         skip_special=skip_special,
+        shift=shift,
     )
     pieces = GenerationStream(steps, progress)
     return pieces if stream else pieces.finish()

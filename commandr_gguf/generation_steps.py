@@ -6,6 +6,7 @@ import functools
 import threading
 from collections.abc import Sequence
 
+from commandr_gguf.context_shift import ContextShift
 from commandr_gguf.drafting.adaptive import ROW_COST, DraftLength
 from commandr_gguf.drafting.drafter import Draft, Drafter, GoOn
 from commandr_gguf.eval_items import NextToken, Want
@@ -52,12 +53,20 @@ class GenerationSteps:
         stable: int | None,
         keep_prompt: bool,
         skip_special: bool,
+        shift: ContextShift | None = None,
     ) -> None:
         self.session = session
         """Where the wants are to be evaluated."""
         self._tokenizer = tokenizer
         self._n_ctx = session.n_ctx
+        self._shift = shift
         self._history = token_ids(prompt)
+        while shift is not None and len(self._history) >= self._n_ctx and shift.drop_oldest(self._history):
+            pass
+        self._n_dropped = 0
+        """Of prompt and reply, since the prompt was evaluated."""
+        self._prompt: list[int] | None = None
+        """Once its tokens were dropped."""
         self._max_tokens = max_tokens
         self._sampler = Sampler(session.model.hparams.n_vocab, sampling)
         self._stops = StopStrings(stop)
@@ -104,7 +113,7 @@ class GenerationSteps:
     @property
     def prompt(self) -> list[int]:
         """The tokens of the prompt."""
-        return self._history[: self.result.usage.prompt_tokens].tolist()
+        return self._history[: self.result.usage.prompt_tokens].tolist() if self._prompt is None else self._prompt
 
     @property
     def n_held(self) -> int:
@@ -197,9 +206,11 @@ class GenerationSteps:
                 return None
             self._count_prompt(found[0].n_reused)
             return self._last_piece("length")
-        n_before = len(self._history)
+        n_before, n_dropped = self._n_done, self._n_dropped
         reason = self._take(found)
         self._n_held = n_evaluated + self._count_draft(found, n_before)
+        if self._shift is not None and self._n_dropped > n_dropped:
+            self._n_held = self._shift.n_keep
         if self.begun:
             timings.decode_seconds += seconds
             timings.decode_tokens += len(found)
@@ -264,7 +275,7 @@ class GenerationSteps:
         n_right = n_common(draft.tokens, [step.token for step in found if step.token is not None])
         self._draft_length.add(draft.source, len(draft.tokens), n_right)
         self.result.usage.drafted_tokens += len(draft.tokens)
-        self.result.usage.accepted_tokens += min(n_right, len(self._history) - n_before)
+        self.result.usage.accepted_tokens += min(n_right, self._n_done - n_before)
         return n_right
 
     def _take(self, found: Sequence[NextToken]) -> FinishReason | None:
@@ -279,13 +290,25 @@ class GenerationSteps:
             self._text += self._stops.push(self._detokenizer.push(step.token))
             if self._stops.found is not None:
                 return "stop"
-            if self._n_done == self._max_tokens or len(self._history) > self._n_ctx:
+            if self._n_done == self._max_tokens or (len(self._history) > self._n_ctx and not self._make_space()):
                 return "length"
         return "stop" if self._constraint is not None and self._constraint.done else None
 
+    def _make_space(self) -> bool:
+        """Drop old tokens, if that is wanted; returns whether some were."""
+        if self._shift is None:
+            return False
+        self._prompt = self.prompt
+        n_before = len(self._history)
+        if not self._shift.drop_oldest(self._history):
+            return False
+        self._n_dropped += n_before - len(self._history)
+        self._drafter = None  # it counts on a text that only grows
+        return True
+
     @property
     def _n_done(self) -> int:
-        return len(self._history) - self.result.usage.prompt_tokens
+        return len(self._history) + self._n_dropped - self.result.usage.prompt_tokens
 
     def _count_prompt(self, n_reused: int) -> None:
         usage = self.result.usage

@@ -38,7 +38,8 @@ RUNTIME = """
     _native._commandr
     _native
     errors
-    callbacks cancelling demo devices gguf_file log printable quantize stops token_buffer token_kinds usage
+    callbacks cancelling context_shift demo devices gguf_file log printable
+    quantize stops token_buffer token_kinds usage
     demo.embedded drafting hparams imatrix sentence_pieces
     drafting.drafter prefix_slots reading.content token_constraint
     prefix_store reading.chunks reading.folders reading.pdf_file reading.text_file

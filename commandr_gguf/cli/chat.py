@@ -69,6 +69,8 @@ def chat(
     repeat_penalty: options.RepeatPenalty = 1.0,
     seed: options.Seed = None,
     n_ctx: options.Ctx = None,
+    context_shift: options.Shift = False,
+    n_keep: options.Keep = None,
     n_gpu_layers: options.GpuLayers = 0,
     n_threads: options.Threads = 0,
     type_k: options.TypeK = "f16",
@@ -118,6 +120,8 @@ def chat(
     with load(
         model,
         n_ctx=n_ctx,
+        context_shift=context_shift,
+        n_keep=n_keep,
         n_gpu_layers=n_gpu_layers,
         n_threads=n_threads,
         type_k=type_k,

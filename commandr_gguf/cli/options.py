@@ -33,6 +33,24 @@ Ctx = Annotated[
         show_default=False,
     ),
 ]
+Shift = Annotated[
+    bool,
+    typer.Option(
+        "--context-shift",
+        rich_help_panel=_MODEL,
+        help="At the end of the context forget the older half of what stands behind the preamble, and go on. "
+        "Without it the reply ends there.",
+    ),
+]
+Keep = Annotated[
+    int | None,
+    typer.Option(
+        "--keep",
+        rich_help_panel=_MODEL,
+        help="With --context-shift: tokens at the beginning that are not forgotten. Without it the preamble.",
+        show_default=False,
+    ),
+]
 GpuLayers = Annotated[
     int, typer.Option("--gpu-layers", "-g", rich_help_panel=_MODEL, help="Layers placed on GPUs; -1 = all.")
 ]
