@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from commandr_gguf.chat.conversation import Conversation
+from commandr_gguf.chat.events import Event
+from commandr_gguf.chat.tool_run import ToolResult
 from commandr_gguf.cli import options
 from commandr_gguf.cli.loading import check_numbers, load, set_verbose
+from commandr_gguf.cli.progress import PromptProgress
 from commandr_gguf.cli.repl import Repl
 from commandr_gguf.cli.replies import CitationPrinter, ReplyPrinter, print_json, print_text
 from commandr_gguf.cli.sources import load_functions, read
@@ -131,6 +134,7 @@ def chat(
         cache_packed=cache_packed,
         draft=draft_model,
     ) as opened:
+        progress = PromptProgress()
         conversation = Conversation(
             opened,
             system,
@@ -138,9 +142,22 @@ def chat(
             **({"multi_step": False} if single_step else {}),
             **({} if documents is None else {"documents": documents, "citation_mode": "fast" if fast else "accurate"}),
             stop=stop or (),
+            progress=progress,
             **numbers,
         )
-        Repl(conversation, n_ctx=opened.n_ctx, stats=stats, show=show).run()
+        Repl(conversation, n_ctx=opened.n_ctx, stats=stats, show=_and_clear(show, progress)).run()
+
+
+def _and_clear(show: ReplyPrinter, progress: PromptProgress) -> ReplyPrinter:
+    """Print replies, and take the line away that a reply stopped by Ctrl-C leaves."""
+
+    def print_reply(events: Iterable[Event | ToolResult]) -> None:
+        try:
+            show(events)
+        finally:
+            progress.clear()
+
+    return print_reply
 
 
 def _with_its_place(document: Mapping[str, Any]) -> dict[str, str]:

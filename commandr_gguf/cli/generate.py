@@ -14,6 +14,7 @@ from commandr_gguf.chat.grammars import json_schema_grammar
 from commandr_gguf.cli import options
 from commandr_gguf.cli.format import timings_dict
 from commandr_gguf.cli.loading import check_numbers, load, set_verbose
+from commandr_gguf.cli.progress import PromptProgress
 from commandr_gguf.command_r import CommandR
 from commandr_gguf.errors import ArgumentError, ContextFullError, FileError, FormatError
 from commandr_gguf.generate import Generation, GenerationStream
@@ -92,18 +93,23 @@ def generate(
         cache_packed=cache_packed,
         draft=draft_model,
     ) as opened:
+        progress = PromptProgress()
         stream = opened.generate(
             opened.tokenize(text, add_special=True, parse_special=special),
             stop=stop or (),
             top_logprobs=top_logprobs,
             grammar=grammar,
+            progress=progress,
             stream=True,
             **numbers,
         )
         if as_json:
             print(json.dumps(_as_json(opened, stream.finish()), ensure_ascii=False))
             return
-        _print(stream)
+        try:
+            _print(stream)
+        finally:
+            progress.clear()
         if schema is not None and stream.result.finish_reason == "length":
             n = stream.result.usage.completion_tokens
             raise ContextFullError(
