@@ -39,7 +39,7 @@ RUNTIME = """
     _native
     errors
     callbacks cancelling context_shift demo devices gguf_file log printable
-    quantize stops token_buffer token_kinds usage
+    quantize state_file stops token_buffer token_kinds usage
     demo.embedded drafting hparams imatrix sentence_pieces
     drafting.drafter prefix_slots reading.content token_constraint
     prefix_store reading.chunks reading.folders reading.pdf_file reading.text_file

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import models
-from commandr_gguf import ContextFullError, FileError, FormatError, GGUFFile, Model, Session
+from commandr_gguf import ContextFullError, FileError, FormatError, GGUFFile, Model, Session, UnsupportedError
 
 TOKENS = np.r_[5, np.random.default_rng(4).integers(8, 600, 99)].astype(np.int32)
 OPTIONS: dict[str, Any] = {"n_ctx": 256, "n_seq_max": 2, "n_threads": 1}
@@ -134,3 +134,68 @@ def test_two_threads_save_to_one_path(model: Model, tmp_path: Path) -> None:
         session.load_state(tmp_path / "state")
         session.close()
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
+# ---- packed
+
+
+@pytest.fixture
+def packed(session: Session, tmp_path: Path) -> Path:
+    session.save_state(tmp_path / "packed", compress=True)
+    return tmp_path / "packed"
+
+
+@pytest.mark.parametrize("n_tokens", [1, 2, 99, 100])
+def test_a_packed_file_gives_back_what_the_raw_one_gives(model: Model, tmp_path: Path, n_tokens: int) -> None:
+    with Session(model, **OPTIONS) as session:
+        session.eval(TOKENS[:n_tokens])
+        session.save_state(tmp_path / "raw")
+        session.save_state(tmp_path / "packed", compress=True)
+        session.seq_rm(0)
+        session.load_state(tmp_path / "packed")
+        assert session.seq_tokens() == TOKENS[:n_tokens].tolist()
+        session.save_state(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "raw").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "packed", "raw"]
+
+
+def test_a_packed_file_is_smaller(state: Path, packed: Path) -> None:
+    assert packed.stat().st_size < 0.97 * state.stat().st_size
+
+
+@pytest.mark.parametrize("n", [80, 500, -1])
+def test_a_cut_off_packed_file_leaves_the_sequence_as_it_was(session: Session, packed: Path, n: int) -> None:
+    packed.write_bytes(packed.read_bytes()[:n])
+    with pytest.raises(FormatError, match=r"packed: .*(cut off|damaged)"):
+        session.load_state(packed)
+    assert session.seq_tokens() == TOKENS.tolist()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_flipped_bits_of_a_packed_file_are_found(session: Session, packed: Path, seed: int) -> None:
+    place = int(np.random.default_rng(seed).integers(90, packed.stat().st_size))
+    flip(packed, (place, seed % 8))
+    with pytest.raises(FormatError, match="packed"):
+        session.load_state(packed)
+
+
+def test_the_header_of_a_packed_file_is_checked_as_that_of_a_raw_one(packed: Path, model: Model) -> None:
+    with Session(model, **OPTIONS, type_k="q8_0") as session, pytest.raises(FormatError, match=r"packed: its KV cache"):
+        session.load_state(packed)
+
+
+def test_a_packed_file_cannot_be_written(session: Session, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(FileError, match="exists and is not a file"):
+        session.save_state(tmp_path / "fifo", compress=True)
+    with pytest.raises(FileError, match="cannot be written: No such file"):
+        session.save_state(tmp_path / "none" / "packed", compress=True)
+
+
+def test_files_of_version_1_are_refused_by_name(session: Session, state: Path) -> None:
+    data = bytearray(state.read_bytes())
+    data[8:12] = (1).to_bytes(4, "little")
+    state.write_bytes(data)
+    with pytest.raises(UnsupportedError, match="state file version 1, and only 2 is known"):
+        session.load_state(state)
+    assert session.seq_tokens() == TOKENS.tolist()
