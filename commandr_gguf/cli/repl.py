@@ -96,7 +96,7 @@ class Repl:
             events.close()
         reply = self._conversation.last
         if reply is not None and reply.finish_reason == "length" and not reply.tool_calls and self._is_full(reply):
-            _say("the reply was cut at the end of the context, see --ctx")
+            _say("the reply was cut at the end of the context, see --ctx and --context-shift")
         if self._stats:
             self._print_stats()
 

@@ -169,8 +169,8 @@ commandr_status commandr_session_init(commandr_model * model, commandr_session_p
 commandr_status commandr_session_kv_size(const commandr_hparams * hp, commandr_session_params params, int64_t * size);
 void            commandr_session_free(commandr_session * session);
 /* Makes each item's sequence hold its tokens and computes the outputs asked for (COMMANDR_OUTPUT_*), all items in
- * common graphs. On failure no outputs are held. ARGUMENT and CONTEXT leave every sequence as it was; after MEMORY, too,
- * or each holds a prefix of its item as after CANCELLED and BACKEND: the same call again goes on where this stopped. */
+ * common graphs. On failure no outputs are held. ARGUMENT and CONTEXT leave every sequence as it was; so may MEMORY, or
+ * each holds a prefix of its item as after CANCELLED and BACKEND: the same call again goes on where this stopped. */
 commandr_status commandr_session_eval(commandr_session * session, const commandr_eval_item * items, int32_t n_items,
                                       int32_t outputs);
 /* Rows of the last evaluation, valid until the session changes; NULL when there is none.

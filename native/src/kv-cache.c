@@ -53,8 +53,8 @@ void commandr_kv_cache_free(commandr_kv_cache * cache) {
     memset(cache, 0, sizeof(*cache));
 }
 
-/* How many cells to add at once: as many as there are, but a GiB of them at most, or an eighth where that is more. Where
- * growing means copying, this keeps what is copied in proportion to what is held. */
+/* How many cells to add at once: as many as there are, but a GiB of them at most, or an eighth where that is more.
+ * Where growing means copying, this keeps what is copied in proportion to what is held. */
 static int64_t step(const commandr_kv_memory * memory) {
     const int64_t in_a_gib = memory->cell_size > 0 ? STEP_BYTES / (int64_t) memory->cell_size : memory->size;
     const int64_t most     = in_a_gib > memory->n_held / 8 ? in_a_gib : memory->n_held / 8;

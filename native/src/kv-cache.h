@@ -44,8 +44,8 @@ commandr_status commandr_kv_cache_init(commandr_kv_cache * cache, const commandr
                                        int64_t size, enum ggml_type type_k, enum ggml_type type_v);
 void            commandr_kv_cache_free(commandr_kv_cache * cache); /* a zeroed one is allowed */
 
-/* Sees to memory for n cells in use at once, for n_seqs blocks that are not full, and for more so that it need not be done
- * often; beyond size for size cells. MEMORY, when there is none for n cells, leaves the cache as it was. */
+/* Sees to memory for n cells in use at once, for n_seqs blocks that are not full, and for more so that it need not be
+ * done often; beyond size for size cells. MEMORY, when there is none for n cells, leaves the cache as it was. */
 commandr_status commandr_kv_cache_hold(commandr_kv_cache * cache, int64_t n, int64_t n_seqs);
 
 /* Takes a cell for a sequence's next position: a free one, or in a window cache one that may be taken over. next_pos:

@@ -150,8 +150,11 @@ commandr_status commandr_kv_memory_grow(commandr_kv_memory * memory, int64_t n, 
             if ((!layer->range && !set_aside(layer)) || !permit(layer, n)) {
                 return fail_to_grow(memory, layer->dev, n, strerror(errno));
             }
-        } else if ((!layer->buffer || layer->k->ne[1] < n) && !enlarge(layer, n)) {
-            return fail_to_grow(memory, layer->dev, n, commandr_log_first_error());
+        } else if (!layer->buffer || layer->k->ne[1] < n) {
+            if (!enlarge(layer, n)) {
+                return fail_to_grow(memory, layer->dev, n, commandr_log_first_error());
+            }
+            memory->n_moved++;
         }
     }
     memory->n_held = n; /* layers that grew before one failed are larger than they need be, and keep what they hold */

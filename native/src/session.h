@@ -1,5 +1,5 @@
 /* What a session holds, shared by its parts: session.c (life), sequences.c, eval-items.c, eval.c and ubatch.c
- * (computing, from the whole to one graph), state.c (files). */
+ * (computing, from the whole to one graph), state.c and state-layout.c (files). */
 #ifndef COMMANDR_SRC_SESSION_H
 #define COMMANDR_SRC_SESSION_H
 

@@ -39,8 +39,8 @@ typedef struct commandr_state_header {
 /* A header with magic and version, and else zeros. */
 commandr_state_header commandr_state_header_make(void);
 
-/* Whether what a file begins with is a header that can be read, and of the wanted model and cache types. model_path: for
- * the message */
+/* Whether what a file begins with is a header that can be read, and of the wanted model and cache types. model_path:
+ * for the message */
 commandr_status commandr_state_header_check(const commandr_state_header * header, const commandr_state_header * want,
                                             const char * path, const char * model_path);
 

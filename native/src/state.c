@@ -1,9 +1,7 @@
 /* Saving a sequence to a state file, and restoring it from one. */
-#include "state-file.h"
-
 #include "error.h"
 #include "mapping.h"
-#include "session.h"
+#include "state-layout.h"
 #include "threads.h"
 
 #include <errno.h>
@@ -11,119 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-
-/* Rows of one cache tensor that stand in the file one after the other. */
-typedef struct piece {
-    struct ggml_tensor * rows;
-    const int64_t *      cells; /* [n]: where the rows lie in the cache */
-    int64_t              n;
-    int64_t              offset; /* in the file */
-    uint64_t             hash;
-} piece;
-
-/* What stands where in the file of a header. */
-typedef struct layout {
-    int64_t * cells[2]; /* by cache: [n_tokens], [n_tokens - window_first], in order of position */
-    piece *   pieces;
-    int64_t   n_pieces;
-    int64_t   max_piece; /* bytes */
-    int64_t   end;       /* offset of the checksum */
-} layout;
-
-static void layout_free(layout * l) {
-    free(l->cells[0]);
-    free(l->cells[1]);
-    free(l->pieces);
-}
-
-static int64_t rows_of(const commandr_state_header * h, int which) {
-    return h->n_tokens - (which == COMMANDR_CACHE_WINDOW ? h->window_first : 0);
-}
-
-/* The size that a file with this header must have. */
-static int64_t file_size(const commandr_session * s, const commandr_state_header * h) {
-    int64_t size = (int64_t) sizeof(*h) + h->n_tokens * (int64_t) sizeof(int32_t) + (int64_t) sizeof(uint64_t);
-    for (int which = 0; which < 2; which++) {
-        size += rows_of(h, which) * (int64_t) s->caches[which].memory.cell_size;
-    }
-    return size;
-}
-
-static void add_rows(layout * l, struct ggml_tensor * rows, const int64_t * cells, int64_t n) {
-    const int64_t row_size = (int64_t) rows->nb[1];
-    const int64_t n_piece  = row_size < COMMANDR_STATE_PIECE ? COMMANDR_STATE_PIECE / row_size : 1;
-    for (int64_t first = 0; first < n; first += n_piece) {
-        const int64_t n_now      = n - first < n_piece ? n - first : n_piece;
-        l->pieces[l->n_pieces++] = (piece) { .rows = rows, .cells = cells + first, .n = n_now, .offset = l->end };
-        l->max_piece             = n_now * row_size > l->max_piece ? n_now * row_size : l->max_piece;
-        l->end += n_now * row_size;
-    }
-}
-
-/* cells are to be filled in before the pieces are used. */
-static commandr_status layout_init(const commandr_session * s, const commandr_state_header * h, const char * path,
-                                   layout * l) {
-    /* A tensor has at most one piece that is not full. */
-    const int64_t most = file_size(s, h) / (COMMANDR_STATE_PIECE / 2) + 2 * s->model->hparams.n_layer + 1;
-    memset(l, 0, sizeof(*l));
-    l->pieces = calloc((size_t) most, sizeof(*l->pieces));
-    l->end    = (int64_t) sizeof(*h) + h->n_tokens * (int64_t) sizeof(int32_t);
-    for (int which = 0; which < 2; which++) {
-        l->cells[which] = calloc((size_t) rows_of(h, which) + 1, sizeof(int64_t));
-    }
-    if (!l->pieces || !l->cells[0] || !l->cells[1]) {
-        layout_free(l);
-        return commandr_fail(COMMANDR_ERROR_MEMORY, "%s: out of memory", path);
-    }
-    for (int which = 0; which < 2; which++) {
-        const commandr_kv_memory * memory = &s->caches[which].memory;
-        for (int64_t il = 0; il < memory->n_layer; il++) {
-            const commandr_kv_layer * layer = &memory->layers[il];
-            if (layer->k) {
-                add_rows(l, layer->k, l->cells[which], rows_of(h, which));
-                add_rows(l, layer->v, l->cells[which], rows_of(h, which));
-            }
-        }
-    }
-    return COMMANDR_OK;
-}
-
-/* Calls move for runs of neighboring cells: the offset and bytes in the tensor, and the place of them in the piece. */
-typedef void (*move_fn)(struct ggml_tensor * rows, void * data, size_t offset, size_t size);
-
-static void move_rows(const piece * p, uint8_t * data, move_fn move) {
-    const size_t row_size = p->rows->nb[1];
-    for (int64_t i = 0; i < p->n;) {
-        int64_t run = 1;
-        while (i + run < p->n && p->cells[i + run] == p->cells[i] + run) {
-            run++;
-        }
-        move(p->rows, data + (size_t) i * row_size, (size_t) p->cells[i] * row_size, (size_t) run * row_size);
-        i += run;
-    }
-}
-
-static void from_cache(struct ggml_tensor * rows, void * data, size_t offset, size_t size) {
-    ggml_backend_tensor_get(rows, data, offset, size);
-}
-
-static void to_cache(struct ggml_tensor * rows, void * data, size_t offset, size_t size) {
-    ggml_backend_tensor_set(rows, data, offset, size);
-}
-
-static size_t piece_size(const piece * p) {
-    return (size_t) p->n * p->rows->nb[1];
-}
-
-/* The checksum that the file ends with, of pieces that have theirs. */
-static uint64_t checksum(const commandr_state_header * h, const int32_t * tokens, const layout * l) {
-    uint64_t hash = commandr_state_hash_join(0, commandr_state_hash(h, sizeof(*h)));
-    hash          = commandr_state_hash_join(hash, commandr_state_hash(tokens, (size_t) h->n_tokens * sizeof(*tokens)));
-    for (int64_t i = 0; i < l->n_pieces; i++) {
-        hash = commandr_state_hash_join(hash, l->pieces[i].hash);
-    }
-    return hash;
-}
 
 static commandr_state_header make_header(const commandr_session * s, int32_t seq_id) {
     const commandr_hparams *  hp     = &s->model->hparams;
@@ -158,8 +43,8 @@ static void list_cells(const commandr_kv_cache * cache, int32_t seq_id, int64_t 
     }
 }
 
-static commandr_status write_all(const commandr_state_header * h, const int32_t * tokens, layout * l, const char * path,
-                                 FILE * file) {
+static commandr_status write_all(const commandr_state_header * h, const int32_t * tokens, commandr_state_layout * l,
+                                 const char * path, FILE * file) {
     uint8_t * buffer = malloc((size_t) l->max_piece + 1);
     if (!buffer) {
         return commandr_fail(COMMANDR_ERROR_MEMORY, "%s: out of memory", path);
@@ -167,12 +52,12 @@ static commandr_status write_all(const commandr_state_header * h, const int32_t 
     bool ok = fwrite(h, sizeof(*h), 1, file) == 1 &&
               fwrite(tokens, sizeof(*tokens), (size_t) h->n_tokens, file) == (size_t) h->n_tokens;
     for (int64_t i = 0; i < l->n_pieces && ok; i++) {
-        move_rows(&l->pieces[i], buffer, from_cache);
-        l->pieces[i].hash = commandr_state_hash(buffer, piece_size(&l->pieces[i]));
-        ok                = fwrite(buffer, piece_size(&l->pieces[i]), 1, file) == 1;
+        commandr_state_gather(&l->pieces[i], buffer);
+        l->pieces[i].hash = commandr_state_hash(buffer, commandr_state_piece_size(&l->pieces[i]));
+        ok                = fwrite(buffer, commandr_state_piece_size(&l->pieces[i]), 1, file) == 1;
     }
     free(buffer);
-    const uint64_t hash = checksum(h, tokens, l);
+    const uint64_t hash = commandr_state_checksum(h, tokens, l);
     return ok && fwrite(&hash, sizeof(hash), 1, file) == 1
                ? COMMANDR_OK
                : commandr_fail(COMMANDR_ERROR_IO, "%s: cannot be written: %s", path, strerror(errno));
@@ -182,15 +67,15 @@ static commandr_status save_to(void * ctx, FILE * file) {
     const saving *              job    = ctx;
     const commandr_session *    s      = job->session;
     const commandr_state_header header = make_header(s, job->seq_id);
-    layout                      l;
-    commandr_status             status = layout_init(s, &header, job->path, &l);
+    commandr_state_layout       l;
+    commandr_status             status = commandr_state_layout_init(s, &header, job->path, &l);
     if (status != COMMANDR_OK) {
         return status;
     }
     list_cells(&s->caches[0], job->seq_id, 0, header.n_tokens, l.cells[0]);
     list_cells(&s->caches[1], job->seq_id, header.window_first, header.n_tokens, l.cells[1]);
     status = write_all(&header, s->seqs[job->seq_id].tokens, &l, job->path, file);
-    layout_free(&l);
+    commandr_state_layout_free(&l);
     return status;
 }
 
@@ -223,7 +108,7 @@ static commandr_status make_room(commandr_session * s, int32_t seq_id, const cha
                              " are free",
                              path, h->n_tokens, s->params.n_ctx, n_free);
     }
-    const int64_t n_window   = s->caches[COMMANDR_CACHE_WINDOW].n_used + rows_of(h, COMMANDR_CACHE_WINDOW);
+    const int64_t n_window = s->caches[COMMANDR_CACHE_WINDOW].n_used + commandr_state_n_rows(h, COMMANDR_CACHE_WINDOW);
     const int64_t n_cells[2] = { s->params.n_ctx - n_free + h->n_tokens, n_window };
     return commandr_session_hold(s, n_cells, 1);
 }
@@ -236,8 +121,8 @@ static commandr_status take_cells(commandr_session * s, int32_t seq_id, const co
         next_pos[i] = s->seqs[i].n;
     }
     for (int which = 0; which < 2; which++) {
-        for (int64_t i = 0; i < rows_of(h, which) && s->caches[which].size > 0; i++) {
-            const int64_t pos = h->n_tokens - rows_of(h, which) + i;
+        for (int64_t i = 0; i < commandr_state_n_rows(h, which) && s->caches[which].size > 0; i++) {
+            const int64_t pos = h->n_tokens - commandr_state_n_rows(h, which) + i;
             cells[which][i]   = commandr_kv_cache_take(&s->caches[which], next_pos, seq_id, pos);
             if (cells[which][i] < 0) {
                 for (int w = 0; w < 2; w++) {
@@ -252,17 +137,17 @@ static commandr_status take_cells(commandr_session * s, int32_t seq_id, const co
 }
 
 typedef struct reading {
-    layout *  layout;
-    uint8_t * data; /* of the file */
+    commandr_state_layout * layout;
+    uint8_t *               data; /* of the file */
 } reading;
 
 static void read_pieces(void * ctx, int64_t begin, int64_t end) {
     const reading * job = ctx;
     for (int64_t i = begin; i < end; i++) {
-        piece *   p    = &job->layout->pieces[i];
-        uint8_t * data = job->data + p->offset;
-        p->hash        = commandr_state_hash(data, piece_size(p));
-        move_rows(p, data, to_cache);
+        commandr_state_piece * p    = &job->layout->pieces[i];
+        uint8_t *              data = job->data + p->offset;
+        p->hash                     = commandr_state_hash(data, commandr_state_piece_size(p));
+        commandr_state_scatter(p, data);
     }
 }
 
@@ -278,11 +163,11 @@ static bool are_tokens(const commandr_session * s, const int32_t * tokens, int64
 /* Reads what stands behind the header into a sequence that is empty, and leaves it so or with all of the tokens. */
 static commandr_status read_rest(commandr_session * s, int32_t seq_id, const char * path,
                                  const commandr_state_header * h, const commandr_mapping * file) {
-    commandr_sequence * seq    = &s->seqs[seq_id];
-    commandr_status     status = commandr_sequence_reserve(seq, h->n_tokens);
-    layout              l;
+    commandr_sequence *   seq    = &s->seqs[seq_id];
+    commandr_status       status = commandr_sequence_reserve(seq, h->n_tokens);
+    commandr_state_layout l;
     if (status == COMMANDR_OK) {
-        status = layout_init(s, h, path, &l);
+        status = commandr_state_layout_init(s, h, path, &l);
     }
     if (status != COMMANDR_OK) {
         return status;
@@ -296,12 +181,12 @@ static commandr_status read_rest(commandr_session * s, int32_t seq_id, const cha
         commandr_parallel_for(s->model->n_devs > 0 ? 1 : s->params.n_threads, l.n_pieces, 4, read_pieces, &job);
         uint64_t want;
         memcpy(&want, file->data + l.end, sizeof(want));
-        if (checksum(h, seq->tokens, &l) != want || !are_tokens(s, seq->tokens, h->n_tokens)) {
+        if (commandr_state_checksum(h, seq->tokens, &l) != want || !are_tokens(s, seq->tokens, h->n_tokens)) {
             status = commandr_fail(COMMANDR_ERROR_FORMAT, "%s: damaged: its checksum is wrong", path);
             commandr_session_truncate(s, seq_id, 0);
         }
     }
-    layout_free(&l);
+    commandr_state_layout_free(&l);
     return status;
 }
 
@@ -311,10 +196,10 @@ static commandr_status check_file(const commandr_session * s, int32_t seq_id, co
     memcpy(h, file->data, sizeof(*h));
     const commandr_state_header want   = make_header(s, seq_id);
     const commandr_status       status = commandr_state_header_check(h, &want, path, s->model->gguf->path);
-    if (status == COMMANDR_OK && file->size != file_size(s, h)) {
+    if (status == COMMANDR_OK && file->size != commandr_state_size(s, h)) {
         return commandr_fail(COMMANDR_ERROR_FORMAT,
                              "%s: %" PRId64 " bytes long, and its header calls for %" PRId64 ": it was cut off", path,
-                             file->size, file_size(s, h));
+                             file->size, commandr_state_size(s, h));
     }
     return status;
 }

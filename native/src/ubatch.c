@@ -123,8 +123,8 @@ static commandr_status reserve_shape(commandr_session * s, int64_t n_tokens, int
     return COMMANDR_OK;
 }
 
-/* The graphs of n tokens that take most: all cells that there are rows for, and each of the forms that outputs and head have. What is reserved
- * last is the whole head with as many outputs as there may be. */
+/* The graphs of n tokens that take most: all cells that there are rows for, and each of the forms that outputs and head
+ * have. What is reserved last is the whole head with as many outputs as there may be. */
 static commandr_status reserve_tokens(commandr_session * s, int64_t n) {
     const int32_t   both      = COMMANDR_OUTPUT_LOGITS | COMMANDR_OUTPUT_HIDDEN;
     const int64_t   n_head    = commandr_head_most(s->model);
@@ -162,18 +162,16 @@ commandr_status commandr_ubatch_reserve(commandr_session * s) {
 commandr_status commandr_session_hold(commandr_session * s, const int64_t n_cells[2], int32_t n_seqs) {
     commandr_status status   = COMMANDR_OK;
     bool            has_more = false; /* rows, so that graphs may become larger */
-    bool            has_new  = false; /* tensors */
     for (int32_t i = 0; i < s->params.n_seq_max; i++) {
         n_seqs += s->seqs[i].n > 0;
     }
     for (int which = 0; which < 2 && status == COMMANDR_OK; which++) {
-        commandr_kv_memory * memory = &s->caches[which].memory;
-        const int64_t        n_held = memory->n_held;
-        const int64_t        n_rows = memory->n_rows;
-        status                      = commandr_kv_cache_hold(&s->caches[which], n_cells[which], n_seqs);
-        has_more                    = has_more || memory->n_rows > n_rows;
-        has_new                     = has_new || memory->n_held > n_held || status != COMMANDR_OK;
+        commandr_kv_memory * memory  = &s->caches[which].memory;
+        const int64_t        n_rows  = memory->n_rows;
+        const int64_t        n_moved = memory->n_moved;
+        status                       = commandr_kv_cache_hold(&s->caches[which], n_cells[which], n_seqs);
+        has_more                     = has_more || memory->n_rows > n_rows;
+        s->graph_ready               = s->graph_ready && memory->n_moved == n_moved; /* it points to the tensors */
     }
-    s->graph_ready = s->graph_ready && !has_new; /* it may point to what is no more */
     return has_more && status == COMMANDR_OK ? commandr_ubatch_reserve(s) : status;
 }

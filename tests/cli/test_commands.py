@@ -164,7 +164,7 @@ def test_a_reply_that_the_context_cuts_is_told_on_stderr(
 ) -> None:
     type_in(monkeypatch, "Hello")
     assert main(["chat", path, "--ctx", "256", "--temperature", "0"]) == 0
-    assert capsys.readouterr().err == "the reply was cut at the end of the context, see --ctx\n"
+    assert capsys.readouterr().err == "the reply was cut at the end of the context, see --ctx and --context-shift\n"
 
 
 def test_an_error_ends_a_chat_through_a_pipe(

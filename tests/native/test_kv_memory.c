@@ -3,9 +3,12 @@
  *     test_kv_memory MODEL TOKENS
  *
  * TOKENS is a file of int32. Evaluates ever more of them in a session that grows, and writes the logits of each last
- * token as float32 to stdout; to stderr, for each, the bytes that the cache has. */
+ * token as float32 to stdout; to stderr, for each, the bytes that the cache has. Before each, growing fails once: after
+ * one layer has got its larger buffer. */
 #include "commandr.h"
 #include "ggml-backend.h"
+
+#include "ggml-alloc.h"
 
 #include <stdio.h>
 
@@ -14,10 +17,18 @@ static ggml_backend_dev_t no_device(void) {
     return NULL;
 }
 
-#define commandr_device_cpu no_device
+static int64_t allocations_left = INT64_MAX;
+
+static ggml_backend_buffer_t allocate(struct ggml_context * ctx, ggml_backend_buffer_type_t buft) {
+    return allocations_left-- > 0 ? ggml_backend_alloc_ctx_tensors_from_buft(ctx, buft) : NULL;
+}
+
+#define commandr_device_cpu                      no_device
+#define ggml_backend_alloc_ctx_tensors_from_buft allocate
 #include "devices.h"
 #include "kv-memory.c"
 #undef commandr_device_cpu
+#undef ggml_backend_alloc_ctx_tensors_from_buft
 
 enum { MAX_TOKENS = 4096 };
 
@@ -32,7 +43,16 @@ static int64_t cache_bytes(const commandr_session * session) {
 
 static int evaluate(commandr_session * session, const int32_t * tokens, int64_t n, size_t n_vocab) {
     for (int64_t i = 100; i <= n; i += i / 2) {
-        const commandr_eval_item item = { .tokens = tokens, .n_tokens = i, .n_outputs = 1 };
+        const commandr_eval_item item  = { .tokens = tokens, .n_tokens = i, .n_outputs = 1 };
+        const commandr_eval_item whole = { .tokens = tokens, .n_tokens = n, .n_outputs = 1 };
+        const int64_t            n_old = commandr_session_seq_length(session, 0);
+        allocations_left               = 1;
+        if (i < n && (commandr_session_eval(session, &whole, 1, COMMANDR_OUTPUT_LOGITS) != COMMANDR_ERROR_MEMORY ||
+                      commandr_session_seq_length(session, 0) != n_old)) {
+            fprintf(stderr, "growing did not fail as it was to\n");
+            return 1;
+        }
+        allocations_left = INT64_MAX;
         if (commandr_session_eval(session, &item, 1, COMMANDR_OUTPUT_LOGITS) != COMMANDR_OK) {
             fprintf(stderr, "%s\n", commandr_last_error());
             return 1;
