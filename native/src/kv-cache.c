@@ -2,6 +2,7 @@
 
 #include "error.h"
 #include "log.h"
+#include "places.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -53,7 +54,8 @@ static commandr_status allocate(commandr_kv_cache * cache, const commandr_model 
         commandr_log_clear_error();
         ggml_backend_buffer_type_t buft = ggml_backend_dev_buffer_type(devs[i]);
         const size_t               size = ggml_backend_alloc_ctx_tensors_from_buft_size(cache->ctxs[i], buft);
-        cache->buffers[i]               = ggml_backend_alloc_ctx_tensors_from_buft(cache->ctxs[i], buft);
+        cache->buffers[i] = model->is_measured ? commandr_empty_buffer(cache->ctxs[i], buft)
+                                               : ggml_backend_alloc_ctx_tensors_from_buft(cache->ctxs[i], buft);
         if (!cache->buffers[i]) {
             return commandr_fail(COMMANDR_ERROR_MEMORY,
                                  "%.2f GiB for the KV cache of %lld cells cannot be allocated on %s: %s",
@@ -116,6 +118,13 @@ void commandr_kv_cache_free(commandr_kv_cache * cache) {
     free(cache->ctxs);
     free(cache->buffers);
     memset(cache, 0, sizeof(*cache));
+}
+
+int64_t commandr_kv_cache_bytes(const commandr_kv_cache * cache, int32_t i) {
+    ggml_backend_buffer_type_t buft = ggml_backend_buffer_get_type(cache->buffers[i]);
+    /* Of a measured cache the buffer is empty, of any other no tensor is left without memory. */
+    return (int64_t) (ggml_backend_buffer_get_size(cache->buffers[i]) +
+                      ggml_backend_alloc_ctx_tensors_from_buft_size(cache->ctxs[i], buft));
 }
 
 /* Past seeing: no token to come of any sequence in the cell sees it, not even after a short rollback. */

@@ -41,6 +41,9 @@ commandr_status commandr_kv_cache_init(commandr_kv_cache * cache, const commandr
                                        int64_t size, enum ggml_type type_k, enum ggml_type type_v);
 void            commandr_kv_cache_free(commandr_kv_cache * cache); /* a zeroed one is allowed */
 
+/* Bytes of buffer i: of a model that is only measured, those that it would take. */
+int64_t commandr_kv_cache_bytes(const commandr_kv_cache * cache, int32_t i);
+
 /* Finds n cells for new positions and writes their indices, without taking them. next_pos: [COMMANDR_MAX_SEQS], the
  * first position that each sequence has not computed yet. false when there are too few. */
 bool commandr_kv_cache_find(commandr_kv_cache * cache, const int64_t * next_pos, int64_t n, int64_t * cells);

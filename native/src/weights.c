@@ -296,12 +296,12 @@ commandr_status commandr_weights_load(commandr_model * model, const commandr_mod
     }
     if (status == COMMANDR_OK) {
         sort_copies(&ld);
-        status = params->cache_packed ? use_packed_file(&ld) : COMMANDR_OK;
+        status = params->cache_packed && !model->is_measured ? use_packed_file(&ld) : COMMANDR_OK;
     }
     if (status == COMMANDR_OK) {
         status = commandr_places_allocate(model);
     }
-    if (status == COMMANDR_OK) {
+    if (status == COMMANDR_OK && !model->is_measured) {
         status = fill(&ld);
     }
     free(ld.slots);
