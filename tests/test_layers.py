@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[1]
 CONVERT = """
     convert
     errors
-    allocation ggml_types hub mixes quantize quantized sizes templates window
-    hparams recipe rounding shard
+    allocation ggml_types hub quantize quantized recipe sizes templates window
+    hparams rounding shard
     checkpoint imatrix low_rank overrides rows sensitivity tensor_names
     adapter_config inventory target vocab
     spm_vocab
@@ -38,8 +38,8 @@ RUNTIME = """
     _native._commandr
     _native
     errors
-    callbacks cancelling demo devices gguf_file log printable quantize stops token_buffer token_kinds usage
-    demo.embedded drafting hparams imatrix sentence_pieces
+    callbacks cancelling demo devices gguf_file log mixes printable quantize stops token_buffer token_kinds usage
+    demo.embedded drafting hparams imatrix recipe sentence_pieces
     drafting.drafter prefix_slots reading.content token_constraint
     prefix_store reading.chunks reading.folders reading.pdf_file reading.text_file
     reading.markdown_file
@@ -120,6 +120,7 @@ MODEL = {
 ACROSS = {
     *(("convert.quantize", f"commandr_gguf.{name}") for name in ("devices", "errors", "quantize")),
     *(("convert.imatrix", f"commandr_gguf.{name}") for name in ("errors", "imatrix")),
+    ("convert.recipe", "commandr_gguf.recipe"),
 }
 
 
