@@ -46,7 +46,9 @@ RUNTIME = """
     reading.html_file
     reading.documents
     reading
-    drafting.adaptive drafting.chain drafting.lookup memory model sampling
+    params plan
+    drafting.adaptive drafting.chain drafting.lookup memory model plan.shapes sampling
+    plan.hollow plan.needs
     eval_items generation session_handle verification
     session tokenizer
     constraint drafting.draft_model drafting.replay embedding imatrix_collection prefix_cache

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from commandr_gguf.memory import CACHE_TYPES
+from commandr_gguf.params import CACHE_TYPES
 
 
 def _cache_type(value: str) -> str:
