@@ -18,6 +18,7 @@ from commandr_gguf.errors import ArgumentError, ClosedError, check
 from commandr_gguf.gguf_file import GGUFFile, encode_path
 from commandr_gguf.hparams import HParams
 from commandr_gguf.params import model_params
+from commandr_gguf.plan.fitting import check_weights
 
 Computer = Literal["gpu", "packed", "cpu"]
 """GPUs, our products of packed weights, or ggml's products on the CPU."""
@@ -46,7 +47,9 @@ class Model:
             exception in it ends the load and is raised.
 
     Raises:
-        FileError, FormatError, UnsupportedError, OutOfMemoryError, ArgumentError: the text names the key or tensor.
+        FileError, FormatError, UnsupportedError, ArgumentError: the text names the key or tensor.
+        OutOfMemoryError: the weights are more than what is free, which is found out before they are read; weights that
+            stay mapped are no reason.
     """
 
     def __init__(
@@ -66,15 +69,17 @@ class Model:
         self.path = os.fspath(path)
         callback = Callback(progress)
         handle = ffi.new_handle(callback)
-        params, _split = model_params(
-            n_gpu_layers=n_gpu_layers,
-            main_device=main_device,
-            tensor_split=tensor_split,
-            use_mmap=use_mmap,
-            repack=repack,
-            cache_packed=cache_packed,
-            n_threads=n_threads,
-        )
+        arguments: dict[str, Any] = {
+            "n_gpu_layers": n_gpu_layers,
+            "main_device": main_device,
+            "tensor_split": tensor_split,
+            "use_mmap": use_mmap,
+            "repack": repack,
+            "cache_packed": cache_packed,
+            "n_threads": n_threads,
+        }
+        params, _split = model_params(**arguments)
+        check_weights(path, arguments)
         params.progress = lib.commandr_py_on_load
         params.progress_user_data = handle
         out = ffi.new("commandr_model **")

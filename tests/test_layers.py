@@ -47,10 +47,16 @@ RUNTIME = """
     reading.documents
     reading
     params plan
-    drafting.adaptive drafting.chain drafting.lookup memory model plan.shapes sampling
+    drafting.adaptive drafting.chain drafting.lookup memory plan.host plan.shapes sampling
     plan.hollow plan.needs
+    plan.fitting
+    model plan.places
+    plan.layout
+    plan.placement
+    plan.settling
     eval_items generation session_handle verification
     session tokenizer
+    plan.speed
     constraint drafting.draft_model drafting.replay embedding imatrix_collection prefix_cache
     generation_steps
     quality

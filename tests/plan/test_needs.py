@@ -52,8 +52,13 @@ def check(path: Path, loading: dict[str, Any], session: dict[str, Any]) -> None:
 
 def small(hparams: HParams) -> HParams:
     """A sixteenth as wide, with two periods of layers."""
-    width = {"n_embd": hparams.n_embd // 16, "n_ff": hparams.n_ff // 16, "n_vocab": 4000}
-    heads = {"n_head": hparams.n_head // 4, "n_head_kv": hparams.n_head_kv // 4, "head_dim": 32, "n_rot": 32}
+    width: dict[str, Any] = {"n_embd": hparams.n_embd // 16, "n_ff": hparams.n_ff // 16, "n_vocab": 4000}
+    heads: dict[str, Any] = {
+        "n_head": hparams.n_head // 4,
+        "n_head_kv": hparams.n_head_kv // 4,
+        "head_dim": 32,
+        "n_rot": 32,
+    }
     return dataclasses.replace(hparams, n_layer=8, n_swa=min(hparams.n_swa, 100), **width, **heads)
 
 
@@ -87,20 +92,21 @@ def test_8b_shapes_cut_to_a_few_layers(name: str, n_layer: int, tmp_path: Path) 
 def test_a_process_holds_no_more_than_was_measured(tmp_path: Path) -> None:
     """As the system counts it, with the whole context in use: nothing large is left out of what is measured."""
     path = tmp_path / "model.gguf"
-    write_hollow(path, dataclasses.replace(SHAPES["aya-8b"], n_layer=2, n_vocab=64000), "Q4_K_M")
+    narrow = dataclasses.replace(SHAPES["aya-8b"], n_layer=8, n_embd=1024, n_head=8, n_ff=1024)
+    write_hollow(path, narrow, "Q4_K_M")
     code = f"""if True:
         from commandr_gguf import Model, Session
         def anonymous():
             return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("RssAnon")) * 1024
         before = anonymous()
-        with Model({str(path)!r}) as model, Session(model, n_ctx=8192) as session:
-            session.eval([5] * 8191)
-            session.eval([5] * 8192)
+        with Model({str(path)!r}) as model, Session(model, n_ctx=4096) as session:
+            session.eval([5] * 4095)
+            session.eval([5] * 4096)
             print(anonymous() - before)
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     with GGUFFile(path) as file:
-        predicted = held(measure(file, {}, {"n_ctx": 8192}), "CPU")
+        predicted = held(measure(file, {}, {"n_ctx": 4096}), "CPU")
     assert predicted == pytest.approx(int(done.stdout), rel=0.05)
 
 
