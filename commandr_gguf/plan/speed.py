@@ -18,10 +18,11 @@ from commandr_gguf.session import Session
 
 _READ_BYTES = 512 << 20  # more than a processor's caches hold
 _N_TOKENS = 256
-_PROBE = replace(
+PROBE = replace(
     SHAPES["command-r-08-2024"], n_layer=1, n_embd=2048, n_ff=8192, n_head=16, n_head_kv=4, n_vocab=256, n_ctx_train=512
 )
-_FLOPS = 2 * (_PROBE.n_embd * 2 * (_PROBE.n_head + _PROBE.n_head_kv) * 128 + 3 * _PROBE.n_embd * _PROBE.n_ff)
+"""The shape that is timed: one layer of 61 million weights."""
+_FLOPS = 2 * (PROBE.n_embd * 2 * (PROBE.n_head + PROBE.n_head_kv) * 128 + 3 * PROBE.n_embd * PROBE.n_ff)
 """Operations of a token."""
 
 
@@ -33,7 +34,7 @@ def measured(places: Sequence[Place], file_type: str, n_threads: int = 0) -> lis
     """
     with tempfile.TemporaryDirectory(prefix="commandr-speed-") as folder:
         path = Path(folder) / "probe.gguf"
-        write_hollow(path, _PROBE, file_type)
+        write_hollow(path, PROBE, file_type)
         found, n_gpus = [], 0
         for place in places:
             if not place.is_present:
