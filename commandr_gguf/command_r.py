@@ -25,6 +25,7 @@ from commandr_gguf.embedding import Pooling, embed_text
 from commandr_gguf.errors import ArgumentError, ClosedError, flag, integer
 from commandr_gguf.generate import Generation, GenerationStream, generate
 from commandr_gguf.model import Model
+from commandr_gguf.plan.settling import settle
 from commandr_gguf.prefix_cache import PrefixCache
 from commandr_gguf.reply_stream import ReplyStream
 from commandr_gguf.sampling import SamplingParams
@@ -37,9 +38,6 @@ if TYPE_CHECKING:  # of Python 3.11
 
 CHAT_TEMPERATURE = 0.3
 """The temperature at which Cohere's model cards run Command-R."""
-
-N_PROMPTS = 4
-"""How many prompts a model without a sliding window keeps."""
 
 _SAMPLING_NAMES = frozenset(field.name for field in fields(SamplingParams))
 
@@ -54,7 +52,9 @@ class CommandR:
         path: a GGUF file.
         n_ctx: tokens that prompt and reply together may have; memory for them is taken as they come. None takes the
             model's context length, or less where that would not fit now, see `Session`; 0 takes it in any case.
-        n_gpu_layers, main_device, tensor_split, use_mmap, repack, cache_packed: see `Model`.
+        n_gpu_layers: see `Model`; "auto" places as many layers on the GPUs as fit beside the KV cache, and where even
+            that is too much without n_ctx, takes a shorter one.
+        main_device, tensor_split, use_mmap, repack, cache_packed: see `Model`.
         n_batch, n_ubatch, n_threads, type_k, type_v, flash_attn: see `Session`.
         n_seq_max: how many prompts are kept, 1 to 64. None takes 4, or 2 of a model with a sliding window, where each
             takes memory of its own.
@@ -68,6 +68,11 @@ class CommandR:
         draft: a GGUF file of a smaller model with the same vocabulary, which guesses what this one writes next. It is
             loaded with the same n_gpu_layers, repack and cache_packed.
         progress: called with the fraction of the load that is done; returning False cancels it.
+
+    Raises:
+        OutOfMemoryError: it does not fit in what is free; found out before anything is loaded, with the numbers, and in
+            the error's `fitting` arguments that fit.
+        CommandRError: the errors of `Model` and `Session`.
     """
 
     def __init__(
@@ -75,7 +80,7 @@ class CommandR:
         path: str | os.PathLike[str],
         *,
         n_ctx: int | None = None,
-        n_gpu_layers: int = 0,
+        n_gpu_layers: int | Literal["auto"] = 0,
         main_device: int = -1,
         tensor_split: Sequence[float] | None = None,
         use_mmap: bool = True,
@@ -94,36 +99,26 @@ class CommandR:
         draft: str | os.PathLike[str] | None = None,
         progress: Callable[[float], object] | None = None,
     ) -> None:
+        placing: dict[str, Any] = {"n_gpu_layers": n_gpu_layers, "repack": repack, "cache_packed": cache_packed}
+        placing["n_threads"] = n_threads
+        sizes: dict[str, Any] = {"n_batch": n_batch, "n_ubatch": n_ubatch, "n_threads": n_threads}
+        sizes |= {"type_k": type_k, "type_v": type_v, "flash_attn": flash_attn}
+        loading = placing | {"main_device": main_device, "tensor_split": tensor_split, "use_mmap": use_mmap}
+        loading, session = settle(path, loading, {"n_ctx": n_ctx, "n_seq_max": n_seq_max, **sizes})
         with ExitStack() as opened:
-            self.model = opened.enter_context(
-                Model(
-                    path,
-                    n_gpu_layers=n_gpu_layers,
-                    main_device=main_device,
-                    tensor_split=tensor_split,
-                    use_mmap=use_mmap,
-                    repack=repack,
-                    cache_packed=cache_packed,
-                    n_threads=n_threads,
-                    progress=progress,
-                )
-            )
             if n_keep is not None and not flag("context_shift", context_shift):
                 raise ArgumentError("n_keep is for context_shift=True")
             self._n_keep = None if n_keep is None else integer("n_keep", n_keep, 0)
             self._shifts = flag("context_shift", context_shift)
+            self.model = opened.enter_context(Model(path, **loading, progress=progress))
             self.tokenizer = Tokenizer.from_gguf(self.model.gguf)
             has_window = self.model.hparams.n_swa > 0
-            sizes: dict[str, Any] = {"n_batch": n_batch, "n_ubatch": n_ubatch, "n_threads": n_threads}
-            sizes |= {"type_k": type_k, "type_v": type_v, "flash_attn": flash_attn}
-            if n_seq_max is None:
-                n_seq_max = 2 if has_window else N_PROMPTS
-            self.session = opened.enter_context(Session(self.model, n_ctx=n_ctx, n_seq_max=n_seq_max, **sizes))
+            self.session = opened.enter_context(Session(self.model, **session))
             self._draft: Session | None = None
             if draft is not None:
-                loading: dict[str, Any] = {"n_gpu_layers": n_gpu_layers, "repack": repack, "cache_packed": cache_packed}
-                smaller = opened.enter_context(Model(draft, n_threads=n_threads, **loading))
-                self._draft = opened.enter_context(Session(smaller, n_ctx=self.session.n_ctx, **sizes))
+                of_draft, session = settle(draft, placing, {"n_ctx": self.session.n_ctx, "n_seq_max": 1, **sizes})
+                smaller = opened.enter_context(Model(draft, **of_draft))
+                self._draft = opened.enter_context(Session(smaller, **session))
             self.cache = PrefixCache(self.session, prompt_cache)
             """Chooses which sequence of the session a prompt is evaluated in."""
             self._chat = ChatEngine(

@@ -42,7 +42,15 @@ class UnsupportedError(CommandRError):
 
 
 class OutOfMemoryError(CommandRError, MemoryError):
-    """An allocation on the host or a device failed."""
+    """An allocation on the host or a device failed, or would fail.
+
+    `fitting` are arguments of `CommandR` with which a model fits that was refused before it was loaded; None when none
+    are known.
+    """
+
+    def __init__(self, *message: object, fitting: dict[str, typing.Any] | None = None) -> None:
+        super().__init__(*message)
+        self.fitting = fitting
 
 
 class ContextFullError(CommandRError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -14,9 +14,11 @@ import numpy.typing as npt
 from commandr_gguf._native import ffi, lib
 from commandr_gguf.callbacks import Callback
 from commandr_gguf.devices import MemoryUse, devices, memory_uses
-from commandr_gguf.errors import ArgumentError, ClosedError, check, flag, int32, number
+from commandr_gguf.errors import ArgumentError, ClosedError, check
 from commandr_gguf.gguf_file import GGUFFile, encode_path
 from commandr_gguf.hparams import HParams
+from commandr_gguf.params import model_params
+from commandr_gguf.plan.fitting import check_weights
 
 Computer = Literal["gpu", "packed", "cpu"]
 """GPUs, our products of packed weights, or ggml's products on the CPU."""
@@ -45,7 +47,9 @@ class Model:
             exception in it ends the load and is raised.
 
     Raises:
-        FileError, FormatError, UnsupportedError, OutOfMemoryError, ArgumentError: the text names the key or tensor.
+        FileError, FormatError, UnsupportedError, ArgumentError: the text names the key or tensor.
+        OutOfMemoryError: the weights are more than what is free, which is found out before they are read; weights that
+            stay mapped are no reason.
     """
 
     def __init__(
@@ -65,21 +69,21 @@ class Model:
         self.path = os.fspath(path)
         callback = Callback(progress)
         handle = ffi.new_handle(callback)
-        params = lib.commandr_model_default_params()
-        params.n_gpu_layers = int32("n_gpu_layers", n_gpu_layers)
-        params.main_device = int32("main_device", main_device)
-        split = None if tensor_split is None else ffi.new("float[]", _shares(tensor_split))
-        if split is not None:
-            params.tensor_split = split
-            params.n_tensor_split = len(split)
-        params.use_mmap = flag("use_mmap", use_mmap)
-        params.repack = flag("repack", repack)
-        params.cache_packed = flag("cache_packed", cache_packed)
-        params.n_threads = int32("n_threads", n_threads)
+        arguments: dict[str, Any] = {
+            "n_gpu_layers": n_gpu_layers,
+            "main_device": main_device,
+            "tensor_split": tensor_split,
+            "use_mmap": use_mmap,
+            "repack": repack,
+            "cache_packed": cache_packed,
+            "n_threads": n_threads,
+        }
+        params, _split = model_params(**arguments)
+        check_weights(path, arguments)
         params.progress = lib.commandr_py_on_load
         params.progress_user_data = handle
         out = ffi.new("commandr_model **")
-        status = lib.commandr_model_load(encoded, params, out)
+        status = lib.commandr_model_load(encoded, params[0], out)
         self._pointer: Any = out[0]
         self._finalizer = weakref.finalize(self, lib.commandr_model_free, out[0])
         callback.reraise()
@@ -150,9 +154,3 @@ class Model:
 
     def __repr__(self) -> str:
         return f"Model({self.path!r}{'' if self._pointer else ', closed'})"
-
-
-def _shares(tensor_split: Sequence[float]) -> list[float]:
-    if isinstance(tensor_split, (str, bytes)) or not isinstance(tensor_split, Iterable):
-        raise ArgumentError(f"tensor_split must be a sequence of numbers, not {tensor_split!r}")
-    return [number(f"tensor_split[{i}]", share) for i, share in enumerate(tensor_split)]

@@ -17,14 +17,13 @@ from commandr_gguf.callbacks import Callback
 from commandr_gguf.devices import MemoryUse, memory_uses
 from commandr_gguf.errors import ArgumentError, ClosedError, CommandRError, check, flag, int32, integer
 from commandr_gguf.gguf_file import encode_path
-from commandr_gguf.memory import cache_type
 from commandr_gguf.model import Model
+from commandr_gguf.params import session_params
 from commandr_gguf.state_file import pack, unpacked
 
 Progress = Callable[[int, int], object]
 """Called with the tokens computed and to compute; returning False cancels the evaluation."""
 
-_WHAT_FITS = -1
 _DEFAULT_N_OUTPUTS = 64
 _MAX_DRAFT_ROWS = 15
 """From 16 rows on, ggml's kernels round in another way than for one row, and more rows gain little."""
@@ -62,21 +61,22 @@ class SessionHandle:
         self._turn_of: int | None = None
         self._alive = threading.Lock()
         self._items: list[int] = []
-        params = lib.commandr_session_default_params()
-        params.n_ctx = _WHAT_FITS if n_ctx is None else integer("n_ctx", n_ctx, 0)
-        params.n_batch = int32("n_batch", n_batch)
-        params.n_ubatch = int32("n_ubatch", n_ubatch)
-        params.n_outputs = int32("n_outputs", n_outputs)
-        params.n_seq_max = int32("n_seq_max", n_seq_max)
-        params.n_threads = int32("n_threads", n_threads)
-        params.type_k = cache_type("type_k", type_k)
-        params.type_v = cache_type("type_v", type_v)
-        params.flash_attn = -1 if flash_attn is None else int(flag("flash_attn", flash_attn))
-        params.imatrix = flag("imatrix", imatrix)
+        params = session_params(
+            n_ctx=n_ctx,
+            n_batch=n_batch,
+            n_ubatch=n_ubatch,
+            n_outputs=n_outputs,
+            n_seq_max=n_seq_max,
+            n_threads=n_threads,
+            type_k=type_k,
+            type_v=type_v,
+            flash_attn=flash_attn,
+            imatrix=imatrix,
+        )
         params.progress = lib.commandr_py_on_eval
         params.progress_user_data = self._handle
         out = ffi.new("commandr_session **")
-        check(lib.commandr_session_init(model.pointer, params, out))
+        check(lib.commandr_session_init(model.pointer, params[0], out))
         self._pointer: Any = out[0]
         self._finalizer = weakref.finalize(self, lib.commandr_session_free, out[0])
         self._n_ctx = int(lib.commandr_session_n_ctx(out[0]))

@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[1]
 CONVERT = """
     convert
     errors
-    allocation ggml_types hub mixes quantize quantized sizes templates window
-    hparams recipe rounding shard
+    allocation ggml_types hub quantize quantized recipe sizes templates window
+    hparams rounding shard
     checkpoint imatrix low_rank overrides rows sensitivity tensor_names
     adapter_config inventory target vocab
     spm_vocab
@@ -38,18 +38,26 @@ RUNTIME = """
     _native._commandr
     _native
     errors
-    callbacks cancelling context_shift demo devices gguf_file log printable
+    callbacks cancelling context_shift demo devices gguf_file log mixes printable
     quantize state_file stops token_buffer token_kinds usage
-    demo.embedded drafting hparams imatrix sentence_pieces
+    demo.embedded drafting hparams imatrix recipe sentence_pieces
     drafting.drafter prefix_slots reading.content token_constraint
     prefix_store reading.chunks reading.folders reading.pdf_file reading.text_file
     reading.markdown_file
     reading.html_file
     reading.documents
     reading
-    drafting.adaptive drafting.chain drafting.lookup memory model sampling
+    params plan
+    drafting.adaptive drafting.chain drafting.lookup memory plan.host plan.shapes sampling
+    plan.hollow plan.needs
+    plan.fitting
+    model plan.places
+    plan.layout
+    plan.placement
+    plan.settling
     eval_items generation session_handle verification
     session tokenizer
+    plan.speed
     constraint drafting.draft_model drafting.replay embedding imatrix_collection prefix_cache
     generation_steps
     quality
@@ -121,6 +129,7 @@ MODEL = {
 ACROSS = {
     *(("convert.quantize", f"commandr_gguf.{name}") for name in ("devices", "errors", "quantize")),
     *(("convert.imatrix", f"commandr_gguf.{name}") for name in ("errors", "imatrix")),
+    ("convert.recipe", "commandr_gguf.recipe"),
 }
 
 

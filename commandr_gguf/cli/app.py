@@ -24,6 +24,7 @@ from commandr_gguf.cli import (
     imatrix,
     info,
     perplexity,
+    plan,
     sensitivity,
     serve,
 )
@@ -40,6 +41,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "app": desktop.app,
     "serve": serve.serve,
     "info": info.info,
+    "plan": plan.plan,
     "devices": devices.devices,
     "bench": bench.bench,
     "imatrix": imatrix.imatrix,

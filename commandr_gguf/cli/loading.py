@@ -11,14 +11,18 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from commandr_gguf.cli.flags import flags
 from commandr_gguf.command_r import CommandR
 from commandr_gguf.devices import devices
-from commandr_gguf.errors import ArgumentError, integer
+from commandr_gguf.errors import ArgumentError, OutOfMemoryError, integer
+from commandr_gguf.gguf_file import GGUFFile
 from commandr_gguf.log import enable_native_log
 from commandr_gguf.model import Model
+from commandr_gguf.plan.settling import place
 from commandr_gguf.sampling import SamplingParams
 
 _T = TypeVar("_T")
+_MEASURED_CONTEXT = 4096  # what commands that measure a model leave room for on GPUs
 
 
 def check_numbers(max_tokens: int | None, **sampling: Any) -> dict[str, Any]:
@@ -44,15 +48,18 @@ def load(path: Path, **options: Any) -> CommandR:
     return model
 
 
-def warn_without_gpu(n_gpu_layers: int) -> None:
+def warn_without_gpu(n_gpu_layers: int | str) -> None:
     """Say that --gpu-layers has no effect, where it has none."""
-    if n_gpu_layers != 0 and not any(device.type in ("gpu", "igpu") for device in devices()):
+    if n_gpu_layers not in (0, "auto") and not any(device.type in ("gpu", "igpu") for device in devices()):
         print("commandr: --gpu-layers has no effect: no GPU is present", file=sys.stderr)
 
 
 def load_model(path: Path, **options: Any) -> Model:
     """`Model(path, **options)`, the weights alone; the bar goes away when they are there."""
     _check(options)
+    if options.get("n_gpu_layers") == "auto":
+        with GGUFFile(path) as file:
+            options |= place(file, options, {"n_ctx": _MEASURED_CONTEXT, "n_seq_max": 1})
     model = _with_bar(Model, path, options)
     _warn_without_cache(model, options)
     return model
@@ -71,11 +78,22 @@ def _warn_without_cache(model: Model, options: dict[str, Any]) -> None:
 
 def _with_bar(opener: Callable[..., _T], path: Path, options: dict[str, Any]) -> _T:
     if not sys.stderr.isatty():
-        return opener(path, **options)
+        return _open(opener, path, options)
     columns = (TextColumn("loading {task.description}"), BarColumn(), TaskProgressColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(path.name, total=1.0)
-        return opener(path, progress=lambda fraction: bar.update(task, completed=fraction), **options)
+        return _open(opener, path, options | {"progress": lambda fraction: bar.update(task, completed=fraction)})
+
+
+def _open(opener: Callable[..., _T], path: Path, options: dict[str, Any]) -> _T:
+    """Open a model; what would fit instead is said in options of the command line."""
+    try:
+        return opener(path, **options)
+    except OutOfMemoryError as error:
+        problem, found, _ = str(error).rpartition("this fits: ")
+        if error.fitting is None or not found:
+            raise
+        raise OutOfMemoryError(f"{problem}this fits: {' '.join(flags(error.fitting))}") from error
 
 
 def set_verbose(verbose: bool) -> None:

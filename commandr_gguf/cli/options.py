@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from commandr_gguf.memory import CACHE_TYPES
+from commandr_gguf.params import CACHE_TYPES
 
 
 def _cache_type(value: str) -> str:
     if value.lower() not in CACHE_TYPES:
         raise typer.BadParameter(f"{value!r} is not one of {', '.join(CACHE_TYPES)}")
     return value
+
+
+def _gpu_layers(value: str | int) -> int | str:
+    if isinstance(value, int):  # the default is parsed, too
+        return value
+    if value != "auto" and not re.fullmatch(r"-?[0-9]{1,9}", value):
+        raise typer.BadParameter(f"{value!r} is not a number of layers or auto")
+    return value if value == "auto" else int(value)
+
+
+def _shares(value: str) -> list[float]:
+    try:
+        return [float(share) for share in value.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{value!r} is not a list of numbers such as 3,1") from None
 
 
 _MODEL, _SAMPLING = "Model", "Sampling"
@@ -52,7 +68,32 @@ Keep = Annotated[
     ),
 ]
 GpuLayers = Annotated[
-    int, typer.Option("--gpu-layers", "-g", rich_help_panel=_MODEL, help="Layers placed on GPUs; -1 = all.")
+    Any,
+    typer.Option(
+        "--gpu-layers",
+        "-g",
+        parser=_gpu_layers,
+        metavar="N|auto",
+        rich_help_panel=_MODEL,
+        help="Layers placed on GPUs, from the last; -1 = all, auto = as many as fit beside the KV cache.",
+    ),
+]
+TensorSplit = Annotated[
+    Any,
+    typer.Option(
+        "--tensor-split",
+        parser=_shares,
+        metavar="A,B,...",
+        rich_help_panel=_MODEL,
+        help="Share of each GPU in those layers, on any scale; by free memory without it.",
+        show_default=False,
+    ),
+]
+NUbatch = Annotated[
+    int,
+    typer.Option(
+        "--ubatch", rich_help_panel=_MODEL, help="Most tokens in one graph: fewer take less memory, and prompts longer."
+    ),
 ]
 Threads = Annotated[
     int, typer.Option("--threads", "-t", rich_help_panel=_MODEL, help="CPU threads; 0 = one per physical core.")

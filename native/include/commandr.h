@@ -1,11 +1,9 @@
 /*
  * commandr.h: Cohere Command-R models (GGUF architectures "command-r" and "cohere2") on ggml. Two handles:
- *
  *   commandr_model     weights, hyper-parameters and devices. Immutable once loaded but for commandr_model_set_tensor;
  *                      sessions and threads share it. It lives until the caller has freed it and its last session ends.
  *   commandr_session   one KV cache, the sequences in it and the outputs of the last evaluation. One thread at a time;
  *                      only commandr_session_cancel may be called from another.
- *
  * A session is told all that a sequence shall hold; it finds the longest prefix that it holds already and computes only
  * the rest. There is no other way to add tokens, so prompt caching, chat, regeneration and rollback need no upkeep:
  *   commandr_model_load("command-r.gguf", commandr_model_default_params(), &model);
@@ -102,8 +100,7 @@ commandr_status commandr_gguf_hparams(const commandr_gguf * gguf, commandr_hpara
 
 /* ---- model ---- */
 typedef struct commandr_model commandr_model;
-/* fraction: 0..1 of the work done. Called on the calling thread. Return false to cancel. */
-typedef bool (*commandr_load_callback)(float fraction, void * user_data);
+typedef bool (*commandr_load_callback)(float fraction, void * user_data); /* 0..1 of the work; false cancels */
 typedef struct commandr_model_params {
     int32_t       n_gpu_layers;   /* layers on GPUs, from the last; > n_layer: the head too; -1: all. [0] */
     int32_t       main_device;    /* GPU of the head, and of all without tensor_split; -1: by free memory. [-1] */
@@ -126,7 +123,6 @@ int64_t commandr_model_max_masked(const commandr_model * model); /* an item's ma
 /* For measurements: overwrites a weight by its GGUF name, wherever it is kept. data: size bytes in the file's type and
  * layout. Only while no session evaluates, and only in a model loaded without use_mmap and repack, else UNSUPPORTED. */
 commandr_status commandr_model_set_tensor(commandr_model * model, const char * name, const void * data, int64_t size);
-
 /* Bytes by place: index 0.. until ARGUMENT. what: mapped (the file), packed (by us), packed-mapped (from the file of
  * cache_packed), repacked (by ggml), weights, kv, kv-reserved (more, up to n_ctx cells), compute, output. */
 typedef struct commandr_memory_info {
@@ -189,6 +185,10 @@ const int32_t * commandr_session_seq_tokens(const commandr_session * session, in
 int64_t         commandr_session_n_ctx(const commandr_session * session);
 int64_t         commandr_session_n_free(const commandr_session * session); /* KV cells in use by no sequence */
 commandr_status commandr_session_memory(const commandr_session * session, int64_t index, commandr_memory_info * info);
+/* What commandr_model_memory and, unless it is NULL, commandr_session_memory would tell after a load and an init with
+ * these parameters, with nothing read and no memory taken; errors are theirs. to: [*n]; *n receives how many there are. */
+commandr_status commandr_gguf_measure(const commandr_gguf * gguf, const commandr_model_params * model,
+                                      const commandr_session_params * session, commandr_memory_info * to, int64_t * n);
 void commandr_session_cancel(commandr_session * session, bool cancelled); /* while true, evaluations stop: CANCELLED */
 
 /* A sequence's tokens and KV rows to and from a file. Load checks magic, version, model, cache types, length and

@@ -4,6 +4,7 @@
 #include "error.h"
 #include "host-memory.h"
 #include "log.h"
+#include "places.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -135,7 +136,26 @@ static bool is_cpu(const commandr_kv_layer * layer) {
     return layer->dev == commandr_device_cpu();
 }
 
+/* Of a model that is only measured, all cells are laid out at once, in empty buffers. */
+static commandr_status measure_layers(commandr_kv_memory * memory) {
+    for (int64_t il = 0; il < memory->n_layer; il++) {
+        commandr_kv_layer * layer = &memory->layers[il];
+        if (layer->k && !layer->buffer) {
+            layer->buffer = commandr_empty_buffer(layer->ctx, ggml_backend_dev_buffer_type(layer->dev));
+            if (!layer->buffer) {
+                return fail_to_grow(memory, layer->dev, memory->size, "out of memory");
+            }
+        }
+    }
+    memory->n_held = memory->size;
+    memory->n_rows = memory->cell_size > 0 ? memory->size : 0;
+    return COMMANDR_OK;
+}
+
 commandr_status commandr_kv_memory_grow(commandr_kv_memory * memory, int64_t n, int64_t n_touched) {
+    if (memory->is_measured) {
+        return measure_layers(memory);
+    }
     commandr_status status = memory->cell_cpu > 0 ? check_free(memory, n, n_touched) : COMMANDR_OK;
     if (status != COMMANDR_OK) {
         return status;
@@ -194,9 +214,10 @@ static commandr_status open_layers(commandr_kv_memory * memory, const commandr_m
 commandr_status commandr_kv_memory_init(commandr_kv_memory * memory, const commandr_model * model, bool window,
                                         int64_t size, int64_t n_held, enum ggml_type type_k, enum ggml_type type_v) {
     memset(memory, 0, sizeof(*memory));
-    memory->size    = size;
-    memory->n_layer = model->hparams.n_layer;
-    memory->layers  = calloc((size_t) memory->n_layer, sizeof(*memory->layers));
+    memory->size        = size;
+    memory->n_layer     = model->hparams.n_layer;
+    memory->is_measured = model->is_measured;
+    memory->layers      = calloc((size_t) memory->n_layer, sizeof(*memory->layers));
     if (!memory->layers) {
         return commandr_fail(COMMANDR_ERROR_MEMORY, "out of memory for the KV cache");
     }

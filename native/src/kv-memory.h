@@ -20,13 +20,14 @@ typedef struct commandr_kv_layer {
 
 typedef struct commandr_kv_memory {
     int64_t             n_layer;
-    commandr_kv_layer * layers;    /* [n_layer] */
-    int64_t             size;      /* cells at most */
-    int64_t             n_held;    /* cells below this index have memory; the rows of the others must not be read */
-    int64_t             n_rows;    /* cells that the tensors of every layer have; 0: no layer has rows */
-    int64_t             n_moved;   /* tensors that gave way to larger ones so far, in growth that failed, too */
-    size_t              cell_size; /* bytes of a cell */
-    size_t              cell_cpu;  /* of it, those on the CPU */
+    bool                is_measured; /* buffers stay empty */
+    commandr_kv_layer * layers;      /* [n_layer] */
+    int64_t             size;        /* cells at most */
+    int64_t             n_held;      /* cells below this index have memory; the rows of the others must not be read */
+    int64_t             n_rows;      /* cells that the tensors of every layer have; 0: no layer has rows */
+    int64_t             n_moved;     /* tensors that gave way to larger ones so far, in growth that failed, too */
+    size_t              cell_size;   /* bytes of a cell */
+    size_t              cell_cpu;    /* of it, those on the CPU */
 } commandr_kv_memory;
 
 /* For layers with or without a sliding window, n_held of size cells with memory. On failure nothing stays allocated. */

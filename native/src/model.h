@@ -37,7 +37,8 @@ struct commandr_model {
     struct ggml_tensor * head;        /* the same matrix as the product's operand: token_embd, or a copy on a device */
     struct ggml_tensor * output_norm; /* [n_embd], on the head's device */
     ggml_backend_dev_t   head_dev;
-    ggml_backend_dev_t   devs[16]; /* the GPUs in use */
+    bool                 is_measured; /* measure.c: tensors are placed and have no memory */
+    ggml_backend_dev_t   devs[16];    /* the GPUs in use */
     int32_t              n_devs;
     commandr_weights *   weights;
 };

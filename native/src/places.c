@@ -24,7 +24,7 @@ commandr_status commandr_places_init(commandr_model * model) {
     }
     weights->n_parts       = gguf->n_parts;
     commandr_status status = COMMANDR_OK;
-    for (int32_t i = 0; i < gguf->n_parts && status == COMMANDR_OK; i++) {
+    for (int32_t i = 0; i < gguf->n_parts && !model->is_measured && status == COMMANDR_OK; i++) {
         status = commandr_mapping_open(gguf->parts[i].path, &weights->mappings[i]);
     }
     return status;
@@ -174,23 +174,34 @@ static void point_into_file(commandr_place * p, const commandr_model * model) {
     }
 }
 
+ggml_backend_buffer_t commandr_empty_buffer(struct ggml_context * tensors, ggml_backend_buffer_type_t buft) {
+    ggml_backend_buffer_t buffer = ggml_backend_buft_alloc_buffer(buft, 0);
+    for (struct ggml_tensor * t = ggml_get_first_tensor(tensors); buffer && t; t = ggml_get_next_tensor(tensors, t)) {
+        t->buffer = buffer;
+    }
+    return buffer;
+}
+
 commandr_status commandr_places_allocate(commandr_model * model) {
     for (int32_t i = 0; i < model->weights->n_places; i++) {
         commandr_place * p = &model->weights->places[i];
         commandr_log_clear_error();
-        p->buffer = p->mapped ? ggml_backend_dev_buffer_from_host_ptr(commandr_device_cpu(), p->mapped->data,
-                                                                      (size_t) p->mapped->size, 0)
-                              : ggml_backend_alloc_ctx_tensors_from_buft(p->ctx, p->buft);
+        p->buffer =
+            model->is_measured
+                ? commandr_empty_buffer(p->ctx, p->buft ? p->buft : ggml_backend_dev_buffer_type(commandr_device_cpu()))
+            : p->mapped ? ggml_backend_dev_buffer_from_host_ptr(commandr_device_cpu(), p->mapped->data,
+                                                                (size_t) p->mapped->size, 0)
+                        : ggml_backend_alloc_ctx_tensors_from_buft(p->ctx, p->buft);
         if (!p->buffer) {
             return commandr_fail(COMMANDR_ERROR_MEMORY, "%s: %.2f GiB for weights cannot be allocated on %s: %s",
                                  model->gguf->path, (double) size_of(p) / (1 << 30), p->device,
                                  commandr_log_first_error());
         }
-        if (p->packed) {
+        if (p->packed && !model->is_measured) {
             commandr_memory_huge(ggml_backend_buffer_get_base(p->buffer), ggml_backend_buffer_get_size(p->buffer));
         }
         ggml_backend_buffer_set_usage(p->buffer, GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
-        if (p->mapped) {
+        if (p->mapped && !model->is_measured) {
             point_into_file(p, model);
         }
     }

@@ -42,4 +42,8 @@ void             commandr_place_use_file(commandr_place * place, const commandr_
 /* Gives every tensor its memory; those in place in a file are complete then. */
 commandr_status commandr_places_allocate(commandr_model * model);
 
+/* Gives tensors without memory an empty buffer of this type, so that ggml's scheduler takes them for allocated where
+ * that is. NULL when out of memory. */
+ggml_backend_buffer_t commandr_empty_buffer(struct ggml_context * tensors, ggml_backend_buffer_type_t buft);
+
 #endif

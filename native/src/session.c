@@ -205,8 +205,9 @@ commandr_status commandr_session_init(commandr_model * model, commandr_session_p
         return commandr_fail(COMMANDR_ERROR_MEMORY, "out of memory for a session");
     }
     commandr_model_retain(model);
-    s->model  = model;
-    s->params = params;
+    s->model       = model;
+    s->params      = params;
+    s->is_measured = model->is_measured;
     atomic_init(&s->cancelled, false);
     status = choose_flash_attn(s);
     if (status == COMMANDR_OK && is_fitted) {
@@ -291,7 +292,9 @@ commandr_status commandr_session_memory(const commandr_session * s, int64_t inde
     if (i >= 0 && i < s->backends.n) {
         info->device = ggml_backend_dev_name(ggml_backend_get_device(s->backends.list[i]));
         info->what   = "compute";
-        info->size   = (int64_t) ggml_backend_sched_get_buffer_size(s->backends.sched, s->backends.list[i]);
+        info->size =
+            (int64_t) (s->is_measured ? s->compute_sizes[i]
+                                      : ggml_backend_sched_get_buffer_size(s->backends.sched, s->backends.list[i]));
         return COMMANDR_OK;
     }
     if (i == s->backends.n) {

@@ -28,6 +28,8 @@ struct commandr_session {
     commandr_model *        model;
     commandr_session_params params; /* with every default filled in */
     bool                    flash_attn;
+    bool                    is_measured; /* measure.c: nothing is allocated on devices, and nothing can be computed */
+    size_t                  compute_sizes[COMMANDR_MAX_BACKENDS]; /* when measured: bytes for each backend */
 
     commandr_backends backends;
     commandr_kv_cache caches[2];

@@ -99,6 +99,22 @@ commandr_status commandr_ubatch_compute(commandr_session * s, int32_t outputs) {
 
 /* ---- compute buffers ---- */
 
+/* What a graph would take, without taking it. */
+static void measure(commandr_session * s) {
+    size_t sizes[COMMANDR_MAX_BACKENDS];
+    ggml_backend_sched_reserve_size(s->backends.sched, s->graph.cgraph, sizes);
+    for (int32_t i = 0; i < s->backends.n; i++) {
+        bool is_shared = false; /* with a backend before it that has the same type of buffer, as BLAS and the CPU */
+        for (int32_t k = 0; k < i; k++) {
+            is_shared = is_shared || ggml_backend_sched_get_buffer_type(s->backends.sched, s->backends.list[k]) ==
+                                         ggml_backend_sched_get_buffer_type(s->backends.sched, s->backends.list[i]);
+        }
+        if (!is_shared && sizes[i] > s->compute_sizes[i]) {
+            s->compute_sizes[i] = sizes[i];
+        }
+    }
+}
+
 static commandr_status reserve_shape(commandr_session * s, int64_t n_tokens, int64_t n_outputs, int32_t outputs,
                                      int64_t n_head) {
     commandr_graph_shape shape;
@@ -113,6 +129,10 @@ static commandr_status reserve_shape(commandr_session * s, int64_t n_tokens, int
     commandr_status status = build_graph(s, &shape);
     if (status != COMMANDR_OK) {
         return status;
+    }
+    if (s->is_measured) {
+        measure(s);
+        return COMMANDR_OK;
     }
     commandr_log_clear_error();
     if (!ggml_backend_sched_reserve(s->backends.sched, s->graph.cgraph)) {

@@ -218,6 +218,10 @@ static commandr_status use_packed_file(loader * ld) {
     commandr_weights *     weights = ld->model->weights;
     commandr_packed_file * file    = &weights->packed_file;
     commandr_place *       place   = commandr_places_packed(weights);
+    if (place && ld->model->is_measured) {
+        commandr_place_use_file(place, weights);
+        return COMMANDR_OK;
+    }
     if (!place) {
         commandr_log(3, "%s: no packed weights are kept: none are packed here", ld->model->gguf->path);
         return COMMANDR_OK;
@@ -301,7 +305,7 @@ commandr_status commandr_weights_load(commandr_model * model, const commandr_mod
     if (status == COMMANDR_OK) {
         status = commandr_places_allocate(model);
     }
-    if (status == COMMANDR_OK) {
+    if (status == COMMANDR_OK && !model->is_measured) {
         status = fill(&ld);
     }
     free(ld.slots);

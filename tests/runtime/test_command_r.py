@@ -29,7 +29,7 @@ from commandr_gguf import (
     command_r,
     generate,
 )
-from commandr_gguf.command_r import N_PROMPTS
+from commandr_gguf.plan.placement import N_PROMPTS
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -170,10 +170,23 @@ def test_a_failed_start_frees_the_model(monkeypatch: pytest.MonkeyPatch) -> None
     def close(model: Model) -> None:
         closed.append(model)
 
+    def fail(*_: object, **__: object) -> None:
+        raise ArgumentError("no session")
+
     monkeypatch.setattr(Model, "close", close)
+    monkeypatch.setattr("commandr_gguf.command_r.Session", fail)
+    with pytest.raises(ArgumentError, match="no session"):
+        CommandR(models.gguf("gqa"))
+    assert len(closed) == 1
+
+
+def test_wrong_arguments_of_the_session_are_found_before_the_weights_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("the weights were read")
+
+    monkeypatch.setattr("commandr_gguf.command_r.Model", load)
     with pytest.raises(ArgumentError, match="q9"):
         CommandR(models.gguf("gqa"), type_k="q9")
-    assert len(closed) == 1
 
 
 def test_starting_errors(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import models
 import tiny_tokenizer
 from commandr_gguf import ArgumentError, CommandR, ContextFullError, SamplingParams, generate
-from commandr_gguf.command_r import N_PROMPTS
+from commandr_gguf.plan.placement import N_PROMPTS
 
 PROMPT = "The harbor"
 

@@ -12,7 +12,7 @@ import pytest
 import models
 import shapes
 from commandr_gguf import ArgumentError, CommandR, ReplyStream, ToolCall, UnsupportedError
-from commandr_gguf.command_r import N_PROMPTS
+from commandr_gguf.plan.placement import N_PROMPTS
 
 ASK = [{"role": "user", "content": "When was it opened?"}]
 DOCUMENTS: list[str | dict[str, str]] = [

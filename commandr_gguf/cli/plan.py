@@ -1,0 +1,215 @@
+"""The command `commandr plan`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from commandr_gguf.cli import options
+from commandr_gguf.cli.flags import flags
+from commandr_gguf.cli.format import size
+from commandr_gguf.errors import ArgumentError, OutOfMemoryError
+from commandr_gguf.gguf_file import GGUFFile
+from commandr_gguf.plan.hollow import hollow_file
+from commandr_gguf.plan.layout import Layout
+from commandr_gguf.plan.placement import CONTEXTS, Planner
+from commandr_gguf.plan.places import Place, described, parse_bytes, parse_rate, present
+from commandr_gguf.plan.shapes import find_shape
+from commandr_gguf.plan.speed import measured
+
+_GIB = 1 << 30
+
+
+def plan(
+    model: Annotated[Path | None, typer.Argument(metavar="[MODEL]", help="A GGUF file.", show_default=False)] = None,
+    shape: Annotated[
+        str | None,
+        typer.Option("--shape", metavar="NAME", help="Instead of a file a published model, such as command-r-v01."),
+    ] = None,
+    file_type: Annotated[str, typer.Option("--type", help="With --shape: the file type, as for convert.")] = "Q4_K_M",
+    vram: Annotated[
+        list[str] | None,
+        typer.Option("--vram", metavar="SIZE", help="A card with so much free memory, such as 24G; once for each."),
+    ] = None,
+    ram: Annotated[
+        str | None, typer.Option("--ram", metavar="SIZE", help="So much free memory of the host; 64G with --vram.")
+    ] = None,
+    bandwidth: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--bandwidth", metavar="RATE", help="Of each --vram in turn, then of --ram, such as 936G bytes per second."
+        ),
+    ] = None,
+    n_ctx: Annotated[
+        int | None, typer.Option("--ctx", "-c", help="Context that is wanted; without it the longest that is fast.")
+    ] = None,
+    type_k: Annotated[str | None, typer.Option("--type-k", help="Type of the K cache; chosen without it.")] = None,
+    type_v: Annotated[str | None, typer.Option("--type-v", help="Type of the V cache; as --type-k without it.")] = None,
+    n_threads: options.Threads = 0,
+    as_json: options.AsJson = False,
+) -> None:
+    """Tell how a model fits in memory: its parts, the best placement, the speed to expect, and the command to run.
+
+    Without --vram and --ram it is for this machine, whose speeds are measured in about a second.
+
+    For example:
+
+    `commandr plan command-r.gguf --ctx 32768`
+
+    `commandr plan --shape command-r-v01 --type Q4_K_M --vram 24G --ram 64G --bandwidth 936G`
+    """
+    if (model is None) == (shape is None):
+        raise ArgumentError("give a GGUF file, or --shape and the name of a published model")
+    if n_ctx is not None and n_ctx < 1:
+        raise ArgumentError(f"--ctx must be 1 or more, not {n_ctx}")
+    places = _places(vram or [], ram, bandwidth or [])
+    source: AbstractContextManager[GGUFFile]
+    source = GGUFFile(model) if model else hollow_file(find_shape(shape or ""), file_type)
+    name = str(model) if model else f"{shape}-{file_type}.gguf"
+    with source as file:
+        planner = Planner(file, measured(places, _main_type(file), n_threads))
+        types = None if type_k is None and type_v is None else [(type_k or type_v or "", type_v or type_k or "")]
+        contexts = None if n_ctx is None else [n_ctx]
+        layout = planner.best(contexts, types)
+        nearest, shortest = (None, None) if layout else _nearest(planner, n_ctx, types)
+    report = _report(name, layout or nearest, shortest, planner.places)
+    if as_json:
+        print(json.dumps(report, indent=1))
+    else:
+        _print(report)
+    if layout is None:
+        raise OutOfMemoryError(report["problem"])
+
+
+def _places(vram: Sequence[str], ram: str | None, bandwidth: Sequence[str]) -> list[Place]:
+    """The host and cards that are described; those of this machine when none is."""
+    if not vram and ram is None:
+        if bandwidth:
+            raise ArgumentError("--bandwidth goes with --vram and --ram")
+        return present()
+    if len(bandwidth) > len(vram) + 1:
+        raise ArgumentError(f"--bandwidth is given {len(bandwidth)} times, for {len(vram) + 1} devices")
+    rates: list[float | None] = [parse_rate("--bandwidth", text) for text in bandwidth]
+    rates += [None] * (len(vram) + 1 - len(rates))
+    host = described("cpu", 0, parse_bytes("--ram", ram or "64G"), rates[-1])
+    cards = zip(vram, rates, strict=False)
+    return [host, *(described("gpu", i, parse_bytes("--vram", text), rate) for i, (text, rate) in enumerate(cards))]
+
+
+def _main_type(file: GGUFFile) -> str:
+    """The type of most bytes: what products of a prompt are measured with."""
+    sizes: dict[str, int] = {}
+    for tensor in file.tensors:
+        if tensor.name.startswith("blk."):
+            sizes[tensor.type] = sizes.get(tensor.type, 0) + tensor.size
+    most = max(sizes, key=lambda name: sizes[name])
+    return {"Q4_K": "Q4_K_S", "Q5_K": "Q5_K_S", "Q3_K": "Q3_K_S", "IQ2_S": "IQ2_S", "Q2_K": "Q2_K_S"}.get(most, most)
+
+
+def _nearest(planner: Planner, n_ctx: int | None, types: list[tuple[str, str]] | None) -> tuple[Layout | None, Layout]:
+    """The best that fits when the wishes are given up one by one; and the wish, placed on the host as if it fitted."""
+    wanted = n_ctx or min(4096, planner.hparams.n_ctx_train)
+    shorter = [n for n in (*CONTEXTS, 2048, 1024, 512) if n <= wanted]
+    wish = planner.smallest(wanted, types[0] if types else ("f16", "f16"))
+    found = planner.best([wanted], None) or planner.best(shorter, types) or planner.best(shorter, None)
+    return found, wish
+
+
+def _report(name: str, layout: Layout | None, wish: Layout | None, places: Sequence[Place]) -> dict[str, Any]:
+    """What `--json` prints; sizes are bytes, speeds per second."""
+    report: dict[str, Any] = {"model": name, "fits": wish is None}
+    if wish is not None:
+        needed, free = sum(s.total for s in wish.shares), sum(place.memory for place in places)
+        short = max(0, needed - free)
+        where = f"{size(needed)} with {wish.n_ctx} tokens of context and a cache in {wish.type_k.upper()}"
+        report["problem"] = f"{name} does not fit: it takes {where}, {size(short)} more than the {size(free)} there are"
+        if not short:
+            report["problem"] = f"{name} does not fit: it takes {where}, and no device has room for its part"
+        report["missing"] = short
+    report["devices"] = [_device(place) for place in places]
+    if layout is None:
+        return report
+    report["plan"] = {
+        "n_ctx": layout.n_ctx,
+        "n_ubatch": layout.n_ubatch,
+        "n_seq_max": layout.n_seq_max,
+        "type_k": layout.type_k,
+        "type_v": layout.type_v,
+        "n_gpu_layers": layout.n_gpu_layers,
+        "decode_tokens_per_second": layout.decode,
+        "decode_tokens_per_second_full": layout.decode_full,
+        "prefill_tokens_per_second": layout.prefill,
+        "shares": [
+            {
+                "device": s.place.name,
+                "layers": s.n_layers,
+                "weights": s.weights,
+                "head": s.head,
+                "kv": s.kv,
+                "compute": s.compute,
+                "total": s.total,
+            }
+            for s in layout.shares
+        ],
+    }
+    report["arguments"] = layout.arguments()
+    report["command"] = shlex.join(["commandr", "chat", name, *flags(layout.arguments())])
+    return report
+
+
+def _device(place: Place) -> dict[str, Any]:
+    return {
+        "device": place.name,
+        "kind": place.kind,
+        "memory": place.memory,
+        "read_bytes_per_second": place.read,
+        "read_source": place.read_source,
+        "operations_per_second": place.compute,
+        "compute_source": place.compute_source,
+    }
+
+
+def _print(report: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    devices = {device["device"]: device for device in report["devices"]}
+    if not report["fits"]:
+        console.print("The nearest that fits:" if "plan" in report else "Nothing that fits was found.")
+    if "plan" not in report:
+        return
+    found = report["plan"]
+    table = Table("GiB", "layers", "weights", "head", "KV cache", "compute", "total", "usable", box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for share in found["shares"]:
+        cells = [f"{share[part] / _GIB:.2f}" for part in ("weights", "head", "kv", "compute", "total")]
+        usable = devices[share["device"]]["memory"] / _GIB
+        table.add_row(share["device"], str(share["layers"]), *cells, f"{usable:.2f}")
+    console.print(table)
+    types = {found["type_k"], found["type_v"]}
+    cache = found["type_k"].upper() if len(types) == 1 else f"{found['type_k'].upper()}/{found['type_v'].upper()}"
+    console.print(
+        f"{found['n_ctx']} tokens of context, cache in {cache}, {found['n_seq_max']} prompts kept, "
+        f"{found['n_ubatch']} tokens a graph",
+        soft_wrap=True,
+    )
+    console.print(
+        f"decode  {found['decode_tokens_per_second']:8.1f} tokens/s, "
+        f"{found['decode_tokens_per_second_full']:.1f} with a full context\n"
+        f"prefill {found['prefill_tokens_per_second']:8.1f} tokens/s"
+    )
+    for device in report["devices"]:
+        read, compute = device["read_bytes_per_second"] / 1e9, device["operations_per_second"] / 1e9
+        console.print(
+            f"  {device['device']}: reads {read:.0f} GB/s ({device['read_source']}), "
+            f"computes {compute:.0f} GFLOP/s ({device['compute_source']})",
+            soft_wrap=True,
+        )
+    console.print(f"\n{report['command']}", markup=False, soft_wrap=True)

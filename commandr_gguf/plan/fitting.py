@@ -1,0 +1,165 @@
+"""Whether a model fits in what is free, and the nearest choice of options that does."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from commandr_gguf.devices import MemoryUse, devices
+from commandr_gguf.errors import OutOfMemoryError
+from commandr_gguf.gguf_file import GGUFFile
+from commandr_gguf.hparams import HParams
+from commandr_gguf.plan import host
+from commandr_gguf.plan.needs import MAPPED, held, measure
+
+LEAST_CONTEXT = 1024
+GIB = 1 << 30
+
+logger = logging.getLogger("commandr_gguf.plan")
+
+
+@dataclass(frozen=True)
+class Lack:
+    """A device whose memory is too small."""
+
+    device: str
+    needed: int
+    """Bytes."""
+    available: int
+    """Bytes."""
+    parts: dict[str, int]
+    """What is needed by what it is for."""
+
+    def __str__(self) -> str:
+        listed = ", ".join(f"{what} {_gib(size)}" for what, size in self.parts.items() if size)
+        return f"{_gib(self.needed)} of memory on {self.device} ({listed}), and {_gib(self.available)} are free"
+
+
+def free_memory() -> dict[str, int]:
+    """Bytes that can be taken, by device; what works in the host's memory shares the host's."""
+    on_host = host.available_memory()
+    return {
+        device.name: device.memory_free if device.type == "gpu" else on_host
+        for device in devices()
+        if device.type != "accel"
+    }
+
+
+def lacks(uses: Iterable[MemoryUse], free: Mapping[str, int]) -> list[Lack]:
+    """The devices on which these uses are more than what is free."""
+    uses = list(uses)
+    found = []
+    for device in dict.fromkeys(use.device for use in uses):
+        needed = held(uses, device)
+        if needed > free.get(device, needed):
+            parts: dict[str, int] = {}
+            for use in uses:
+                if use.device == device and use.what not in MAPPED:
+                    what = use.what if use.what in ("kv", "compute") else "weights"
+                    parts[what] = parts.get(what, 0) + use.size
+            found.append(Lack(device, needed, free[device], parts))
+    return found
+
+
+def check_fits(file: GGUFFile, loading: Mapping[str, Any], session: Mapping[str, Any] | None = None) -> None:
+    """Refuse what cannot be allocated, before anything is read.
+
+    Args:
+        file: the model.
+        loading: arguments of `Model`.
+        session: arguments of `Session`; None for the weights alone.
+
+    Raises:
+        OutOfMemoryError: with what is needed and free, and in its `fitting` the changes that would make it fit.
+        CommandRError: what loading would raise.
+    """
+    free = free_memory()
+    uses = measure(file, loading, session)
+    found = lacks(uses, free)
+    if not found:
+        _warn(file.path, uses, free)
+        return
+    changes = nearest(file, loading, session, free)
+    if changes is None:
+        hint = "no choice of options fits"
+    else:
+        hint = "this fits: " + ", ".join(f"{name}={value!r}" for name, value in changes.items())
+    raise OutOfMemoryError(f"{file.path} needs {'; '.join(map(str, found))}; {hint}", fitting=changes)
+
+
+def check_weights(path: str | os.PathLike[str], loading: Mapping[str, Any]) -> None:
+    """`check_fits` for the weights alone; the header is read only when the size of the file leaves doubt."""
+    is_part = re.search(r"-\d{5}-of-\d{5}\.gguf$", os.fspath(path)) is not None
+    try:
+        n_bytes = Path(path).stat().st_size
+    except (OSError, TypeError, ValueError):
+        return  # loading says why
+    if is_part or loading.get("n_gpu_layers", 0) or n_bytes > host.available_memory():
+        with GGUFFile(path) as file:
+            check_fits(file, loading)
+
+
+def nearest(
+    file: GGUFFile, loading: Mapping[str, Any], session: Mapping[str, Any] | None, free: Mapping[str, int]
+) -> dict[str, Any] | None:
+    """The arguments to change, as few and as little as it takes; None when nothing helps."""
+    layers = HParams.from_gguf(file).n_layer + 1
+    n_gpu_layers = loading.get("n_gpu_layers", 0)
+    n_gpu_layers = layers if n_gpu_layers < 0 else min(n_gpu_layers, layers)
+    for repack, gpu_layers in itertools.product(
+        dict.fromkeys((loading.get("repack", True), False)), dict.fromkeys(_fewer(n_gpu_layers))
+    ):
+        changed: dict[str, Any] = {}
+        if gpu_layers != n_gpu_layers:
+            changed["n_gpu_layers"] = gpu_layers
+        if repack != loading.get("repack", True):
+            changed |= {"repack": False} | ({"cache_packed": False} if loading.get("cache_packed") else {})
+        for smaller in [{}] if session is None else _smaller_sessions(file, session):
+            of_session = None if session is None else {**session, **smaller}
+            if not lacks(measure(file, {**loading, **changed}, of_session), free):
+                return {**smaller, **changed}
+    return None
+
+
+def _smaller_sessions(file: GGUFFile, session: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Changes of the session in the order of what they take away: precision of the cache, then half the context."""
+    n_ctx = session.get("n_ctx", 0) or HParams.from_gguf(file).n_ctx_train
+    types = ("f16", "q8_0", "q4_0")
+    wanted = {name: session.get(name, "f16") for name in ("type_k", "type_v")}
+    smaller_types = [{}, *({"type_k": name, "type_v": name} for name in types[1:] if name not in wanted.values())]
+    if HParams.from_gguf(file).head_dim % 32 or session.get("flash_attn") is False:
+        smaller_types = [{}]
+    asked = n_ctx
+    while n_ctx == asked or n_ctx >= LEAST_CONTEXT:
+        for change in smaller_types:
+            yield ({} if n_ctx == asked else {"n_ctx": n_ctx}) | change
+        n_ctx //= 2
+
+
+def _fewer(n_gpu_layers: int) -> Iterator[int]:
+    for eighths in range(8, -1, -1):
+        yield n_gpu_layers * eighths // 8
+
+
+def _warn(path: str, uses: Iterable[MemoryUse], free: Mapping[str, int]) -> None:
+    """Mapped weights may be more than memory: the system reads their pages again and again."""
+    uses = list(uses)
+    for device in dict.fromkeys(use.device for use in uses):
+        mapped = sum(use.size for use in uses if use.device == device and use.what in MAPPED)
+        left = free.get(device, 0) - held(uses, device)
+        # Behind a head on a device, of the mapped embedding only single rows are read: that is no reason to warn.
+        if mapped > left and len({use.device for use in uses}) == 1:
+            logger.warning(
+                "%s: %s of weights are read from the file, and %s of memory are left for them: it will be slow",
+                path, _gib(mapped), _gib(max(0, left)),
+            )  # fmt: skip
+
+
+def _gib(n_bytes: int) -> str:
+    return f"{n_bytes / GIB:.2f} GiB"

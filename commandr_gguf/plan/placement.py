@@ -1,0 +1,140 @@
+"""The best placement: context, types of the cache and layers per device.
+
+The rules, in this order:
+
+1. As many layers as fit go on the cards, from the last one on, each card filled in turn; the head behind them.
+2. A choice is fast enough when it decodes at nine tenths of the fastest choice, or more. The others are left out.
+3. The cache is F16 if that leaves 32768 tokens of context, else Q8_0 if that does, else either if it leaves 8192, else
+   Q4_0.
+4. The context is the longest of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from commandr_gguf.gguf_file import GGUFFile
+from commandr_gguf.hparams import HParams
+from commandr_gguf.plan.layout import Layout, shares_of, speeds
+from commandr_gguf.plan.needs import Parts, measure, parts
+from commandr_gguf.plan.places import Place
+
+N_PROMPTS = 4
+"""How many prompts `CommandR` keeps of a model without a sliding window; with one each takes memory of its own."""
+FAST_ENOUGH = 0.9
+CACHE_TYPES = ("f16", "q8_0", "q4_0")
+STEPS = (
+    (32768, {"f16"}),
+    (32768, {"q8_0"}),
+    (8192, {"f16", "q8_0"}),
+    (0, {"f16", "q8_0", "q4_0"}),
+)
+"""Least contexts, and the types of the cache that are looked at for them."""
+CONTEXTS = (131072, 65536, 32768, 16384, 8192, 4096)
+UBATCHES = (512, 128)
+
+
+def n_prompts(hparams: HParams) -> int:
+    """Sequences that `CommandR` keeps when it is not told."""
+    return 2 if hparams.n_swa > 0 else N_PROMPTS
+
+
+class Planner:
+    """Places one model on some places; the host is the first of them."""
+
+    def __init__(self, file: GGUFFile, places: Sequence[Place], *, n_seq_max: int | None = None) -> None:
+        self.file = file
+        self.hparams = HParams.from_gguf(file)
+        self.places = list(places)
+        self.n_seq_max = n_seq_max or n_prompts(self.hparams)
+
+    def best(
+        self,
+        n_ctx: Sequence[int] | None = None,
+        types: Sequence[tuple[str, str]] | None = None,
+        n_ubatch: int | None = None,
+    ) -> Layout | None:
+        """The best layout of those that fit.
+
+        Args:
+            n_ctx: the contexts to choose from; None takes the model's own and shorter ones.
+            types: those of the K and V caches, the best first; None takes F16, Q8_0 and Q4_0.
+            n_ubatch: None takes 512, or 128 where that is too much.
+        """
+        trained = self.hparams.n_ctx_train
+        contexts = n_ctx or sorted({trained, *(n for n in CONTEXTS if n < trained)}, reverse=True)
+        kinds = types or [(name, name) for name in CACHE_TYPES]
+        found = [layout for kind in kinds for n in contexts if (layout := self._fit(n, kind, n_ubatch))]
+        if not found:
+            return None
+        fastest = max(layout.decode for layout in found)
+        fast = [layout for layout in found if layout.decode >= FAST_ENOUGH * fastest]
+        longest = max(contexts)
+        for least, names in STEPS:
+            pool = [x for x in fast if x.n_ctx >= min(least, longest) and (types or {x.type_k, x.type_v} <= names)]
+            if pool:
+                break
+        return max(pool, key=lambda layout: layout.n_ctx)  # the first of equals, which has the better types
+
+    def smallest(self, n_ctx: int, types: tuple[str, str], n_ubatch: int | None = None) -> Layout:
+        """All of the model on the host, whether it fits or not: to say by how much it does not."""
+        sizes = self._sizes(n_ctx, types, n_ubatch or UBATCHES[0])
+        counts = [self.hparams.n_layer, *(0 for _ in self.places[1:])]
+        return self._layout(counts, sizes, n_ctx, types, n_ubatch or UBATCHES[0])
+
+    def _fit(self, n_ctx: int, types: tuple[str, str], n_ubatch: int | None) -> Layout | None:
+        for ubatch in [n_ubatch] if n_ubatch else UBATCHES:
+            sizes = self._sizes(n_ctx, types, ubatch)
+            for counts in self._counts(sizes):
+                layout = self._layout(counts, sizes, n_ctx, types, ubatch)
+                if all(share.total <= share.place.memory for share in layout.shares):
+                    return layout
+        return None
+
+    def _counts(self, sizes: tuple[Parts, int, int]) -> Iterator[list[int]]:
+        """Layers per place, most on the cards first."""
+        found, _, on_card = sizes
+        n_layer = self.hparams.n_layer
+        for n_offload in range(n_layer, -1, -1):
+            counts = [n_layer - n_offload]
+            layer = n_layer - n_offload
+            for place in self.places[1:]:
+                room, n = place.memory - on_card, 0
+                while layer < n_layer and (size := found.layers[layer] + found.kv(layer)) <= room:
+                    # Behind the last layer of all, the head has to fit as well.
+                    if layer == n_layer - 1 and n_offload == n_layer and found.head + size > room:
+                        break
+                    room, n, layer = room - size, n + 1, layer + 1
+                counts.append(n)
+            if layer == n_layer:
+                yield counts
+
+    def _sizes(self, n_ctx: int, types: tuple[str, str], n_ubatch: int) -> tuple[Parts, int, int]:
+        """The model's parts, and bytes of compute buffers on the host and on a card.
+
+        A card that is not there cannot be measured. It is taken to need what the host does for the whole graph with
+        ggml's own products, which is more than a part of the graph takes.
+        """
+        sizes: dict[str, Any] = {"n_seq_max": self.n_seq_max, "n_ubatch": n_ubatch}
+        sizes |= {"type_k": types[0], "type_v": types[1]}
+        found = parts(self.file, self.hparams, n_ctx=n_ctx, **sizes)
+        compute = [
+            sum(u.size for u in measure(self.file, loading, {"n_ctx": n_ctx, **sizes}) if u.what == "compute")
+            for loading in ({}, {"repack": False})
+        ]
+        return found, compute[0], compute[1]
+
+    def _layout(
+        self,
+        counts: Sequence[int],
+        sizes: tuple[Parts, int, int],
+        n_ctx: int,
+        types: tuple[str, str],
+        n_ubatch: int,
+    ) -> Layout:
+        found, on_host, on_card = sizes
+        compute = [on_host, *(on_card for _ in self.places[1:])]
+        shares = shares_of(self.places, counts, found, compute)
+        rates = speeds(shares, self.hparams, found, self.n_seq_max)
+        return Layout(tuple(shares), n_ctx, n_ubatch, self.n_seq_max, *types, *rates)

@@ -1,0 +1,137 @@
+"""Where layers go: cards first, the head behind the last layer, and contexts and cache types by the stated rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from commandr_gguf.errors import ArgumentError
+from commandr_gguf.gguf_file import GGUFFile
+from commandr_gguf.plan.hollow import hollow_file
+from commandr_gguf.plan.layout import Layout
+from commandr_gguf.plan.placement import Planner
+from commandr_gguf.plan.places import Place, described, parse_bytes, parse_rate
+from commandr_gguf.plan.shapes import SHAPES
+
+GIB = 1 << 30
+HOST = described("cpu", 0, 64 * GIB, 50e9)
+
+
+@pytest.fixture(scope="module")
+def gqa() -> Iterator[GGUFFile]:
+    """18.4 GiB of weights, 0.16 MiB of F16 cache per token."""
+    with hollow_file(SHAPES["command-r-08-2024"], "Q4_K_M") as file:
+        yield file
+
+
+def card(gib: float, number: int = 0, read: float = 900e9) -> Place:
+    return described("gpu", number, int(gib * GIB), read)
+
+
+def best(file: GGUFFile, *cards: Place, n_ctx: list[int] | None = None, **options: object) -> Layout:
+    found = Planner(file, [HOST, *cards]).best(n_ctx, **options)  # type: ignore[arg-type]
+    assert found is not None
+    for share in found.shares:
+        assert share.total <= share.place.memory
+    return found
+
+
+def test_without_a_card_all_is_on_the_host(gqa: GGUFFile) -> None:
+    found = best(gqa)
+    assert (found.n_gpu_layers, found.n_ctx, found.type_k) == (0, 131072, "f16")
+    assert found.arguments() == {"n_ctx": 131072}
+
+
+def test_a_large_card_takes_all_layers_and_the_head(gqa: GGUFFile) -> None:
+    found = best(gqa, card(80))
+    assert found.n_gpu_layers == 41
+    assert [share.n_layers for share in found.shares] == [0, 40]
+    assert found.shares[0].head == found.shares[0].weights == found.shares[0].kv == 0
+    assert found.n_ctx == 131072
+
+
+def test_a_small_card_takes_the_last_layers_and_leaves_the_head(gqa: GGUFFile) -> None:
+    found = best(gqa, card(10), n_ctx=[8192])
+    host, gpu = found.shares
+    assert host.n_layers + gpu.n_layers == 40
+    assert 10 < gpu.n_layers < 25
+    assert found.n_gpu_layers == gpu.n_layers
+    assert (host.head > 0, gpu.head) == (True, 0)
+    one_more = gpu.weights // gpu.n_layers + gpu.kv // gpu.n_layers
+    assert gpu.total + one_more > gpu.place.memory
+
+
+def test_more_memory_never_means_fewer_layers(gqa: GGUFFile) -> None:
+    types = [("f16", "f16")]
+    counts = [best(gqa, card(gib), n_ctx=[8192], types=types).n_gpu_layers for gib in (1, 4, 8, 12, 16, 20, 24)]
+    assert counts == sorted(counts)
+    assert counts[0] == 0
+    assert counts[-1] == 41
+
+
+def test_two_cards_share_by_a_split_that_the_library_reads_as_meant(gqa: GGUFFile) -> None:
+    found = best(gqa, card(12), card(12, 1), n_ctx=[8192])
+    counts = [share.n_layers for share in found.shares[1:]]
+    assert sum(counts) == 40
+    assert found.arguments()["tensor_split"] == counts
+    assert found.shares[2].head > 0
+
+
+def test_the_cache_is_quantized_where_that_keeps_all_on_the_card(gqa: GGUFFile) -> None:
+    found = best(gqa, card(24), n_ctx=[32768])
+    assert (found.type_k, found.type_v, found.n_gpu_layers) == ("q8_0", "q8_0", 41)
+
+
+def test_given_types_are_kept(gqa: GGUFFile) -> None:
+    found = best(gqa, card(24), n_ctx=[32768], types=[("f16", "f16")])
+    assert (found.type_k, found.type_v) == ("f16", "f16")
+    assert found.n_gpu_layers < 41
+
+
+def test_a_long_context_is_given_up_for_speed(gqa: GGUFFile) -> None:
+    found = best(gqa, card(20.5))
+    assert found.n_gpu_layers == 41
+    assert found.n_ctx < 32768
+
+
+def test_what_fits_nowhere_is_none(gqa: GGUFFile) -> None:
+    planner = Planner(gqa, [described("cpu", 0, 16 * GIB, None)])
+    assert planner.best() is None
+    [share] = planner.smallest(4096, ("f16", "f16")).shares
+    assert share.total > 18 * GIB
+
+
+def test_speed_follows_from_the_bytes_that_are_read(gqa: GGUFFile) -> None:
+    found = best(gqa, n_ctx=[8192])
+    [share] = found.shares
+    assert found.decode == pytest.approx(0.65 * 50e9 / (share.weights + share.head))
+    assert found.decode_full == pytest.approx(0.65 * 50e9 / (share.weights + share.head + share.kv))
+    faster = best(gqa, card(80), n_ctx=[8192])
+    assert faster.decode == pytest.approx(found.decode * 900 / 50)
+
+
+def test_a_worker_is_one_more_place_behind_a_link(gqa: GGUFFile) -> None:
+    near = card(80, read=50e9)
+    far = Place("worker:50052", "worker", near.memory, near.read, near.compute, near.read_source, link=125e6)
+    assert best(gqa, far, n_ctx=[8192]).n_gpu_layers == 41
+    assert best(gqa, far, n_ctx=[8192]).prefill < best(gqa, near, n_ctx=[8192]).prefill
+
+
+def test_windows_of_several_prompts_are_counted() -> None:
+    with hollow_file(SHAPES["command-r7b"], "Q4_K_M") as file:
+        one, four = (Planner(file, [HOST], n_seq_max=n).best([131072]) for n in (1, 4))
+    assert one is not None
+    assert four is not None
+    assert four.shares[0].kv > one.shares[0].kv + GIB
+
+
+def test_sizes_and_rates_as_people_write_them() -> None:
+    assert parse_bytes("--vram", "24G") == parse_bytes("--vram", "24GiB") == 24 * GIB
+    assert parse_bytes("--ram", "1.5t") == 1536 * GIB
+    assert parse_rate("--bandwidth", "936GB/s") == parse_rate("--bandwidth", "0.936T") == 936e9
+    for text in ("", "x", "-1G", "0", "24 apples"):
+        with pytest.raises(ArgumentError, match="--vram must be a size such as 24G, not "):
+            parse_bytes("--vram", text)
+        with pytest.raises(ArgumentError, match="--bandwidth must be bytes per second such as 936G, not "):
+            parse_rate("--bandwidth", text)
