@@ -51,17 +51,20 @@ def devices() -> list[Device]:
     found = []
     for index in range(lib.commandr_device_count()):
         check(lib.commandr_device_get(index, info))
-        found.append(
-            Device(
-                name=_text(info.name),
-                description=_text(info.description),
-                features=_text(info.features),
-                type=_TYPES.get(info.type, "unknown"),
-                memory_free=info.memory_free,
-                memory_total=info.memory_total,
-            )
-        )
+        found.append(device_of(info))
     return found
+
+
+def device_of(info: Any) -> Device:
+    """A commandr_device_info."""
+    return Device(
+        name=_text(info.name),
+        description=_text(info.description),
+        features=_text(info.features),
+        type=_TYPES.get(info.type, "unknown"),
+        memory_free=info.memory_free,
+        memory_total=info.memory_total,
+    )
 
 
 def default_n_threads() -> int:

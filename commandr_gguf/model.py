@@ -17,6 +17,7 @@ from commandr_gguf.devices import MemoryUse, devices, memory_uses
 from commandr_gguf.errors import ArgumentError, ClosedError, check, flag, int32, number
 from commandr_gguf.gguf_file import GGUFFile, encode_path
 from commandr_gguf.hparams import HParams
+from commandr_gguf.workers import worker_list
 
 Computer = Literal["gpu", "packed", "cpu"]
 """GPUs, our products of packed weights, or ggml's products on the CPU."""
@@ -40,6 +41,9 @@ class Model:
             takes as much disk as they do, is written anew when it is not of the model's files as they are, and may be
             deleted at any time. Where it cannot be written, the log says why (`enable_native_log`), and the weights are
             packed in memory. Needs use_mmap and repack.
+        rpc: workers that `commandr rpc-serve` runs, as "host:port" or a list of them: their devices count as GPUs, and
+            come before the local ones. One that is gone later ends the evaluation with BackendError; the model must be
+            loaded again then.
         n_threads: for repacking; 0 = the physical cores that this process may use.
         progress: called with the fraction of the work done, 0 to 1; returning False cancels with CancelledError, and an
             exception in it ends the load and is raised.
@@ -58,6 +62,7 @@ class Model:
         use_mmap: bool = True,
         repack: bool = True,
         cache_packed: bool = False,
+        rpc: str | Sequence[str] | None = None,
         n_threads: int = 0,
         progress: Callable[[float], object] | None = None,
     ) -> None:
@@ -75,6 +80,9 @@ class Model:
         params.use_mmap = flag("use_mmap", use_mmap)
         params.repack = flag("repack", repack)
         params.cache_packed = flag("cache_packed", cache_packed)
+        endpoints = worker_list(rpc)
+        workers = ffi.new("char[]", endpoints.encode()) if endpoints else ffi.NULL
+        params.workers = workers
         params.n_threads = int32("n_threads", n_threads)
         params.progress = lib.commandr_py_on_load
         params.progress_user_data = handle

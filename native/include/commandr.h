@@ -59,6 +59,11 @@ typedef struct commandr_device_info {
 } commandr_device_info;
 int64_t         commandr_device_count(void);
 commandr_status commandr_device_get(int64_t index, commandr_device_info * info); /* the strings are static */
+/* A device of the workers "host:port,host:port", which are connected to for it; ARGUMENT from their number on. */
+commandr_status commandr_worker_get(const char * workers, int64_t index, commandr_device_info * info);
+/* Lends this machine's GPUs, or its CPU where there are none, to others; returns only on failure or after a signal.
+ * ggml's protocol has no authentication and trusts who speaks it. cache_dir: keeps large weights there. [NULL] */
+commandr_status commandr_rpc_serve(const char * endpoint, const char * cache_dir, int32_t n_threads);
 int32_t         commandr_default_n_threads(void); /* physical cores that this process may use; >= 1 */
 /* Bytes per second that n_threads together read from memory, best of a few passes over n_bytes. 0 on failure. */
 double commandr_read_bandwidth(int32_t n_threads, int64_t n_bytes);
@@ -113,6 +118,7 @@ typedef struct commandr_model_params {
     bool          use_mmap;       /* use CPU weights in place, mapped from the file. [true] */
     bool          repack; /* copy CPU weights into the layouts that are computed fastest, where there is one. [true] */
     bool          cache_packed; /* keep what we pack in the file path + ".packed"; needs use_mmap and repack. [false] */
+    const char * workers; /* "host:port,host:port": their devices count as GPUs before the local ones. [NULL] */
     commandr_load_callback progress; /* [NULL] */
     void *                 progress_user_data;
 } commandr_model_params;

@@ -3,6 +3,7 @@
 #include "error.h"
 #include "kernels/attention-tile.h"
 #include "log.h"
+#include "workers.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -111,7 +112,7 @@ commandr_status commandr_kv_cache_init(commandr_kv_cache * cache, const commandr
 
 void commandr_kv_cache_free(commandr_kv_cache * cache) {
     for (int32_t i = 0; i < cache->n_buffers; i++) {
-        ggml_backend_buffer_free(cache->buffers[i]);
+        commandr_buffer_free(cache->buffers[i]);
         ggml_free(cache->ctxs[i]);
     }
     free(cache->pos);
