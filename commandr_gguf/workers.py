@@ -70,5 +70,5 @@ def serve_worker(
         UnsupportedError: this ggml is built without RPC.
     """
     endpoint = worker_list(f"{host}:{port}").encode()
-    cache = ffi.NULL if cache_dir is None else ffi.new("char[]", encode_path(os.path.join(cache_dir, "")))
+    cache = ffi.NULL if cache_dir is None else ffi.new("char[]", encode_path(f"{os.fspath(cache_dir)}/"))
     check(lib.commandr_rpc_serve(endpoint, cache, int32("n_threads", n_threads)))

@@ -24,6 +24,7 @@ from commandr_gguf.cli import (
     imatrix,
     info,
     perplexity,
+    rpc_serve,
     sensitivity,
     serve,
 )
@@ -47,6 +48,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare.compare,
     "sensitivity": sensitivity.sensitivity,
     "demo": demo.demo,
+    "rpc-serve": rpc_serve.rpc_serve,
 }
 
 
