@@ -52,8 +52,10 @@ class CommandR:
         path: a GGUF file.
         n_ctx: tokens that prompt and reply together may have; memory for them is taken as they come. None takes the
             model's context length, or less where that would not fit now, see `Session`; 0 takes it in any case.
-        n_gpu_layers: see `Model`; "auto" places as many layers on the GPUs as fit beside the KV cache, and where even
-            that is too much without n_ctx, takes a shorter one.
+        n_gpu_layers: see `Model`; None is "auto" with rpc, else 0. "auto" places as many layers on the GPUs as fit
+            beside the KV cache, and where even that is too much without n_ctx, takes a shorter one. On workers it
+            places what is decoded sooner there: mostly what does not fit here.
+        rpc: workers, see `Model`.
         main_device, tensor_split, use_mmap, repack, cache_packed: see `Model`.
         n_batch, n_ubatch, n_threads, type_k, type_v, flash_attn: see `Session`.
         n_seq_max: how many prompts are kept, 1 to 64. None takes 4, or 2 of a model with a sliding window, where each
@@ -80,9 +82,10 @@ class CommandR:
         path: str | os.PathLike[str],
         *,
         n_ctx: int | None = None,
-        n_gpu_layers: int | Literal["auto"] = 0,
+        n_gpu_layers: int | Literal["auto"] | None = None,
         main_device: int = -1,
         tensor_split: Sequence[float] | None = None,
+        rpc: str | Sequence[str] | None = None,
         use_mmap: bool = True,
         repack: bool = True,
         cache_packed: bool = False,
@@ -99,11 +102,14 @@ class CommandR:
         draft: str | os.PathLike[str] | None = None,
         progress: Callable[[float], object] | None = None,
     ) -> None:
+        if n_gpu_layers is None:
+            n_gpu_layers = "auto" if rpc else 0
         placing: dict[str, Any] = {"n_gpu_layers": n_gpu_layers, "repack": repack, "cache_packed": cache_packed}
         placing["n_threads"] = n_threads
         sizes: dict[str, Any] = {"n_batch": n_batch, "n_ubatch": n_ubatch, "n_threads": n_threads}
         sizes |= {"type_k": type_k, "type_v": type_v, "flash_attn": flash_attn}
         loading = placing | {"main_device": main_device, "tensor_split": tensor_split, "use_mmap": use_mmap}
+        loading |= {"rpc": rpc}
         loading, session = settle(path, loading, {"n_ctx": n_ctx, "n_seq_max": n_seq_max, **sizes})
         with ExitStack() as opened:
             if n_keep is not None and not flag("context_shift", context_shift):

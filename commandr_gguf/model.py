@@ -42,6 +42,9 @@ class Model:
             takes as much disk as they do, is written anew when it is not of the model's files as they are, and may be
             deleted at any time. Where it cannot be written, the log says why (`enable_native_log`), and the weights are
             packed in memory. Needs use_mmap and repack.
+        rpc: workers that `commandr rpc-serve` runs, as "host:port" or a list of them: their devices count as GPUs, and
+            come before the local ones. One that is gone later ends the evaluation with BackendError; the model must be
+            loaded again then.
         n_threads: for repacking; 0 = the physical cores that this process may use.
         progress: called with the fraction of the work done, 0 to 1; returning False cancels with CancelledError, and an
             exception in it ends the load and is raised.
@@ -62,6 +65,7 @@ class Model:
         use_mmap: bool = True,
         repack: bool = True,
         cache_packed: bool = False,
+        rpc: str | Sequence[str] | None = None,
         n_threads: int = 0,
         progress: Callable[[float], object] | None = None,
     ) -> None:
@@ -76,9 +80,10 @@ class Model:
             "use_mmap": use_mmap,
             "repack": repack,
             "cache_packed": cache_packed,
+            "rpc": rpc,
             "n_threads": n_threads,
         }
-        params, _split = model_params(**arguments)
+        params, _kept = model_params(**arguments)
         check_weights(path, arguments)
         params.progress = lib.commandr_py_on_load
         params.progress_user_data = handle

@@ -8,6 +8,7 @@ from typing import Any
 from commandr_gguf._native import ffi, lib
 from commandr_gguf.errors import ArgumentError, flag, int32, integer, number
 from commandr_gguf.quantize import type_find
+from commandr_gguf.workers import worker_list
 
 _WHAT_FITS = -1
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
@@ -28,6 +29,7 @@ def model_params(
     use_mmap: bool = True,
     repack: bool = True,
     cache_packed: bool = False,
+    rpc: str | Sequence[str] | None = None,
     n_threads: int = 0,
 ) -> tuple[Any, Any]:
     """A `commandr_model_params *`, see `Model`, and what must live as long."""
@@ -42,7 +44,10 @@ def model_params(
     params.repack = flag("repack", repack)
     params.cache_packed = flag("cache_packed", cache_packed)
     params.n_threads = int32("n_threads", n_threads)
-    return params, split
+    endpoints = worker_list(rpc)
+    workers = ffi.new("char[]", endpoints.encode()) if endpoints else ffi.NULL
+    params.workers = workers
+    return params, (split, workers)
 
 
 def session_params(

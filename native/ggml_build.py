@@ -160,8 +160,9 @@ def defines_of(variant: str, openmp: str) -> dict[str, str]:
     elif variant == "metal":
         defines = metal_defines(platform.system())
     text = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.exists() else ""
-    # llama.cpp builds its ggml with these products for Q8_0, BF16, F16 and F32, too; ggml alone leaves them out.
-    return {**defines, **host_defines(text, compiler), "GGML_LLAMAFILE": "ON", "GGML_OPENMP": openmp}
+    # llama.cpp builds its ggml with these products for Q8_0, BF16, F16 and F32, too; ggml alone leaves them out. RPC,
+    # for workers on other hosts, is one small library more.
+    return {**defines, **host_defines(text, compiler), "GGML_LLAMAFILE": "ON", "GGML_RPC": "ON", "GGML_OPENMP": openmp}
 
 
 def pip_install(arguments: Sequence[str]) -> None:

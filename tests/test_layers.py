@@ -47,6 +47,7 @@ RUNTIME = """
     reading.html_file
     reading.documents
     reading
+    workers
     params plan
     drafting.adaptive drafting.chain drafting.lookup memory plan.host plan.shapes sampling
     plan.hollow plan.needs

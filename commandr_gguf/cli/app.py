@@ -25,6 +25,7 @@ from commandr_gguf.cli import (
     info,
     perplexity,
     plan,
+    rpc_serve,
     sensitivity,
     serve,
 )
@@ -49,6 +50,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare.compare,
     "sensitivity": sensitivity.sensitivity,
     "demo": demo.demo,
+    "rpc-serve": rpc_serve.rpc_serve,
 }
 
 

@@ -9,6 +9,7 @@ OPTIONS = {
     "n_ctx": "--ctx",
     "n_gpu_layers": "--gpu-layers",
     "tensor_split": "--tensor-split",
+    "rpc": "--rpc",
     "n_ubatch": "--ubatch",
     "type_k": "--type-k",
     "type_v": "--type-v",

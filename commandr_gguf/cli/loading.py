@@ -35,7 +35,8 @@ def check_numbers(max_tokens: int | None, **sampling: Any) -> dict[str, Any]:
 
 def load(path: Path, **options: Any) -> CommandR:
     """`CommandR(path, **options)`; the bar goes away when the model is there."""
-    warn_without_gpu(options.get("n_gpu_layers", 0))
+    if not options.get("rpc"):
+        warn_without_gpu(options.get("n_gpu_layers", 0))
     _check(options)
     model = _with_bar(CommandR, path, options)
     _warn_without_cache(model.model, options)

@@ -95,6 +95,17 @@ NUbatch = Annotated[
         "--ubatch", rich_help_panel=_MODEL, help="Most tokens in one graph: fewer take less memory, and prompts longer."
     ),
 ]
+Rpc = Annotated[
+    str | None,
+    typer.Option(
+        "--rpc",
+        metavar="HOST:PORT,...",
+        rich_help_panel=_MODEL,
+        help="Place layers on these workers as well, which run `commandr rpc-serve`; they count as GPUs, before those "
+        "of this machine.",
+        show_default=False,
+    ),
+]
 Threads = Annotated[
     int, typer.Option("--threads", "-t", rich_help_panel=_MODEL, help="CPU threads; 0 = one per physical core.")
 ]

@@ -48,6 +48,16 @@ def plan(
             "--bandwidth", metavar="RATE", help="Of each --vram in turn, then of --ram, such as 936G bytes per second."
         ),
     ] = None,
+    hosts: Annotated[
+        str | None,
+        typer.Option(
+            "--hosts",
+            metavar="HOST:PORT,...",
+            help="Workers that run `commandr rpc-serve`: they and the links to them are measured, and the plan says "
+            "whether spreading the model over them pays.",
+            show_default=False,
+        ),
+    ] = None,
     n_ctx: Annotated[
         int | None, typer.Option("--ctx", "-c", help="Context that is wanted; without it the longest that is fast.")
     ] = None,
@@ -70,17 +80,20 @@ def plan(
         raise ArgumentError("give a GGUF file, or --shape and the name of a published model")
     if n_ctx is not None and n_ctx < 1:
         raise ArgumentError(f"--ctx must be 1 or more, not {n_ctx}")
-    places = _places(vram or [], ram, bandwidth or [])
+    places = _places(vram or [], ram, bandwidth or [], hosts)
     source: AbstractContextManager[GGUFFile]
     source = GGUFFile(model) if model else hollow_file(find_shape(shape or ""), file_type)
     name = str(model) if model else f"{shape}-{file_type}.gguf"
     with source as file:
-        planner = Planner(file, measured(places, _main_type(file), n_threads))
+        planner = Planner(file, measured(places, _main_type(file), n_threads, hosts))
         types = None if type_k is None and type_v is None else [(type_k or type_v or "", type_v or type_k or "")]
         contexts = None if n_ctx is None else [n_ctx]
         layout = planner.best(contexts, types)
         nearest, shortest = (None, None) if layout else _nearest(planner, n_ctx, types)
-    report = _report(name, layout or nearest, shortest, planner.places)
+        ways = _ways(planner, layout, types) if hosts and layout else None
+    report = _report(name, layout or nearest, shortest, planner.places, hosts)
+    if ways:
+        report["spreading"] = ways
     if as_json:
         print(json.dumps(report, indent=1))
     else:
@@ -89,12 +102,28 @@ def plan(
         raise OutOfMemoryError(report["problem"])
 
 
-def _places(vram: Sequence[str], ram: str | None, bandwidth: Sequence[str]) -> list[Place]:
-    """The host and cards that are described; those of this machine when none is."""
+def _ways(planner: Planner, layout: Layout, types: list[tuple[str, str]] | None) -> dict[str, Any]:
+    """The plan beside what this machine does alone and what it does with most layers on workers, at its context."""
+    here = [place for place in planner.places if place.kind != "worker"]
+    alone = Planner(planner.file, here, n_seq_max=planner.n_seq_max)
+    wanted = types or [(layout.type_k, layout.type_v)]
+    by_itself = alone.best([layout.n_ctx], wanted, layout.n_ubatch)
+    spread = planner.most_spread(layout.n_ctx, (layout.type_k, layout.type_v), layout.n_ubatch)
+    return {
+        "pays": layout.uses_workers,
+        "alone_tokens_per_second": by_itself.decode if by_itself else None,
+        "spread_tokens_per_second": spread.decode if spread else None,
+    }
+
+
+def _places(vram: Sequence[str], ram: str | None, bandwidth: Sequence[str], hosts: str | None) -> list[Place]:
+    """The host and cards that are described; those of this machine, with workers, when none is."""
     if not vram and ram is None:
         if bandwidth:
             raise ArgumentError("--bandwidth goes with --vram and --ram")
-        return present()
+        return present(hosts)
+    if hosts:
+        raise ArgumentError("--hosts goes with the devices of this machine, not with --vram and --ram")
     if len(bandwidth) > len(vram) + 1:
         raise ArgumentError(f"--bandwidth is given {len(bandwidth)} times, for {len(vram) + 1} devices")
     rates: list[float | None] = [parse_rate("--bandwidth", text) for text in bandwidth]
@@ -123,7 +152,9 @@ def _nearest(planner: Planner, n_ctx: int | None, types: list[tuple[str, str]] |
     return found, wish
 
 
-def _report(name: str, layout: Layout | None, wish: Layout | None, places: Sequence[Place]) -> dict[str, Any]:
+def _report(
+    name: str, layout: Layout | None, wish: Layout | None, places: Sequence[Place], hosts: str | None
+) -> dict[str, Any]:
     """What `--json` prints; sizes are bytes, speeds per second."""
     report: dict[str, Any] = {"model": name, "fits": wish is None}
     if wish is not None:
@@ -160,8 +191,9 @@ def _report(name: str, layout: Layout | None, wish: Layout | None, places: Seque
             for s in layout.shares
         ],
     }
-    report["arguments"] = layout.arguments()
-    report["command"] = shlex.join(["commandr", "chat", name, *flags(layout.arguments())])
+    arguments = layout.arguments() | ({"rpc": hosts} if hosts and layout.uses_workers else {})
+    report["arguments"] = arguments
+    report["command"] = shlex.join(["commandr", "chat", name, *flags(arguments)])
     return report
 
 
@@ -174,6 +206,8 @@ def _device(place: Place) -> dict[str, Any]:
         "read_source": place.read_source,
         "operations_per_second": place.compute,
         "compute_source": place.compute_source,
+        "link_bytes_per_second": place.link,
+        "latency_seconds": place.latency,
     }
 
 
@@ -209,7 +243,24 @@ def _print(report: dict[str, Any]) -> None:
         read, compute = device["read_bytes_per_second"] / 1e9, device["operations_per_second"] / 1e9
         console.print(
             f"  {device['device']}: reads {read:.0f} GB/s ({device['read_source']}), "
-            f"computes {compute:.0f} GFLOP/s ({device['compute_source']})",
+            f"computes {compute:.0f} GFLOP/s ({device['compute_source']}){_link(device)}",
             soft_wrap=True,
         )
+    if "spreading" in report:
+        console.print(_verdict(report["spreading"]), soft_wrap=True)
     console.print(f"\n{report['command']}", markup=False, soft_wrap=True)
+
+
+def _link(device: dict[str, Any]) -> str:
+    if device["link_bytes_per_second"] is None:
+        return ""
+    rate, latency = device["link_bytes_per_second"] / 1e6, 1e3 * device["latency_seconds"]
+    return f", {rate:.0f} MB/s to it, {latency:.2f} ms there and back"
+
+
+def _verdict(ways: dict[str, Any]) -> str:
+    alone, spread = ways["alone_tokens_per_second"], ways["spread_tokens_per_second"]
+    if alone is None:
+        return "Spreading pays: it does not fit here alone."
+    there = f"{spread:.1f} with workers" if spread else "it does not fit on the workers either"
+    return f"Spreading {'pays' if ways['pays'] else 'does not pay'}: {alone:.1f} tokens/s here alone, {there}."

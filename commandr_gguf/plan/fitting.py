@@ -6,7 +6,7 @@ import itertools
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from commandr_gguf.gguf_file import GGUFFile
 from commandr_gguf.hparams import HParams
 from commandr_gguf.plan import host
 from commandr_gguf.plan.needs import MAPPED, held, measure
+from commandr_gguf.workers import worker_devices
 
 LEAST_CONTEXT = 1024
 GIB = 1 << 30
@@ -41,12 +42,12 @@ class Lack:
         return f"{_gib(self.needed)} of memory on {self.device} ({listed}), and {_gib(self.available)} are free"
 
 
-def free_memory() -> dict[str, int]:
-    """Bytes that can be taken, by device; what works in the host's memory shares the host's."""
+def free_memory(rpc: str | Sequence[str] | None = None) -> dict[str, int]:
+    """Bytes that can be taken, by device, those of workers included; what works in the host's memory shares it."""
     on_host = host.available_memory()
     return {
         device.name: device.memory_free if device.type == "gpu" else on_host
-        for device in devices()
+        for device in [*devices(), *(worker_devices(rpc) if rpc else [])]
         if device.type != "accel"
     }
 
@@ -79,7 +80,7 @@ def check_fits(file: GGUFFile, loading: Mapping[str, Any], session: Mapping[str,
         OutOfMemoryError: with what is needed and free, and in its `fitting` the changes that would make it fit.
         CommandRError: what loading would raise.
     """
-    free = free_memory()
+    free = free_memory(loading.get("rpc"))
     uses = measure(file, loading, session)
     found = lacks(uses, free)
     if not found:

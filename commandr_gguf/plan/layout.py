@@ -10,6 +10,9 @@ from commandr_gguf.hparams import HParams
 from commandr_gguf.plan.needs import Parts
 from commandr_gguf.plan.places import Place
 
+MESSAGES = 2
+"""That are waited for in each evaluation on a worker: its inputs are sent, its part computed, its outputs fetched."""
+
 
 @dataclass(frozen=True)
 class Share:
@@ -50,6 +53,16 @@ class Layout:
     def n_gpu_layers(self) -> int:
         """As `Model` takes it: one more than there are layers when the head is offloaded."""
         return sum(s.n_layers + (s.head > 0) for s in self.shares if s.place.kind != "cpu")
+
+    @property
+    def fits(self) -> bool:
+        """Whether each place has memory for its share."""
+        return all(share.total <= share.place.memory for share in self.shares)
+
+    @property
+    def uses_workers(self) -> bool:
+        """Whether layers lie on workers."""
+        return any(share.n_layers and share.place.kind == "worker" for share in self.shares)
 
     def arguments(self) -> dict[str, Any]:
         """Of `CommandR`, those that are not its defaults."""
@@ -101,6 +114,7 @@ def speeds(shares: Sequence[Share], hparams: HParams, parts: Parts, n_seq_max: i
         prompt += 2.0 * per_layer * share.n_layers / place.compute
         if place.link and share.n_layers:  # a vector there and one back for each token
             crossing = 2 * 4 * hparams.n_embd / place.link
-            empty, full, prompt = empty + crossing, full + crossing, prompt + crossing
+            empty, full = empty + crossing + MESSAGES * place.latency, full + crossing + MESSAGES * place.latency
+            prompt += crossing
         layer += share.n_layers
     return 1 / empty, 1 / full, 1 / prompt

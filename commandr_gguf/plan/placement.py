@@ -7,10 +7,14 @@ The rules, in this order:
 3. The cache is F16 if that leaves 32768 tokens of context, else Q8_0 if that does, else either if it leaves 8192, else
    Q4_0.
 4. The context is the longest of these.
+
+With workers, instead of 1: of all ways to share the layers out, faster places filled first, that which decodes soonest.
+That leaves on workers what does not fit here, unless one of them is so much faster that the way to it pays.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -83,17 +87,32 @@ class Planner:
         counts = [self.hparams.n_layer, *(0 for _ in self.places[1:])]
         return self._layout(counts, sizes, n_ctx, types, n_ubatch or UBATCHES[0])
 
+    def most_spread(self, n_ctx: int, types: tuple[str, str], n_ubatch: int) -> Layout | None:
+        """The fastest layout with layers on workers, for a comparison; None where none fits."""
+        sizes = self._sizes(n_ctx, types, n_ubatch)
+        every = (self._layout(counts, sizes, n_ctx, types, n_ubatch) for counts in self._counts(sizes))
+        fitting = (x for x in every if x.uses_workers and x.fits)
+        return max(fitting, key=lambda x: x.decode, default=None)
+
     def _fit(self, n_ctx: int, types: tuple[str, str], n_ubatch: int | None) -> Layout | None:
         for ubatch in [n_ubatch] if n_ubatch else UBATCHES:
             sizes = self._sizes(n_ctx, types, ubatch)
-            for counts in self._counts(sizes):
-                layout = self._layout(counts, sizes, n_ctx, types, ubatch)
-                if all(share.total <= share.place.memory for share in layout.shares):
-                    return layout
+            every = (self._layout(counts, sizes, n_ctx, types, ubatch) for counts in self._counts(sizes))
+            fitting = (x for x in every if x.fits)
+            # On cards most layers are best. A worker may be slower than the host, and is behind a link in any case.
+            is_spread = any(place.kind == "worker" for place in self.places)
+            layout = max(fitting, key=lambda x: x.decode, default=None) if is_spread else next(fitting, None)
+            if layout is not None:
+                return layout
         return None
 
     def _counts(self, sizes: tuple[Parts, int, int]) -> Iterator[list[int]]:
-        """Layers per place, most on the cards first."""
+        """Layers per place, most on the cards first; with workers for every set of places that take any."""
+        if any(place.kind == "worker" for place in self.places):
+            for n_used in range(len(self.places)):
+                for used in itertools.combinations(range(1, len(self.places)), n_used):
+                    yield from self._spread(used, sizes)
+            return
         found, _, on_card = sizes
         n_layer = self.hparams.n_layer
         for n_offload in range(n_layer, -1, -1):
@@ -108,6 +127,20 @@ class Planner:
                     room, n, layer = room - size, n + 1, layer + 1
                 counts.append(n)
             if layer == n_layer:
+                yield counts
+
+    def _spread(self, used: Sequence[int], sizes: tuple[Parts, int, int]) -> Iterator[list[int]]:
+        """Layers per place with these beside the host, fewest on them first, the faster ones filled before others."""
+        found, _, on_card = sizes
+        n_layer = self.hparams.n_layer
+        largest = max(found.layers[layer] + found.kv(layer) for layer in range(n_layer))
+        fastest_first = sorted(used, key=lambda i: -self.places[i].decode_read)
+        for n_offload in range(len(used), n_layer + 1) if used else [0]:
+            counts, left = [n_layer - n_offload, *(0 for _ in self.places[1:])], n_offload
+            for i in fastest_first:
+                counts[i] = min(left, max(0, self.places[i].memory - on_card) // largest)
+                left -= counts[i]
+            if left == 0:
                 yield counts
 
     def _sizes(self, n_ctx: int, types: tuple[str, str], n_ubatch: int) -> tuple[Parts, int, int]:

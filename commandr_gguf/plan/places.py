@@ -7,12 +7,14 @@ place: what a layer needs it as input comes over a link.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from commandr_gguf.devices import devices
 from commandr_gguf.errors import ArgumentError
 from commandr_gguf.plan.fitting import free_memory
+from commandr_gguf.workers import worker_devices
 
 HOST_RESERVE = 512 << 20
 """Bytes of the host's memory left free: this process's own and a little more."""
@@ -22,6 +24,8 @@ GPU_RESERVE = 512 << 20
 HOST_READ = 40e9
 GPU_READ = 400e9
 """Bytes per second that are assumed where nothing is measured or given: two channels of DDR5, a mid-range card."""
+LINK, LATENCY = 117e6, 0.3e-3
+"""A gigabit network, and a message and its answer on it."""
 DECODE_SHARE = {"measured": 0.8, "given": 0.65, "assumed": 0.65}
 """What decoding reaches of that speed: 0.77 to 0.83 of what was measured on two AVX2 cores (an 8B shape in Q4_K_M);
 makers' figures are further away."""
@@ -51,6 +55,8 @@ class Place:
     is_present: bool = True
     link: float | None = None
     """Bytes per second between the host and a worker; None for what is in this machine."""
+    latency: float = 0.0
+    """Seconds that a message to a worker and its answer take on the way."""
 
     @property
     def decode_read(self) -> float:
@@ -68,10 +74,17 @@ def described(kind: Literal["cpu", "gpu"], number: int, memory: int, read: float
     return Place(name, kind, max(0, memory - reserve), rate, rate * FLOPS_PER_BYTE[kind], source, is_present=False)
 
 
-def present() -> list[Place]:
-    """The host and its graphics cards with what is free in them, the host first; all speeds are assumed."""
-    free = free_memory()
+def present(rpc: str | Sequence[str] | None = None) -> list[Place]:
+    """The host, workers and graphics cards with what is free in them, the host first; all speeds are assumed.
+
+    Raises BackendError where a worker does not answer.
+    """
+    free = free_memory(rpc)
     places: list[Place] = []
+    for device in worker_devices(rpc) if rpc else []:
+        memory = max(0, free[device.name] - HOST_RESERVE)
+        compute = HOST_READ * FLOPS_PER_BYTE["worker"]
+        places.append(Place(device.name, "worker", memory, HOST_READ, compute, link=LINK, latency=LATENCY))
     for device in devices():
         if device.type == "cpu":
             memory = max(0, free[device.name] - HOST_RESERVE)

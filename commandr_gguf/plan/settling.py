@@ -57,7 +57,7 @@ def place(file: GGUFFile, loading: Mapping[str, Any], session: Mapping[str, Any]
         n_gpu_layers, 0 without a card or when nothing fits; tensor_split where there are several cards and the caller
         has not chosen; n_ctx when it was open and is not to be the default.
     """
-    places = present()
+    places = present(loading.get("rpc"))
     if len(places) < 2:
         return {"n_gpu_layers": 0}
     given = session or {"n_ctx": 512, "n_seq_max": 1}

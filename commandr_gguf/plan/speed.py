@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from commandr_gguf.devices import read_bandwidth
+from commandr_gguf.devices import device_speed, read_bandwidth
 from commandr_gguf.model import Model
 from commandr_gguf.plan.hollow import write_hollow
 from commandr_gguf.plan.places import Place
 from commandr_gguf.plan.shapes import SHAPES
 from commandr_gguf.session import Session
+from commandr_gguf.workers import worker_list
 
 _READ_BYTES = 512 << 20  # more than a processor's caches hold
 _N_TOKENS = 256
@@ -26,19 +27,25 @@ _FLOPS = 2 * (PROBE.n_embd * 2 * (PROBE.n_head + PROBE.n_head_kv) * 128 + 3 * PR
 """Operations of a token."""
 
 
-def measured(places: Sequence[Place], file_type: str, n_threads: int = 0) -> list[Place]:
+def measured(
+    places: Sequence[Place], file_type: str, n_threads: int = 0, rpc: str | Sequence[str] | None = None
+) -> list[Place]:
     """The places with the speeds that were measured instead of assumed; described ones as they are.
 
     The host's reading is measured with threads that sum up half a gigabyte; what computes a prompt with one layer
-    of 61 million weights that are zero, of the given file type, on each device.
+    of 61 million weights that are zero, of the given file type, on each device. Workers compute products of ggml's.
     """
     with tempfile.TemporaryDirectory(prefix="commandr-speed-") as folder:
         path = Path(folder) / "probe.gguf"
         write_hollow(path, PROBE, file_type)
-        found, n_gpus = [], 0
+        found, n_gpus, n_workers = [], 0, 0
         for place in places:
             if not place.is_present:
                 found.append(place)
+                continue
+            if place.kind == "worker":
+                found.append(_worker(place, worker_list(rpc), n_workers))
+                n_workers += 1
                 continue
             gpu = -1 if place.kind == "cpu" else n_gpus
             n_gpus += place.kind == "gpu"
@@ -47,6 +54,20 @@ def measured(places: Sequence[Place], file_type: str, n_threads: int = 0) -> lis
                 place = replace(place, read=rate, read_source="measured")  # noqa: PLW2901
             found.append(place)
         return found
+
+
+def _worker(place: Place, workers: str, number: int) -> Place:
+    speed = device_speed(number, workers=workers)
+    # The product with one column waits for its answer, as an evaluation does: that is counted by itself.
+    return replace(
+        place,
+        read=speed.read,
+        read_source="measured",
+        compute=speed.compute,
+        compute_source="measured",
+        link=speed.send,
+        latency=speed.latency,
+    )
 
 
 def _prompt_rate(path: Path, gpu: int, n_threads: int) -> float:

@@ -1,5 +1,4 @@
-/*
- * commandr.h: Cohere Command-R models (GGUF architectures "command-r" and "cohere2") on ggml. Two handles:
+/* commandr.h: Cohere Command-R models (GGUF architectures "command-r" and "cohere2") on ggml. Two handles:
  *   commandr_model     weights, hyper-parameters and devices. Immutable once loaded but for commandr_model_set_tensor;
  *                      sessions and threads share it. It lives until the caller has freed it and its last session ends.
  *   commandr_session   one KV cache, the sequences in it and the outputs of the last evaluation. One thread at a time;
@@ -13,11 +12,9 @@
  *       commandr_session_eval(session, &item, 1, COMMANDR_OUTPUT_LOGITS);
  *       commandr_sampler_sample(sampler, commandr_session_logits(session, 0, 0), tokens, n, NULL, &tokens[n]);
  *   }
- *
  * Fallible functions return a commandr_status; the sentence that explains a failure is commandr_last_error(). Output
  * arguments are untouched on failure unless stated. The library never prints, exits or aborts. Strings are UTF-8. What
- * a pointer handed in points to must stay valid only for the call. Every *_free takes NULL.
- */
+ * a pointer handed in points to must stay valid only for the call. Every *_free takes NULL. */
 #ifndef COMMANDR_H
 #define COMMANDR_H
 #include <stdbool.h>
@@ -46,7 +43,6 @@ const char * commandr_ggml_version(void);
  * line without its newline. NULL drops messages, which is the default. Process-wide. */
 typedef void (*commandr_log_callback)(int32_t level, const char * text, void * user_data);
 void commandr_log_set(commandr_log_callback callback, void * user_data);
-
 /* ---- devices: IGPU works in the host's memory, ACCEL beside the CPU (BLAS) ---- */
 typedef enum { COMMANDR_DEVICE_CPU, COMMANDR_DEVICE_GPU, COMMANDR_DEVICE_IGPU, COMMANDR_DEVICE_ACCEL } commandr_device;
 typedef struct commandr_device_info {
@@ -57,10 +53,20 @@ typedef struct commandr_device_info {
 } commandr_device_info;
 int64_t         commandr_device_count(void);
 commandr_status commandr_device_get(int64_t index, commandr_device_info * info); /* the strings are static */
+/* A device of the workers "host:port,host:port", which are connected to for it; ARGUMENT from their number on. */
+commandr_status commandr_worker_get(const char * workers, int64_t index, commandr_device_info * info);
+typedef struct commandr_device_speed {
+    double read, compute, send, latency; /* bytes of weights, operations, bytes sent, each per second; seconds */
+} commandr_device_speed;
+/* Measures a device, of workers or (NULL) of this machine, with ggml's products, in a second and 220 MiB of memory. */
+commandr_status commandr_device_measure(const char * workers, int64_t index, int32_t n_threads,
+                                        commandr_device_speed * to);
+/* Lends this machine's GPUs, or its CPU where there are none, to others; returns only on failure or after a signal.
+ * ggml's protocol has no authentication and trusts who speaks it. cache_dir: keeps large weights there. [NULL] */
+commandr_status commandr_rpc_serve(const char * endpoint, const char * cache_dir, int32_t n_threads);
 int32_t         commandr_default_n_threads(void); /* physical cores that this process may use; >= 1 */
 /* Bytes per second that n_threads together read from memory, best of a few passes over n_bytes. 0 on failure. */
 double commandr_read_bandwidth(int32_t n_threads, int64_t n_bytes);
-
 /* ---- the header of a GGUF file, or of all files of a split model: keys and tensors, no data. Immutable ---- */
 typedef struct commandr_gguf commandr_gguf;
 typedef enum { COMMANDR_KIND_INT, COMMANDR_KIND_FLOAT, COMMANDR_KIND_BOOL, COMMANDR_KIND_STRING } commandr_kind;
@@ -97,7 +103,6 @@ commandr_status commandr_gguf_get_array(const commandr_gguf * gguf, int64_t inde
 int64_t         commandr_gguf_n_tensors(const commandr_gguf * gguf);
 commandr_status commandr_gguf_tensor(const commandr_gguf * gguf, int64_t index, commandr_tensor_info * info);
 commandr_status commandr_gguf_hparams(const commandr_gguf * gguf, commandr_hparams * hparams); /* errors name the key */
-
 /* ---- model ---- */
 typedef struct commandr_model commandr_model;
 typedef bool (*commandr_load_callback)(float fraction, void * user_data); /* 0..1 of the work; false cancels */
@@ -110,6 +115,7 @@ typedef struct commandr_model_params {
     bool          use_mmap;       /* use CPU weights in place, mapped from the file. [true] */
     bool          repack; /* copy CPU weights into the layouts that are computed fastest, where there is one. [true] */
     bool          cache_packed; /* keep what we pack in the file path + ".packed"; needs use_mmap and repack. [false] */
+    const char *  workers;      /* "host:port,host:port": their devices count as GPUs before the local ones. [NULL] */
     commandr_load_callback progress; /* [NULL] */
     void *                 progress_user_data;
 } commandr_model_params;
@@ -130,7 +136,6 @@ typedef struct commandr_memory_info {
     int64_t     size;
 } commandr_memory_info;
 commandr_status commandr_model_memory(const commandr_model * model, int64_t index, commandr_memory_info * info);
-
 /* ---- session ---- */
 typedef struct commandr_session commandr_session;
 /* n_done of n_total tokens computed. Called on the thread that called commandr_session_eval, after each ubatch and
@@ -174,7 +179,6 @@ commandr_status commandr_session_eval(commandr_session * session, const commandr
 const float * commandr_session_logits(const commandr_session * session, int32_t item, int64_t i); /* [n_vocab] */
 const float * commandr_session_hidden(const commandr_session * session, int32_t item, int64_t i); /* [n_embd], normed */
 int64_t       commandr_session_n_reused(const commandr_session * session, int32_t item); /* tokens not computed */
-
 /* rm keeps n_keep positions, or none if a window cannot go on there; cp: dst shares src's cells; keep: only seq_id. */
 commandr_status commandr_session_seq_rm(commandr_session * session, int32_t seq_id, int64_t n_keep);
 commandr_status commandr_session_seq_cp(commandr_session * session, int32_t src, int32_t dst);
@@ -190,17 +194,14 @@ commandr_status commandr_session_memory(const commandr_session * session, int64_
 commandr_status commandr_gguf_measure(const commandr_gguf * gguf, const commandr_model_params * model,
                                       const commandr_session_params * session, commandr_memory_info * to, int64_t * n);
 void commandr_session_cancel(commandr_session * session, bool cancelled); /* while true, evaluations stop: CANCELLED */
-
 /* A sequence's tokens and KV rows to and from a file. Load checks magic, version, model, cache types, length and
  * checksum; the sequence stays when the header is refused, else a failure empties it. Save replaces path at its end. */
 commandr_status commandr_session_state_save(const commandr_session * session, int32_t seq_id, const char * path);
 commandr_status commandr_session_state_load(commandr_session * session, int32_t seq_id, const char * path);
-
 /* For a session with imatrix: sums of the squared inputs of a weight matrix, by its GGUF name, for each of its n
  * columns, over all n_tokens that the session has computed since it began; a graph that failed adds nothing. */
 commandr_status commandr_session_imatrix(const commandr_session * session, const char * tensor, double * sums,
                                          int64_t n, int64_t * n_tokens);
-
 /* ---- sampling, one thread at a time ---- */
 typedef struct commandr_sampler commandr_sampler;
 #define COMMANDR_DEFAULT_SEED 0xFFFFFFFFFFFFFFFF /* take one from the operating system */
@@ -230,7 +231,6 @@ commandr_status commandr_sampler_sample(commandr_sampler * sampler, const float 
 /* Natural logarithms of softmax(logits): of token, and of the n_top most likely in falling order. */
 commandr_status commandr_logprobs(const float * logits, int64_t n_vocab, int32_t token, float * token_logprob,
                                   int32_t n_top, int32_t * top_ids, float * top_logprobs);
-
 /* ---- types and quantization ---- */
 const char * commandr_type_name(int32_t type);                /* "Q4_K"; NULL when there is no such ggml_type */
 int32_t      commandr_type_find(const char * name);           /* -1 when there is none of this name */

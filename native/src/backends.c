@@ -3,6 +3,7 @@
 #include "devices.h"
 #include "error.h"
 #include "log.h"
+#include "workers.h"
 
 #include <string.h>
 
@@ -82,7 +83,7 @@ commandr_status commandr_backends_init(commandr_backends * backends, const comma
 
 void commandr_backends_free(commandr_backends * backends) {
     if (backends->sched) {
-        ggml_backend_sched_free(backends->sched);
+        commandr_sched_free(backends->sched);
     }
     for (int32_t i = 0; i < backends->n; i++) {
         ggml_backend_free(backends->list[i]);

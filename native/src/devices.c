@@ -3,6 +3,8 @@
 #include "error.h"
 #include "ggml-cpu.h"
 #include "log.h"
+#include "worker-guard.h"
+#include "workers.h"
 
 #include <dlfcn.h>
 #include <pthread.h>
@@ -50,6 +52,7 @@ static void load_backends(void) {
 
 static void init_once(void) {
     commandr_log_init();
+    commandr_guard_init();
     load_backends();
     for (size_t i = 0; i < ggml_backend_dev_count() && i < MAX_DEVICES; i++) {
         write_features(ggml_backend_dev_get(i), features[i], sizeof(features[i]));
@@ -89,6 +92,23 @@ ggml_backend_buffer_type_t * commandr_device_extra_bufts(void) {
     return get ? get(cpu) : NULL;
 }
 
+static void describe(ggml_backend_dev_t dev, commandr_device_info * info) {
+    size_t free  = 0;
+    size_t total = 0;
+    ggml_backend_dev_memory(dev, &free, &total);
+    info->name         = ggml_backend_dev_name(dev);
+    info->description  = ggml_backend_dev_description(dev);
+    info->features     = "";
+    info->memory_free  = (int64_t) free;
+    info->memory_total = (int64_t) total;
+    switch (ggml_backend_dev_type(dev)) {
+        case GGML_BACKEND_DEVICE_TYPE_CPU: info->type = COMMANDR_DEVICE_CPU; break;
+        case GGML_BACKEND_DEVICE_TYPE_IGPU: info->type = COMMANDR_DEVICE_IGPU; break;
+        case GGML_BACKEND_DEVICE_TYPE_ACCEL: info->type = COMMANDR_DEVICE_ACCEL; break;
+        default: info->type = COMMANDR_DEVICE_GPU; break;
+    }
+}
+
 int64_t commandr_device_count(void) {
     commandr_devices_init();
     return (int64_t) ggml_backend_dev_count();
@@ -100,20 +120,31 @@ commandr_status commandr_device_get(int64_t index, commandr_device_info * info) 
         return commandr_fail(COMMANDR_ERROR_ARGUMENT, "there is no device number %lld: there are %lld",
                              (long long) index, (long long) n);
     }
-    ggml_backend_dev_t dev   = ggml_backend_dev_get((size_t) index);
-    size_t             free  = 0;
-    size_t             total = 0;
-    ggml_backend_dev_memory(dev, &free, &total);
-    info->name         = ggml_backend_dev_name(dev);
-    info->description  = ggml_backend_dev_description(dev);
-    info->features     = features[index];
-    info->memory_free  = (int64_t) free;
-    info->memory_total = (int64_t) total;
-    switch (ggml_backend_dev_type(dev)) {
-        case GGML_BACKEND_DEVICE_TYPE_CPU: info->type = COMMANDR_DEVICE_CPU; break;
-        case GGML_BACKEND_DEVICE_TYPE_IGPU: info->type = COMMANDR_DEVICE_IGPU; break;
-        case GGML_BACKEND_DEVICE_TYPE_ACCEL: info->type = COMMANDR_DEVICE_ACCEL; break;
-        default: info->type = COMMANDR_DEVICE_GPU; break;
+    describe(ggml_backend_dev_get((size_t) index), info);
+    info->features = features[index];
+    return COMMANDR_OK;
+}
+
+commandr_status commandr_worker_get(const char * workers, int64_t index, commandr_device_info * info) {
+    ggml_backend_dev_t devs[MAX_DEVICES];
+    int32_t            n = 0;
+    if (!workers || !info) {
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "commandr_worker_get: workers and info must not be NULL");
     }
+    commandr_devices_init();
+    commandr_status status = commandr_workers_find(workers, devs, MAX_DEVICES, &n);
+    if (status != COMMANDR_OK) {
+        return status;
+    }
+    if (index < 0 || index >= n) {
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "there is no worker device number %lld: there are %d",
+                             (long long) index, n);
+    }
+    commandr_guard guard;
+    if (!COMMANDR_GUARD_BEGIN(guard)) {
+        return commandr_workers_lost(devs, n);
+    }
+    describe(devs[index], info);
+    commandr_guard_end(&guard);
     return COMMANDR_OK;
 }

@@ -1,6 +1,7 @@
 /* Evaluation: cutting items into ubatches, and where their outputs go. */
 #include "error.h"
 #include "session.h"
+#include "worker-guard.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -147,8 +148,8 @@ static commandr_status make_room(commandr_session * s, const commandr_eval_item 
     return status;
 }
 
-commandr_status commandr_session_eval(commandr_session * s, const commandr_eval_item * items, int32_t n_items,
-                                      int32_t outputs) {
+static commandr_status eval_items(commandr_session * s, const commandr_eval_item * items, int32_t n_items,
+                                  int32_t outputs) {
     int64_t         n_keep[COMMANDR_MAX_SEQS];
     commandr_status status = commandr_eval_check(s, items, n_items, outputs, n_keep);
     commandr_session_drop_outputs(s);
@@ -184,6 +185,22 @@ commandr_status commandr_session_eval(commandr_session * s, const commandr_eval_
         s->n_items    = n_items;
         s->has_logits = outputs & COMMANDR_OUTPUT_LOGITS;
         s->has_hidden = outputs & COMMANDR_OUTPUT_HIDDEN;
+    }
+    return status;
+}
+
+commandr_status commandr_session_eval(commandr_session * s, const commandr_eval_item * items, int32_t n_items,
+                                      int32_t outputs) {
+    commandr_guard  guard;
+    commandr_status status = commandr_model_check(s->model);
+    if (status != COMMANDR_OK) {
+        commandr_session_drop_outputs(s);
+    } else if (COMMANDR_GUARD_BEGIN(guard)) {
+        status = eval_items(s, items, n_items, outputs);
+        commandr_guard_end(&guard);
+    } else {
+        commandr_session_drop_outputs(s);
+        status = commandr_model_lost(s->model);
     }
     return status;
 }

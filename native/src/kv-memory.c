@@ -5,6 +5,7 @@
 #include "host-memory.h"
 #include "log.h"
 #include "places.h"
+#include "workers.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -103,7 +104,7 @@ static bool open_tensors(commandr_kv_layer * layer, const struct ggml_tensor * k
 
 static void close_layer(commandr_kv_layer * layer) {
     if (layer->buffer) {
-        ggml_backend_buffer_free(layer->buffer);
+        commandr_buffer_free(layer->buffer);
     }
     if (layer->range) {
         munmap(layer->range, layer->range_size);

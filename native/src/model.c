@@ -3,6 +3,8 @@
 #include "devices.h"
 #include "error.h"
 #include "kernels/level.h"
+#include "worker-guard.h"
+#include "workers.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +19,7 @@ commandr_model_params commandr_model_default_params(void) {
         .use_mmap           = true,
         .repack             = true,
         .cache_packed       = false,
+        .workers            = NULL,
         .progress           = NULL,
         .progress_user_data = NULL,
     };
@@ -37,12 +40,19 @@ commandr_status commandr_model_load(const char * path, commandr_model_params par
         return commandr_fail(COMMANDR_ERROR_MEMORY, "%s: out of memory", path);
     }
     atomic_init(&model->n_refs, 1);
+    atomic_init(&model->lost, false);
     commandr_status status = commandr_gguf_open(path, &model->gguf);
     if (status == COMMANDR_OK) {
         status = commandr_gguf_hparams(model->gguf, &model->hparams);
     }
     if (status == COMMANDR_OK) {
-        status = commandr_weights_load(model, &params);
+        commandr_guard guard;
+        if (COMMANDR_GUARD_BEGIN(guard)) {
+            status = commandr_weights_load(model, &params);
+            commandr_guard_end(&guard);
+        } else {
+            status = commandr_model_lost(model);
+        }
     }
     if (status != COMMANDR_OK) {
         commandr_model_free(model);
@@ -76,6 +86,18 @@ const commandr_gguf * commandr_model_gguf(const commandr_model * model) {
 
 commandr_status commandr_model_memory(const commandr_model * model, int64_t index, commandr_memory_info * info) {
     return commandr_weights_memory(model->weights, index, info);
+}
+
+commandr_status commandr_model_lost(commandr_model * model) {
+    atomic_store(&model->lost, true);
+    return commandr_workers_lost(model->devs, model->n_devs);
+}
+
+commandr_status commandr_model_check(const commandr_model * model) {
+    return atomic_load(&model->lost)
+               ? commandr_fail(COMMANDR_ERROR_BACKEND, "%s: a worker was lost: close the model and load it again",
+                               model->gguf->path)
+               : COMMANDR_OK;
 }
 
 commandr_status commandr_model_set_tensor(commandr_model * model, const char * name, const void * data, int64_t size) {

@@ -40,6 +40,7 @@ struct commandr_model {
     bool                 is_measured; /* measure.c: tensors are placed and have no memory */
     ggml_backend_dev_t   devs[16];    /* the GPUs in use */
     int32_t              n_devs;
+    atomic_bool          lost; /* a worker is gone: nothing can be computed any more */
     commandr_weights *   weights;
 };
 
@@ -50,6 +51,10 @@ void            commandr_weights_free(commandr_weights * weights);
 commandr_status commandr_weights_memory(const commandr_weights * weights, int64_t index, commandr_memory_info * info);
 /* Overwrites every copy of a tensor; on failure none. */
 commandr_status commandr_weights_set(commandr_weights * weights, const char * name, const void * data, int64_t size);
+
+/* model.c: for a guard that has ended because a worker is gone: BACKEND, from now on by commandr_model_check as well. */
+commandr_status commandr_model_lost(commandr_model * model);
+commandr_status commandr_model_check(const commandr_model * model);
 
 /* model.c: one more owner. Each is undone by commandr_model_free. */
 void commandr_model_retain(commandr_model * model);

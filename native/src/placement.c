@@ -2,6 +2,7 @@
 
 #include "devices.h"
 #include "error.h"
+#include "workers.h"
 
 #define MAX_GPUS ((int32_t) (sizeof(((commandr_model *) 0)->devs) / sizeof(ggml_backend_dev_t)))
 
@@ -45,7 +46,14 @@ commandr_status commandr_placement_choose(commandr_model * model, const commandr
     model->n_devs   = 0;
 
     ggml_backend_dev_t gpus[sizeof(model->devs) / sizeof(model->devs[0])];
-    const int32_t      n_gpus = commandr_device_gpus(gpus, MAX_GPUS);
+    int32_t            n_gpus = 0;
+    if (params->workers) {
+        const commandr_status found = commandr_workers_find(params->workers, gpus, MAX_GPUS, &n_gpus);
+        if (found != COMMANDR_OK) {
+            return found;
+        }
+    }
+    n_gpus += commandr_device_gpus(gpus + n_gpus, MAX_GPUS - n_gpus);
     if (params->n_gpu_layers < -1 || params->main_device < -1 || params->n_tensor_split < 0) {
         return commandr_fail(
             COMMANDR_ERROR_ARGUMENT,

@@ -5,6 +5,7 @@
 #include "kernels/matmul.h"
 #include "kernels/packed.h"
 #include "log.h"
+#include "workers.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -35,7 +36,7 @@ void commandr_weights_free(commandr_weights * weights) {
         return;
     }
     for (int32_t i = 0; i < weights->n_places; i++) {
-        ggml_backend_buffer_free(weights->places[i].buffer);
+        commandr_buffer_free(weights->places[i].buffer);
         ggml_free(weights->places[i].ctx);
     }
     for (int32_t i = 0; i < weights->n_parts; i++) {

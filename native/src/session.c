@@ -4,6 +4,7 @@
 #include "devices.h"
 #include "error.h"
 #include "threads.h"
+#include "worker-guard.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -209,13 +210,20 @@ commandr_status commandr_session_init(commandr_model * model, commandr_session_p
     s->params      = params;
     s->is_measured = model->is_measured;
     atomic_init(&s->cancelled, false);
-    status = choose_flash_attn(s);
-    if (status == COMMANDR_OK && is_fitted) {
-        s->params.n_ctx = commandr_cache_fit(model, &s->params, s->flash_attn);
-        status          = settle_params(&model->hparams, &s->params);
-    }
-    if (status == COMMANDR_OK) {
-        status = allocate(s);
+    status = commandr_model_check(model);
+    commandr_guard guard;
+    if (status == COMMANDR_OK && COMMANDR_GUARD_BEGIN(guard)) {
+        status = choose_flash_attn(s);
+        if (status == COMMANDR_OK && is_fitted) {
+            s->params.n_ctx = commandr_cache_fit(model, &s->params, s->flash_attn);
+            status          = settle_params(&model->hparams, &s->params);
+        }
+        if (status == COMMANDR_OK) {
+            status = allocate(s);
+        }
+        commandr_guard_end(&guard);
+    } else if (status == COMMANDR_OK) {
+        status = commandr_model_lost(model);
     }
     if (status != COMMANDR_OK) {
         commandr_session_free(s);

@@ -3,6 +3,7 @@
 #include "mapping.h"
 #include "state-layout.h"
 #include "threads.h"
+#include "worker-guard.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -79,7 +80,7 @@ static commandr_status save_to(void * ctx, FILE * file) {
     return status;
 }
 
-commandr_status commandr_session_state_save(const commandr_session * s, int32_t seq_id, const char * path) {
+static commandr_status save_state(const commandr_session * s, int32_t seq_id, const char * path) {
     const commandr_status status = commandr_session_check_seq(s, seq_id);
     if (status != COMMANDR_OK) {
         return status;
@@ -219,7 +220,7 @@ static commandr_status open_file(const char * path, commandr_mapping * file) {
     return commandr_mapping_open(path, file);
 }
 
-commandr_status commandr_session_state_load(commandr_session * s, int32_t seq_id, const char * path) {
+static commandr_status load_state(commandr_session * s, int32_t seq_id, const char * path) {
     commandr_mapping file   = { .data = NULL };
     commandr_status  status = commandr_session_check_seq(s, seq_id);
     if (status == COMMANDR_OK) {
@@ -240,5 +241,31 @@ commandr_status commandr_session_state_load(commandr_session * s, int32_t seq_id
         status = read_rest(s, seq_id, path, &header, &file);
     }
     commandr_mapping_close(&file);
+    return status;
+}
+
+/* ---- with workers that may be lost meanwhile ---- */
+
+commandr_status commandr_session_state_save(const commandr_session * s, int32_t seq_id, const char * path) {
+    commandr_guard  guard;
+    commandr_status status = commandr_model_check(s->model);
+    if (status == COMMANDR_OK && COMMANDR_GUARD_BEGIN(guard)) {
+        status = save_state(s, seq_id, path);
+        commandr_guard_end(&guard);
+    } else if (status == COMMANDR_OK) {
+        status = commandr_model_lost(s->model);
+    }
+    return status;
+}
+
+commandr_status commandr_session_state_load(commandr_session * s, int32_t seq_id, const char * path) {
+    commandr_guard  guard;
+    commandr_status status = commandr_model_check(s->model);
+    if (status == COMMANDR_OK && COMMANDR_GUARD_BEGIN(guard)) {
+        status = load_state(s, seq_id, path);
+        commandr_guard_end(&guard);
+    } else if (status == COMMANDR_OK) {
+        status = commandr_model_lost(s->model);
+    }
     return status;
 }

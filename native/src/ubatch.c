@@ -24,6 +24,13 @@ static commandr_status build_graph(commandr_session * s, const commandr_graph_sh
     s->graph_shape = *shape;
     s->graph = commandr_graph_build(s->graph_ctx, s->model, s->caches, &s->graph_shape, s->flash_attn, s->imatrix);
     ggml_backend_sched_reset(s->backends.sched);
+    /* Our own operations run here, whatever devices say: ggml's RPC takes all, and would send a function's address. */
+    for (int i = 0; i < ggml_graph_n_nodes(s->graph.cgraph); i++) {
+        struct ggml_tensor * node = ggml_graph_node(s->graph.cgraph, i);
+        if (node->op == GGML_OP_CUSTOM) {
+            ggml_backend_sched_set_tensor_backend(s->backends.sched, node, s->backends.list[s->backends.n - 1]);
+        }
+    }
     return COMMANDR_OK;
 }
 

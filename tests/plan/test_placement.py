@@ -112,7 +112,7 @@ def test_speed_follows_from_the_bytes_that_are_read(gqa: GGUFFile) -> None:
 
 
 def test_a_worker_is_one_more_place_behind_a_link(gqa: GGUFFile) -> None:
-    near = card(80, read=50e9)
+    near = card(80)
     far = Place("worker:50052", "worker", near.memory, near.read, near.compute, near.read_source, link=125e6)
     assert best(gqa, far, n_ctx=[8192]).n_gpu_layers == 41
     assert best(gqa, far, n_ctx=[8192]).prefill < best(gqa, near, n_ctx=[8192]).prefill
@@ -135,3 +135,41 @@ def test_sizes_and_rates_as_people_write_them() -> None:
             parse_bytes("--vram", text)
         with pytest.raises(ArgumentError, match="--bandwidth must be bytes per second such as 936G, not "):
             parse_rate("--bandwidth", text)
+
+
+def worker(gib: float, number: int = 0, read: float = 50e9, link: float = 117e6) -> Place:
+    return Place(f"RPC{number}", "worker", int(gib * GIB), read, 1e12, "given", link=link, latency=0.3e-3)
+
+
+def test_a_model_that_fits_here_stays_here_unless_a_worker_is_faster(gqa: GGUFFile) -> None:
+    slow = best(gqa, worker(64), n_ctx=[8192])
+    assert not slow.uses_workers
+    assert slow.arguments() == {"n_ctx": 8192}
+    fast = best(gqa, worker(64, read=900e9), n_ctx=[8192])
+    assert [share.n_layers for share in fast.shares] == [0, 40]
+    far = best(gqa, worker(64, read=900e9, link=20e3), n_ctx=[8192])  # two vectors of 32 KiB take three seconds
+    assert not far.uses_workers
+
+
+def test_what_does_not_fit_here_goes_on_workers_and_no_more(gqa: GGUFFile) -> None:
+    small = described("cpu", 0, 12 * GIB, 50e9)
+    found = Planner(gqa, [small, worker(6), worker(16, 1)]).best([4096])
+    assert found is not None
+    host, first, second = found.shares
+    assert found.fits
+    assert host.n_layers + first.n_layers + second.n_layers == 40
+    assert host.n_layers > 15
+    assert 0 in (first.n_layers, second.n_layers)  # one link is shorter than two
+    assert found.arguments()["tensor_split"] == [first.n_layers, second.n_layers]
+    both = Planner(gqa, [small, worker(6), worker(6, 1)]).best([4096])
+    assert both is not None
+    assert min(share.n_layers for share in both.shares) > 0
+
+
+def test_a_card_is_filled_before_a_worker(gqa: GGUFFile) -> None:
+    small = described("cpu", 0, 4 * GIB, 50e9)
+    found = Planner(gqa, [small, worker(16), card(16)]).best([4096])
+    assert found is not None
+    _, far, near = found.shares
+    assert near.n_layers > 25
+    assert 0 < far.n_layers < 15

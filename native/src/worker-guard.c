@@ -1,0 +1,53 @@
+#include "worker-guard.h"
+
+#include "ggml.h"
+
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <unwind.h>
+
+static _Thread_local commandr_guard *         innermost;
+static _Thread_local struct _Unwind_Exception unwinding;
+static ggml_abort_callback_t                  previous;
+
+void commandr_guard_enter(commandr_guard * guard) {
+    guard->outer = innermost;
+    innermost    = guard;
+}
+
+void commandr_guard_end(commandr_guard * guard) {
+    innermost = guard->outer;
+}
+
+/* Asked before each frame is unwound: the frame that the guard lies in is where to stop. */
+static _Unwind_Reason_Code at_frame(int version, _Unwind_Action actions, _Unwind_Exception_Class kind,
+                                    struct _Unwind_Exception * exception, struct _Unwind_Context * context,
+                                    void * user_data) {
+    (void) version;
+    (void) kind;
+    (void) exception;
+    commandr_guard * guard = user_data;
+    if ((actions & _UA_END_OF_STACK) || (uintptr_t) _Unwind_GetCFA(context) > (uintptr_t) guard) {
+        commandr_guard_end(guard);
+        longjmp(guard->env, 1);
+    }
+    return _URC_NO_REASON;
+}
+
+static void on_abort(const char * message) {
+    /* ggml has no code for it: this is what its RPC client says of a connection that broke. */
+    if (innermost && strstr(message, "Remote RPC server crashed or returned malformed response")) {
+        memset(&unwinding, 0, sizeof(unwinding));
+        _Unwind_ForcedUnwind(&unwinding, at_frame, innermost);
+    }
+    if (previous) {
+        previous(message);
+    } else {
+        fprintf(stderr, "%s\n", message);
+    }
+}
+
+void commandr_guard_init(void) {
+    previous = ggml_set_abort_callback(on_abort);
+}

@@ -1,0 +1,239 @@
+#include "workers.h"
+
+#include "devices.h"
+#include "error.h"
+#include "log.h"
+#include "worker-guard.h"
+
+#include <netdb.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MAX_ENDPOINT    256
+#define MAX_WORKERS     16 /* ggml's */
+#define CONNECT_SECONDS 5
+#define LOST_TRIES      10
+
+typedef ggml_backend_reg_t (*add_server_fn)(const char * endpoint);
+typedef void (*start_server_fn)(const char * endpoint, const char * cache_dir, size_t n_threads, size_t n_devices,
+                                ggml_backend_dev_t * devices);
+
+/* What we know of a worker. ggml keeps the connection to an endpoint for good once a buffer there could not be freed,
+ * also when it is broken. Another spelling of the same endpoint, with one more zero before the port, is a new one. */
+typedef struct worker {
+    char    endpoint[MAX_ENDPOINT];
+    int32_t n_lost;
+} worker;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static worker          known[MAX_WORKERS];
+static int32_t         n_known;
+
+static void * rpc_proc(const char * name) {
+    ggml_backend_reg_t reg = ggml_backend_reg_by_name("RPC");
+    return reg ? ggml_backend_reg_get_proc_address(reg, name) : NULL;
+}
+
+static commandr_status no_rpc(void) {
+    return commandr_fail(COMMANDR_ERROR_UNSUPPORTED,
+                         "this ggml is built without RPC; `make setup GGML=source` builds one with it");
+}
+
+static const char * port_of(const char * endpoint) {
+    const char * colon = strchr(endpoint, ':');
+    return colon ? colon + 1 : "";
+}
+
+static commandr_status check_endpoint(const char * endpoint) {
+    const char * port  = port_of(endpoint);
+    char *       end   = NULL;
+    const long   value = strtol(port, &end, 10);
+    if (port <= endpoint + 1 || *port < '0' || *port > '9' || *end || value < 1 || value > 65535) {
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "a worker is given as host:port, not '%s'", endpoint);
+    }
+    return COMMANDR_OK;
+}
+
+/* Whether something accepts connections there. */
+static bool answers(const char * endpoint) {
+    char host[MAX_ENDPOINT];
+    snprintf(host, sizeof(host), "%.*s", (int) (port_of(endpoint) - 1 - endpoint), endpoint);
+    const struct addrinfo hints = { .ai_family = AF_INET, .ai_socktype = SOCK_STREAM };
+    struct addrinfo *     found = NULL;
+    if (getaddrinfo(host, port_of(endpoint), &hints, &found) != 0) {
+        return false;
+    }
+    const struct timeval limit = { .tv_sec = CONNECT_SECONDS };
+    const int            fd    = socket(found->ai_family, found->ai_socktype, found->ai_protocol);
+    bool                 is_up = fd >= 0;
+    if (is_up) {
+        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+        is_up = connect(fd, found->ai_addr, found->ai_addrlen) == 0;
+        close(fd);
+    }
+    freeaddrinfo(found);
+    return is_up;
+}
+
+/* NULL when there are too many. The caller has the lock. */
+static worker * find_known(const char * endpoint) {
+    for (int32_t i = 0; i < n_known; i++) {
+        if (strcmp(known[i].endpoint, endpoint) == 0) {
+            return &known[i];
+        }
+    }
+    if (n_known == MAX_WORKERS) {
+        return NULL;
+    }
+    worker * w = &known[n_known++];
+    snprintf(w->endpoint, sizeof(w->endpoint), "%s", endpoint);
+    return w;
+}
+
+static commandr_status connect_to(const char * endpoint, ggml_backend_reg_t * reg) {
+    add_server_fn   add_server = (add_server_fn) rpc_proc("ggml_backend_rpc_add_server");
+    commandr_status status     = add_server ? check_endpoint(endpoint) : no_rpc();
+    if (status != COMMANDR_OK) {
+        return status;
+    }
+    char spelled[MAX_ENDPOINT + 16];
+    pthread_mutex_lock(&lock);
+    const worker * w = find_known(endpoint);
+    if (w) {
+        snprintf(spelled, sizeof(spelled), "%.*s%.*s%s", (int) (port_of(endpoint) - endpoint), endpoint,
+                 w->n_lost < 10 ? (int) w->n_lost : 10, "0000000000", port_of(endpoint));
+    }
+    pthread_mutex_unlock(&lock);
+    if (!w) {
+        return commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "more than %d workers", MAX_WORKERS);
+    }
+    if (!answers(endpoint)) {
+        return commandr_fail(COMMANDR_ERROR_BACKEND, "no worker answers at %s: is `commandr rpc-serve` running there?",
+                             endpoint);
+    }
+    commandr_log_clear_error();
+    *reg = add_server(spelled);
+    return *reg ? COMMANDR_OK
+                : commandr_fail(COMMANDR_ERROR_BACKEND, "the worker at %s cannot be used: %s", endpoint,
+                                commandr_log_first_error());
+}
+
+static commandr_status find_all(const char * list, ggml_backend_dev_t * devs, int32_t capacity, int32_t * n) {
+    *n = 0;
+    for (const char * at = list; *at;) {
+        char         endpoint[MAX_ENDPOINT];
+        const size_t length = strcspn(at, ",");
+        snprintf(endpoint, sizeof(endpoint), "%.*s", (int) (length < MAX_ENDPOINT ? length : MAX_ENDPOINT - 1), at);
+        at += length + (at[length] == ',');
+        ggml_backend_reg_t    reg    = NULL;
+        const commandr_status status = connect_to(endpoint, &reg);
+        if (status != COMMANDR_OK) {
+            return status;
+        }
+        for (size_t i = 0; i < ggml_backend_reg_dev_count(reg); i++) {
+            if (*n == capacity) {
+                return commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "the workers have more than %d devices", capacity);
+            }
+            devs[(*n)++] = ggml_backend_reg_dev_get(reg, i);
+        }
+    }
+    return COMMANDR_OK;
+}
+
+commandr_status commandr_workers_find(const char * list, ggml_backend_dev_t * devs, int32_t capacity, int32_t * n) {
+    commandr_guard guard;
+    if (!COMMANDR_GUARD_BEGIN(guard)) {
+        return commandr_fail(COMMANDR_ERROR_BACKEND, "what answers at one of %s is no worker of this ggml's version",
+                             list);
+    }
+    const commandr_status status = find_all(list, devs, capacity, n);
+    commandr_guard_end(&guard);
+    return status;
+}
+
+bool commandr_is_worker(ggml_backend_dev_t dev) {
+    return strcmp(ggml_backend_reg_name(ggml_backend_dev_backend_reg(dev)), "RPC") == 0;
+}
+
+void commandr_buffer_free(ggml_backend_buffer_t buffer) {
+    commandr_guard guard;
+    if (COMMANDR_GUARD_BEGIN(guard)) {
+        ggml_backend_buffer_free(buffer);
+        commandr_guard_end(&guard);
+    }
+}
+
+void commandr_sched_free(ggml_backend_sched_t sched) {
+    commandr_guard guard;
+    if (COMMANDR_GUARD_BEGIN(guard)) {
+        ggml_backend_sched_free(sched);
+        commandr_guard_end(&guard);
+    }
+}
+
+/* Writes the endpoints of those of these devices' workers that do not answer, with commas. */
+static void write_silent(const ggml_backend_dev_t * devs, int32_t n_devs, char * text, size_t text_size) {
+    text[0] = '\0';
+    for (int32_t i = 0; i < n_devs; i++) {
+        if (!commandr_is_worker(devs[i])) {
+            continue;
+        }
+        /* ggml describes such a device by its endpoint, as we spelled it. */
+        const char * spelled = ggml_backend_dev_description(devs[i]);
+        const char * port    = port_of(spelled);
+        char         endpoint[MAX_ENDPOINT + 16];
+        snprintf(endpoint, sizeof(endpoint), "%.*s%s", (int) (port - spelled), spelled, port + strspn(port, "0"));
+        if (!strstr(text, endpoint) && !answers(endpoint)) {
+            const size_t used = strlen(text);
+            snprintf(text + used, text_size - used, "%s%s", used ? ", " : "", endpoint);
+        }
+    }
+}
+
+commandr_status commandr_workers_lost(const ggml_backend_dev_t * devs, int32_t n_devs) {
+    char text[1024];
+    write_silent(devs, n_devs, text, sizeof(text));
+    for (int32_t i = 0; i < LOST_TRIES && !text[0]; i++) { /* a process that ends closes one socket after the other */
+        nanosleep(&(struct timespec) { .tv_nsec = 50 * 1000 * 1000 }, NULL);
+        write_silent(devs, n_devs, text, sizeof(text));
+    }
+    pthread_mutex_lock(&lock);
+    for (int32_t i = 0; i < n_known; i++) {
+        known[i].n_lost += text[0] == '\0' || strstr(text, known[i].endpoint) != NULL;
+    }
+    pthread_mutex_unlock(&lock);
+    return commandr_fail(COMMANDR_ERROR_BACKEND,
+                         "a worker was lost%s%s; its layers and what the sessions held are gone with it: close the "
+                         "model and load it again",
+                         text[0] ? ": " : "", text);
+}
+
+commandr_status commandr_rpc_serve(const char * endpoint, const char * cache_dir, int32_t n_threads) {
+    start_server_fn start_server = NULL;
+    if (!endpoint) {
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "commandr_rpc_serve: endpoint must not be NULL");
+    }
+    commandr_devices_init();
+    start_server           = (start_server_fn) rpc_proc("ggml_backend_rpc_start_server");
+    commandr_status status = start_server ? check_endpoint(endpoint) : no_rpc();
+    if (status != COMMANDR_OK) {
+        return status;
+    }
+    ggml_backend_dev_t devs[MAX_WORKERS];
+    int32_t            n = commandr_device_gpus(devs, MAX_WORKERS);
+    if (n == 0) {
+        devs[n++] = commandr_device_cpu();
+    }
+    start_server(endpoint, cache_dir, (size_t) (n_threads > 0 ? n_threads : commandr_default_n_threads()), (size_t) n,
+                 devs);
+    return commandr_fail(COMMANDR_ERROR_BACKEND,
+                         "the worker at %s has stopped: the address cannot be listened on, or "
+                         "a signal came",
+                         endpoint);
+}

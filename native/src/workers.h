@@ -1,0 +1,23 @@
+/* Workers: other processes, mostly on other hosts, that lend their devices through ggml's RPC. */
+#ifndef COMMANDR_SRC_WORKERS_H
+#define COMMANDR_SRC_WORKERS_H
+
+#include "commandr.h"
+#include "ggml-backend.h"
+
+#include <stdbool.h>
+
+/* The devices of all workers in a list "host:port,host:port", in its order. *n: how many; at most capacity. */
+commandr_status commandr_workers_find(const char * list, ggml_backend_dev_t * devs, int32_t capacity, int32_t * n);
+
+bool commandr_is_worker(ggml_backend_dev_t dev);
+
+/* Frees what may lie on a worker that is gone; then some of the host's memory that belongs to it stays behind. */
+void commandr_buffer_free(ggml_backend_buffer_t buffer);
+void commandr_sched_free(ggml_backend_sched_t sched);
+
+/* BACKEND, with a sentence that names those of these devices' workers that do not answer any more. After it a new
+ * connection is made when one of them is asked for again. */
+commandr_status commandr_workers_lost(const ggml_backend_dev_t * devs, int32_t n_devs);
+
+#endif

@@ -1,0 +1,277 @@
+"""Models spread over workers: other processes, that are reached through ggml's RPC."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bounds
+import measure
+import models
+from commandr_gguf.errors import ArgumentError, BackendError
+from commandr_gguf.model import Model
+from commandr_gguf.session import Session
+from commandr_gguf.workers import serve_worker, worker_devices, worker_list
+
+SECONDS = 60.0
+# Mean KL divergence of unrounded weights: attention is ggml's own there, which sums in half precision.
+LIMIT = 1e-4
+
+
+def has_rpc() -> bool:
+    """Whether the installed ggml is built with RPC: the prebuilt one is not."""
+    import libggml
+
+    return any((Path(libggml.__file__).parent / "lib").glob("*ggml-rpc*"))
+
+
+pytestmark = pytest.mark.skipif(not has_rpc(), reason="this ggml is built without RPC")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def answers(endpoint: str) -> bool:
+    host, _, port = endpoint.partition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def worker(endpoint: str | None = None, *, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """`commandr rpc-serve`; gives where it is and its process."""
+    endpoint = endpoint or f"127.0.0.1:{free_port()}"
+    host, _, port = endpoint.partition(":")
+    command = [*prefix, sys.executable, "-m", "commandr_gguf", "rpc-serve", "--host", host, "--port", port, "-t", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        end = time.monotonic() + SECONDS
+        while not answers(endpoint):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < end, f"no worker at {endpoint}"
+            time.sleep(0.05)
+        yield endpoint, process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[list[str]]:
+    with worker() as (first, _), worker() as (second, _):
+        yield [first, second]
+
+
+@pytest.mark.parametrize("file_type", ["F32", "BF16", "Q8_0", "Q4_K"])
+@pytest.mark.parametrize("shape", models.SHAPES)
+def test_logits_of_two_workers_are_those_of_one_machine(shape: str, file_type: str, workers: list[str]) -> None:
+    tokens = models.golden(shape)["tokens_a"]
+    expected = models.expected_logits(shape, tokens, file_type)
+    limit = LIMIT + (0 if file_type == "F32" else bounds.from_own_weights(shape, file_type))
+    with (
+        Model(models.gguf(shape, file_type), n_gpu_layers=-1, rpc=workers) as model,
+        Session(model, n_ctx=256) as session,
+    ):
+        assert {use.device for use in model.memory() if use.what == "weights"} >= {"RPC0", "RPC1"}
+        session.eval(tokens, n_outputs=len(tokens))
+        assert measure.kl_divergence(session.logits(), expected) < limit
+        rows = []
+        for n in range(len(tokens) - 16, len(tokens)):
+            session.eval(tokens[: n + 1])
+            rows.append(session.logits()[-1].copy())
+        assert measure.kl_divergence(np.array(rows), expected[-16:]) < 2 * limit
+
+
+def test_some_layers_stay_here_with_our_own_products(workers: list[str]) -> None:
+    tokens = models.golden("gqa")["tokens_a"]
+    path = models.gguf("gqa", "Q8_0")
+    with Model(path) as model, Session(model, n_ctx=256) as session:
+        session.eval(tokens, n_outputs=len(tokens))
+        expected = session.logits().copy()
+    with Model(path, n_gpu_layers=2, rpc=workers[0]) as model, Session(model, n_ctx=256) as session:
+        assert {use.what for use in model.memory() if use.device == "CPU"} >= {"packed"}
+        session.eval(tokens, n_outputs=len(tokens))
+        assert measure.kl_divergence(session.logits(), expected) < 2 * bounds.from_own_weights("gqa", "Q8_0")
+
+
+def test_layers_are_shared_out_as_tensor_split_says(workers: list[str]) -> None:
+    with Model(models.gguf("gqa"), n_gpu_layers=4, rpc=workers, tensor_split=[3, 1]) as model:
+        sizes = {use.device: use.size for use in model.memory() if use.device.startswith("RPC")}
+    first, second = (sizes[name] for name in sorted(sizes))
+    assert first == pytest.approx(3 * second, rel=0.01)
+
+
+def test_a_worker_that_dies_ends_the_evaluation_and_the_model_can_be_loaded_again(workers: list[str]) -> None:
+    tokens = list(models.golden("gqa")["tokens_a"])
+    path = models.gguf("gqa")
+    with worker() as (doomed, process):
+        rpc = [workers[0], doomed]
+        with Model(path, n_gpu_layers=-1, rpc=rpc) as model, Session(model, n_ctx=256) as session:
+            session.eval(tokens[:-1])
+            process.kill()
+            process.wait()
+            with pytest.raises(BackendError, match=f"a worker was lost: {doomed}; .* load it again"):
+                session.eval(tokens)
+            with pytest.raises(BackendError, match="a worker was lost"):
+                session.eval(tokens)
+            with pytest.raises(BackendError, match="a worker was lost"):
+                Session(model, n_ctx=256)
+        with pytest.raises(BackendError, match=f"no worker answers at {doomed}"):
+            Model(path, n_gpu_layers=-1, rpc=rpc)
+    with worker(doomed), Model(path, n_gpu_layers=-1, rpc=rpc) as model, Session(model, n_ctx=256) as session:
+        session.eval(tokens)
+        logits = session.logits().copy()
+    with Model(path) as model, Session(model, n_ctx=256) as session:
+        session.eval(tokens)
+        assert measure.kl_divergence(logits, session.logits()) < LIMIT
+
+
+def test_plan_measures_workers_and_says_whether_spreading_pays(workers: list[str]) -> None:
+    command = [sys.executable, "-m", "commandr_gguf", "plan", str(models.gguf("gqa")), "--hosts", ",".join(workers)]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    report = json.loads(done.stdout)
+    found = {device["device"]: device for device in report["devices"] if device["kind"] == "worker"}
+    assert sorted(found) == ["RPC0", "RPC1"]
+    for device in found.values():
+        assert device["read_source"] == device["compute_source"] == "measured"
+        assert device["read_bytes_per_second"] > 1e8
+        assert device["link_bytes_per_second"] > 1e6
+        assert 0 < device["latency_seconds"] < 1
+    ways = report["spreading"]
+    assert ways["pays"] == ("--rpc" in report["command"])
+    assert ways["alone_tokens_per_second"] > 0
+    assert ways["spread_tokens_per_second"] > 0
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "Spreading" in shown
+    assert "there and back" in shown
+
+
+def test_generate_writes_the_same_with_a_worker(workers: list[str]) -> None:
+    path = str(models.gguf("gqa"))
+    command = [sys.executable, "-m", "commandr_gguf", "generate", path, "a b c", "--max-tokens", "6"]
+    command += ["--temperature", "0", "--ctx", "256"]
+    plain = subprocess.run(command, capture_output=True, check=True)
+    for more in ([], ["--gpu-layers", "-1"]):
+        spread = subprocess.run([*command, "--rpc", workers[0], *more], capture_output=True, check=True)
+        assert (spread.stdout, spread.stderr) == (plain.stdout, b"")
+
+
+def test_a_worker_lends_its_cpu_with_its_memory(workers: list[str]) -> None:
+    found = worker_devices(workers)
+    assert [device.description for device in found] == workers
+    assert all(0 < device.memory_free <= device.memory_total for device in found)
+
+
+def test_what_is_no_worker_is_an_error() -> None:
+    with pytest.raises(ArgumentError, match="given as host:port, not 'somewhere'"):
+        worker_list("somewhere")
+    with pytest.raises(ArgumentError, match="given as host:port, not 'a:0'"):
+        worker_list(["b:1", "a:0"])
+    port = free_port()
+    with pytest.raises(BackendError, match=f"no worker answers at 127.0.0.1:{port}"):
+        worker_devices(f"127.0.0.1:{port}")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        with pytest.raises(BackendError, match="cannot be listened on"):
+            serve_worker(port=listener.getsockname()[1])
+
+
+def test_something_else_that_listens_there_is_no_worker() -> None:
+    code = (
+        "import socket\n"
+        "s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True)\n"
+        "while True: c = s.accept()[0]; c.close()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        port = int(other.stdout.readline())
+        with pytest.raises(BackendError, match=f"127.0.0.1:{port} is no worker"):
+            worker_devices(f"127.0.0.1:{port}")
+        other.kill()
+
+
+def test_beyond_loopback_it_warns_of_the_missing_authentication() -> None:
+    command = [sys.executable, "-m", "commandr_gguf", "rpc-serve", "--host", "0.0.0.0", "--port", str(free_port())]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        assert "no authentication" in process.stderr.readline()
+    finally:
+        process.terminate()
+        process.communicate()
+    assert process.returncode == -15
+
+
+# ---- hosts of their own
+
+
+def ip(*arguments: str) -> bool:
+    return subprocess.run(["ip", *arguments], capture_output=True, check=False).returncode == 0
+
+
+@contextmanager
+def network(number: int) -> Iterator[tuple[tuple[str, ...], str]]:
+    """A network namespace with one cable to here; gives what runs a command in it, and its address."""
+    name, cable = f"commandr{os.getpid() % 10000}-{number}", f"cr{os.getpid() % 10000}-{number}"
+    subnet = f"10.231.{number + os.getpid() % 120 * 2}"
+    within = ("ip", "netns", "exec", name)
+    try:
+        made = (
+            ip("netns", "add", name)
+            and ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", name)
+            and ip("addr", "add", f"{subnet}.1/24", "dev", cable)
+            and ip("link", "set", cable, "up")
+            and ip("-n", name, "addr", "add", f"{subnet}.2/24", "dev", "eth0")
+            and ip("-n", name, "link", "set", "eth0", "up")
+        )
+        if not made:
+            pytest.skip("network namespaces cannot be made here")
+        yield within, f"{subnet}.2"
+    finally:
+        ip("link", "del", cable)
+        ip("netns", "del", name)
+
+
+def answer(session: Session, tokens: list[int], n: int) -> None:
+    """Continues with the most likely tokens; begins anew where the context ends."""
+    for _ in range(n):
+        tokens = tokens[:3] if len(tokens) == session.n_ctx else tokens
+        session.eval(tokens)
+        tokens.append(int(session.logits()[-1].argmax()))
+
+
+@pytest.mark.skipif(not Path("/usr/sbin/ip").exists() and not Path("/sbin/ip").exists(), reason="there is no `ip`")
+def test_two_hosts_answer_together_and_one_that_is_killed_in_the_middle_ends_the_answer() -> None:
+    path = models.gguf("v01", "Q8_0")
+    with network(0) as (in_first, first), network(1) as (in_second, second):
+        rpc = [f"{first}:50052", f"{second}:50052"]
+        with (
+            worker(rpc[0], prefix=in_first),
+            worker(rpc[1], prefix=in_second) as (_, doomed),
+            Model(path, n_gpu_layers=-1, rpc=rpc) as model,
+            Session(model, n_ctx=256) as session,
+        ):
+            answer(session, [1, 2, 3], 8)
+            timer = threading.Timer(0.1, doomed.kill)
+            timer.start()
+            with pytest.raises(BackendError, match=f"a worker was lost: {rpc[1]}"):
+                answer(session, [1, 2, 3], 100_000)
+            timer.join()
