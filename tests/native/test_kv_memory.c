@@ -1,10 +1,10 @@
 /* The cache's memory as on a device that has no addresses to set aside: every layer takes the way of a GPU's.
  *
- *     test_kv_memory MODEL TOKENS
+ *     test_kv_memory MODEL TOKENS N_LAYERS
  *
- * TOKENS is a file of int32. Evaluates ever more of them in a session that grows, and writes the logits of each last
- * token as float32 to stdout; to stderr, for each, the bytes that the cache has. Before each, growing fails once: after
- * one layer has got its larger buffer. */
+ * TOKENS is a file of int32. Evaluates ever more of them in a session that grows, each time the last one once more by
+ * itself, and writes its logits as float32 to stdout; to stderr, for each, the bytes that the cache has. Before the
+ * first three, growing fails after N_LAYERS have got a larger buffer. */
 #include "commandr.h"
 #include "ggml-backend.h"
 
@@ -41,23 +41,26 @@ static int64_t cache_bytes(const commandr_session * session) {
     return size;
 }
 
-static int evaluate(commandr_session * session, const int32_t * tokens, int64_t n, size_t n_vocab) {
+static commandr_status eval(commandr_session * session, const int32_t * tokens, int64_t n) {
+    const commandr_eval_item item = { .tokens = tokens, .n_tokens = n, .n_outputs = 1 };
+    return commandr_session_eval(session, &item, 1, COMMANDR_OUTPUT_LOGITS);
+}
+
+static int evaluate(commandr_session * session, const int32_t * tokens, int64_t n, size_t n_vocab, int n_layers) {
     for (int64_t i = 100; i <= n; i += i / 2) {
-        const commandr_eval_item item  = { .tokens = tokens, .n_tokens = i, .n_outputs = 1 };
-        const commandr_eval_item whole = { .tokens = tokens, .n_tokens = n, .n_outputs = 1 };
-        const int64_t            n_old = commandr_session_seq_length(session, 0);
-        allocations_left               = 1;
-        if (i < n && (commandr_session_eval(session, &whole, 1, COMMANDR_OUTPUT_LOGITS) != COMMANDR_ERROR_MEMORY ||
-                      commandr_session_seq_length(session, 0) != n_old)) {
+        if (eval(session, tokens, i) != COMMANDR_OK || eval(session, tokens, i) != COMMANDR_OK) {
+            fprintf(stderr, "%s\n", commandr_last_error());
+            return 1;
+        }
+        allocations_left = n_layers;
+        if (i < 300 &&
+            (eval(session, tokens, n) != COMMANDR_ERROR_MEMORY || commandr_session_seq_length(session, 0) != i)) {
             fprintf(stderr, "growing did not fail as it was to\n");
             return 1;
         }
         allocations_left = INT64_MAX;
-        if (commandr_session_eval(session, &item, 1, COMMANDR_OUTPUT_LOGITS) != COMMANDR_OK) {
-            fprintf(stderr, "%s\n", commandr_last_error());
-            return 1;
-        }
-        if (fwrite(commandr_session_logits(session, 0, 0), sizeof(float), n_vocab, stdout) != n_vocab) {
+        if (eval(session, tokens, i) != COMMANDR_OK ||
+            fwrite(commandr_session_logits(session, 0, 0), sizeof(float), n_vocab, stdout) != n_vocab) {
             return 1;
         }
         fprintf(stderr, "%lld\n", (long long) cache_bytes(session));
@@ -69,7 +72,7 @@ int main(int argc, char ** argv) {
     static int32_t     tokens[MAX_TOKENS];
     commandr_model *   model   = NULL;
     commandr_session * session = NULL;
-    FILE *             file    = argc == 3 ? fopen(argv[2], "rb") : NULL;
+    FILE *             file    = argc == 4 ? fopen(argv[2], "rb") : NULL;
     if (!file) {
         return 2;
     }
@@ -84,7 +87,8 @@ int main(int argc, char ** argv) {
         fprintf(stderr, "%s\n", commandr_last_error());
         return 1;
     }
-    const int status = evaluate(session, tokens, (int64_t) n, (size_t) commandr_model_hparams(model)->n_vocab);
+    const int status =
+        evaluate(session, tokens, (int64_t) n, (size_t) commandr_model_hparams(model)->n_vocab, atoi(argv[3]));
     commandr_session_free(session);
     commandr_model_free(model);
     return status;

@@ -20,17 +20,20 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-@pytest.mark.parametrize("shape", ["gqa", "cohere2"])
-def test_copied_rows_are_the_same_as_those_that_stay_in_place(program: Path, shape: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("shape", "n_layers"), [("gqa", 0), ("gqa", 1), ("cohere2", 0)])
+def test_copied_rows_are_the_same_as_those_that_stay_in_place(
+    program: Path, shape: str, n_layers: int, tmp_path: Path
+) -> None:
     tokens = np.r_[5, np.random.default_rng(7).integers(8, 600, 3000)].astype(np.int32)
     tokens.tofile(tmp_path / "tokens")
-    arguments = [str(program), str(models.gguf(shape)), str(tmp_path / "tokens")]
+    arguments = [str(program), str(models.gguf(shape)), str(tmp_path / "tokens"), str(n_layers)]
     done = subprocess.run(arguments, capture_output=True, check=True)
     sizes = [int(line) for line in done.stderr.split()]
     assert sizes[0] < sizes[-1]
     expected, n = [], 100
     with Model(models.gguf(shape)) as model, Session(model, n_ctx=8192, n_ubatch=64, n_threads=2) as session:
         while n <= len(tokens):
+            session.eval(tokens[:n])
             session.eval(tokens[:n])
             expected.append(session.logits()[0])
             n += n // 2
