@@ -2,6 +2,7 @@
 
 #include "error.h"
 #include "ggml-cpu.h"
+#include "host-memory.h"
 #include "log.h"
 #include "worker-guard.h"
 #include "workers.h"
@@ -96,6 +97,10 @@ static void describe(ggml_backend_dev_t dev, commandr_device_info * info) {
     size_t free  = 0;
     size_t total = 0;
     ggml_backend_dev_memory(dev, &free, &total);
+    if (dev == commandr_device_cpu()) { /* ggml says that all of it is free */
+        const size_t available = (size_t) commandr_host_memory_available();
+        free                   = available < total ? available : total;
+    }
     info->name         = ggml_backend_dev_name(dev);
     info->description  = ggml_backend_dev_description(dev);
     info->features     = "";

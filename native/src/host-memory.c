@@ -4,6 +4,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 enum { PATH_SIZE = 4352 };
@@ -93,11 +94,23 @@ int64_t commandr_host_memory_read(const char * root) {
     return smaller(kib < 0 ? -1 : kib * 1024, left_in_groups(root));
 }
 
-int64_t commandr_host_memory_available(void) {
-    const int64_t available = commandr_host_memory_read("");
-    if (available >= 0) {
-        return available;
+/* What a limit of `ulimit` leaves beside what the process has; -1: there is none. name: of that in /proc/self/status */
+static int64_t left_of_limit(int resource, const char * name) {
+    struct rlimit limit;
+    const int64_t kib = read_number("/proc/self", "status", name);
+    if (kib < 0 || getrlimit(resource, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) {
+        return -1;
     }
-    const long pages = sysconf(_SC_PHYS_PAGES);
-    return pages > 0 ? (int64_t) pages * sysconf(_SC_PAGESIZE) : INT64_MAX;
+    const int64_t left = (int64_t) limit.rlim_cur - kib * 1024;
+    return left > 0 ? left : 0;
+}
+
+int64_t commandr_host_memory_available(void) {
+    const long pages     = sysconf(_SC_PHYS_PAGES);
+    int64_t    available = commandr_host_memory_read("");
+    if (available < 0) {
+        available = pages > 0 ? (int64_t) pages * sysconf(_SC_PAGESIZE) : INT64_MAX;
+    }
+    available = smaller(available, left_of_limit(RLIMIT_AS, "VmSize:"));
+    return smaller(available, left_of_limit(RLIMIT_DATA, "VmData:"));
 }

@@ -5,7 +5,7 @@
 #include <stdint.h>
 
 /* Bytes that this process can take without making others give theirs up: what Linux says is available, and what the
- * limits of the process's control groups leave. Files that are only cached count as free. Without these facts all of
+ * limits of the process's control groups and of `ulimit` leave. Files that are only cached count as free. Without these facts all of
  * the machine's memory. */
 int64_t commandr_host_memory_available(void);
 

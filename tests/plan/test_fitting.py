@@ -39,7 +39,7 @@ def needed(path: Path, session: dict[str, Any] | None = None, **loading: Any) ->
 
 
 def only(monkeypatch: pytest.MonkeyPatch, n_bytes: int) -> None:
-    monkeypatch.setattr(host, "available_memory", lambda _root="": n_bytes)
+    monkeypatch.setattr(host, "available_memory", lambda: n_bytes)
 
 
 def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
