@@ -2,6 +2,8 @@
 
 #include "ggml.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -11,13 +13,24 @@ static _Thread_local commandr_guard *         innermost;
 static _Thread_local struct _Unwind_Exception unwinding;
 static ggml_abort_callback_t                  previous;
 
+static atomic_bool     takes_turns;
+static pthread_mutex_t turn;
+
+void commandr_guard_take_turns(void) {
+    atomic_store(&takes_turns, true);
+}
+
 void commandr_guard_enter(commandr_guard * guard) {
-    guard->outer = innermost;
-    innermost    = guard;
+    guard->has_turn = atomic_load(&takes_turns) && pthread_mutex_lock(&turn) == 0;
+    guard->outer    = innermost;
+    innermost       = guard;
 }
 
 void commandr_guard_end(commandr_guard * guard) {
     innermost = guard->outer;
+    if (guard->has_turn) {
+        pthread_mutex_unlock(&turn);
+    }
 }
 
 /* Asked before each frame is unwound: the frame that the guard lies in is where to stop. */
@@ -49,5 +62,10 @@ static void on_abort(const char * message) {
 }
 
 void commandr_guard_init(void) {
+    pthread_mutexattr_t attributes;
+    pthread_mutexattr_init(&attributes);
+    pthread_mutexattr_settype(&attributes, PTHREAD_MUTEX_RECURSIVE); /* guards lie inside guards */
+    pthread_mutex_init(&turn, &attributes);
+    pthread_mutexattr_destroy(&attributes);
     previous = ggml_set_abort_callback(on_abort);
 }

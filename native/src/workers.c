@@ -147,6 +147,7 @@ static commandr_status find_all(const char * list, ggml_backend_dev_t * devs, in
 }
 
 commandr_status commandr_workers_find(const char * list, ggml_backend_dev_t * devs, int32_t capacity, int32_t * n) {
+    commandr_guard_take_turns();
     commandr_guard guard;
     if (!COMMANDR_GUARD_BEGIN(guard)) {
         return commandr_fail(COMMANDR_ERROR_BACKEND, "what answers at one of %s is no worker of this ggml's version",

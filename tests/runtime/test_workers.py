@@ -10,10 +10,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 import bounds
@@ -116,6 +118,28 @@ def test_layers_are_shared_out_as_tensor_split_says(workers: list[str]) -> None:
         sizes = {use.device: use.size for use in model.memory() if use.device.startswith("RPC")}
     first, second = (sizes[name] for name in sorted(sizes))
     assert first == pytest.approx(3 * second, rel=0.01)
+
+
+def test_sessions_in_several_threads_take_turns(workers: list[str]) -> None:
+    tokens = [int(token) for token in models.golden("gqa")["tokens_a"]]
+    path = models.gguf("gqa")
+    with Model(path, n_gpu_layers=-1, rpc=workers) as model:
+        sessions = [Session(model, n_ctx=256) for _ in range(3)]
+
+        def evaluate(session: Session) -> list[npt.NDArray[np.float32]]:
+            found = []
+            for n in range(len(tokens) - 20, len(tokens)):
+                session.eval(tokens[: n + 1])
+                found.append(session.logits()[-1].copy())
+            return found
+
+        expected = evaluate(sessions[0])
+        sessions[0].seq_rm(0)
+        with ThreadPoolExecutor() as threads:
+            for found in threads.map(evaluate, sessions):
+                np.testing.assert_array_equal(found, expected)
+        for session in sessions:
+            session.close()
 
 
 def test_a_worker_that_dies_ends_the_evaluation_and_the_model_can_be_loaded_again(workers: list[str]) -> None:
