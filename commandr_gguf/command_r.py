@@ -50,11 +50,12 @@ class CommandR:
 
     Args:
         path: a GGUF file.
-        n_ctx: tokens that prompt and reply together may have; memory for them is taken as they come. None takes the
-            model's context length, or less where that would not fit now, see `Session`; 0 takes it in any case.
+        n_ctx: tokens that prompt and reply together may have; memory for them is taken as they come, but what is asked
+            for must fit in what is free now. None takes the model's context length, or less where that would not fit,
+            see `Session`; 0 takes it, or is refused.
         n_gpu_layers: see `Model`; None is "auto" with rpc, else 0. "auto" places as many layers on the GPUs as fit
             beside the KV cache, and where even that is too much without n_ctx, takes a shorter one. On workers it
-            places what is decoded sooner there: mostly what does not fit here.
+            places what does not fit here.
         rpc: workers, see `Model`.
         main_device, tensor_split, use_mmap, repack, cache_packed: see `Model`.
         n_batch, n_ubatch, n_threads, type_k, type_v, flash_attn: see `Session`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
 
 from commandr_gguf._native import ffi, lib
@@ -69,6 +70,10 @@ def serve_worker(
         BackendError: the address cannot be listened on, or a signal came.
         UnsupportedError: this ggml is built without RPC.
     """
-    endpoint = worker_list(f"{host}:{port}").encode()
+    try:
+        address = socket.gethostbyname(host)  # ggml listens on numbers only, of IPv4
+    except OSError as error:
+        raise ArgumentError(f"{host} is no address of this machine: {error.strerror or error}") from error
+    endpoint = worker_list(f"{address}:{port}").encode()
     cache = ffi.NULL if cache_dir is None else ffi.new("char[]", encode_path(f"{os.fspath(cache_dir)}/"))
     check(lib.commandr_rpc_serve(endpoint, cache, int32("n_threads", n_threads)))

@@ -105,12 +105,15 @@ static int64_t left_of_limit(int resource, const char * name) {
     return left > 0 ? left : 0;
 }
 
-int64_t commandr_host_memory_available(void) {
+int64_t commandr_host_memory_for_addresses(void) {
     const long pages     = sysconf(_SC_PHYS_PAGES);
     int64_t    available = commandr_host_memory_read("");
     if (available < 0) {
         available = pages > 0 ? (int64_t) pages * sysconf(_SC_PAGESIZE) : INT64_MAX;
     }
-    available = smaller(available, left_of_limit(RLIMIT_AS, "VmSize:"));
     return smaller(available, left_of_limit(RLIMIT_DATA, "VmData:"));
+}
+
+int64_t commandr_host_memory_available(void) {
+    return smaller(commandr_host_memory_for_addresses(), left_of_limit(RLIMIT_AS, "VmSize:"));
 }

@@ -9,6 +9,9 @@
  * the machine's memory. */
 int64_t commandr_host_memory_available(void);
 
+/* The same for memory whose addresses are set aside already: `ulimit -v` has counted them. */
+int64_t commandr_host_memory_for_addresses(void);
+
 /* The same of a system whose files lie below root: "" but in tests. -1: it does not say. */
 int64_t commandr_host_memory_read(const char * root);
 

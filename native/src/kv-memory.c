@@ -62,7 +62,7 @@ static bool set_aside(commandr_kv_layer * layer) {
 /* Memory is only taken when it is written to, and who takes too much then is killed: so it is asked for before. */
 static commandr_status check_free(const commandr_kv_memory * memory, int64_t n, int64_t n_touched) {
     const int64_t needed = (n - n_touched) * (int64_t) memory->cell_cpu;
-    const int64_t free   = commandr_host_memory_available();
+    const int64_t free   = commandr_host_memory_for_addresses();
     if (needed <= free) {
         return COMMANDR_OK;
     }

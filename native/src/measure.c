@@ -4,6 +4,7 @@
 #include "error.h"
 #include "kernels/level.h"
 #include "session.h"
+#include "worker-guard.h"
 
 #include <stdlib.h>
 
@@ -67,9 +68,18 @@ commandr_status commandr_gguf_measure(const commandr_gguf * gguf, const commandr
     model->is_measured = true;
     model->gguf        = (commandr_gguf *) gguf; /* read only, and taken back before the model is freed */
     listing found      = { .list = to, .capacity = *n };
-    status             = measure_model(model, model_params, &found);
-    if (status == COMMANDR_OK && session_params) {
-        status = measure_session(model, session_params, &found);
+    if (model_params->workers) {
+        commandr_guard_take_turns();
+    }
+    commandr_guard guard;
+    if (COMMANDR_GUARD_BEGIN(guard)) {
+        status = measure_model(model, model_params, &found);
+        if (status == COMMANDR_OK && session_params) {
+            status = measure_session(model, session_params, &found);
+        }
+        commandr_guard_end(&guard);
+    } else {
+        status = commandr_model_lost(model);
     }
     model->gguf = NULL;
     commandr_model_free(model);

@@ -45,6 +45,9 @@ commandr_status commandr_model_load(const char * path, commandr_model_params par
     if (status == COMMANDR_OK) {
         status = commandr_gguf_hparams(model->gguf, &model->hparams);
     }
+    if (params.workers) {
+        commandr_guard_take_turns();
+    }
     if (status == COMMANDR_OK) {
         commandr_guard guard;
         if (COMMANDR_GUARD_BEGIN(guard)) {
@@ -58,7 +61,9 @@ commandr_status commandr_model_load(const char * path, commandr_model_params par
         commandr_model_free(model);
         return status;
     }
-    *out = model;
+    commandr_workers_use(model->devs, model->n_devs, 1);
+    model->uses_workers = true;
+    *out                = model;
     return COMMANDR_OK;
 }
 
@@ -71,6 +76,9 @@ void commandr_model_free(commandr_model * model) {
         return;
     }
     commandr_weights_free(model->weights);
+    if (model->uses_workers) {
+        commandr_workers_use(model->devs, model->n_devs, -1);
+    }
     commandr_gguf_free(model->gguf);
     free(model->layers);
     free(model);
@@ -104,5 +112,13 @@ commandr_status commandr_model_set_tensor(commandr_model * model, const char * n
     if (!name || !data) {
         return commandr_fail(COMMANDR_ERROR_ARGUMENT, "commandr_model_set_tensor: name and data must not be NULL");
     }
-    return commandr_weights_set(model->weights, name, data, size);
+    commandr_guard  guard;
+    commandr_status status = commandr_model_check(model);
+    if (status == COMMANDR_OK && COMMANDR_GUARD_BEGIN(guard)) {
+        status = commandr_weights_set(model->weights, name, data, size);
+        commandr_guard_end(&guard);
+    } else if (status == COMMANDR_OK) {
+        status = commandr_model_lost(model);
+    }
+    return status;
 }

@@ -40,7 +40,8 @@ struct commandr_model {
     bool                 is_measured; /* measure.c: tensors are placed and have no memory */
     ggml_backend_dev_t   devs[16];    /* the GPUs in use */
     int32_t              n_devs;
-    atomic_bool          lost; /* a worker is gone: nothing can be computed any more */
+    bool                 uses_workers; /* is counted among those that do, see workers.h */
+    atomic_bool          lost;         /* a worker is gone: nothing can be computed any more */
     commandr_weights *   weights;
 };
 

@@ -41,6 +41,7 @@ struct commandr_session {
     struct ggml_context * graph_ctx;
     commandr_graph        graph;
     commandr_graph_shape  graph_shape;
+    bool                  reserve_due; /* compute buffers are smaller than the graphs that there may be */
     bool                  graph_ready;
 
     /* The ubatch being computed, [n_ubatch] each. */

@@ -75,13 +75,22 @@ static commandr_status save_to(void * ctx, FILE * file) {
     }
     list_cells(&s->caches[0], job->seq_id, 0, header.n_tokens, l.cells[0]);
     list_cells(&s->caches[1], job->seq_id, header.window_first, header.n_tokens, l.cells[1]);
-    status = write_all(&header, s->seqs[job->seq_id].tokens, &l, job->path, file);
+    commandr_guard guard; /* here, so that the unfinished file goes away */
+    if (COMMANDR_GUARD_BEGIN(guard)) {
+        status = write_all(&header, s->seqs[job->seq_id].tokens, &l, job->path, file);
+        commandr_guard_end(&guard);
+    } else {
+        status = commandr_model_lost(s->model);
+    }
     commandr_state_layout_free(&l);
     return status;
 }
 
-static commandr_status save_state(const commandr_session * s, int32_t seq_id, const char * path) {
-    const commandr_status status = commandr_session_check_seq(s, seq_id);
+commandr_status commandr_session_state_save(const commandr_session * s, int32_t seq_id, const char * path) {
+    commandr_status status = commandr_session_check_seq(s, seq_id);
+    if (status == COMMANDR_OK) {
+        status = commandr_model_check(s->model);
+    }
     if (status != COMMANDR_OK) {
         return status;
     }
@@ -220,9 +229,12 @@ static commandr_status open_file(const char * path, commandr_mapping * file) {
     return commandr_mapping_open(path, file);
 }
 
-static commandr_status load_state(commandr_session * s, int32_t seq_id, const char * path) {
+commandr_status commandr_session_state_load(commandr_session * s, int32_t seq_id, const char * path) {
     commandr_mapping file   = { .data = NULL };
     commandr_status  status = commandr_session_check_seq(s, seq_id);
+    if (status == COMMANDR_OK) {
+        status = commandr_model_check(s->model);
+    }
     if (status == COMMANDR_OK) {
         status = open_file(path, &file);
     }
@@ -238,34 +250,14 @@ static commandr_status load_state(commandr_session * s, int32_t seq_id, const ch
     if (status == COMMANDR_OK) {
         commandr_session_drop_outputs(s);
         commandr_session_truncate(s, seq_id, 0);
-        status = read_rest(s, seq_id, path, &header, &file);
+        commandr_guard guard;
+        if (COMMANDR_GUARD_BEGIN(guard)) {
+            status = read_rest(s, seq_id, path, &header, &file);
+            commandr_guard_end(&guard);
+        } else {
+            status = commandr_model_lost(s->model);
+        }
     }
     commandr_mapping_close(&file);
-    return status;
-}
-
-/* ---- with workers that may be lost meanwhile ---- */
-
-commandr_status commandr_session_state_save(const commandr_session * s, int32_t seq_id, const char * path) {
-    commandr_guard  guard;
-    commandr_status status = commandr_model_check(s->model);
-    if (status == COMMANDR_OK && COMMANDR_GUARD_BEGIN(guard)) {
-        status = save_state(s, seq_id, path);
-        commandr_guard_end(&guard);
-    } else if (status == COMMANDR_OK) {
-        status = commandr_model_lost(s->model);
-    }
-    return status;
-}
-
-commandr_status commandr_session_state_load(commandr_session * s, int32_t seq_id, const char * path) {
-    commandr_guard  guard;
-    commandr_status status = commandr_model_check(s->model);
-    if (status == COMMANDR_OK && COMMANDR_GUARD_BEGIN(guard)) {
-        status = load_state(s, seq_id, path);
-        commandr_guard_end(&guard);
-    } else if (status == COMMANDR_OK) {
-        status = commandr_model_lost(s->model);
-    }
     return status;
 }

@@ -45,6 +45,7 @@ static commandr_status prepare_graph(commandr_session * s, const commandr_graph_
     }
     commandr_log_clear_error();
     if (!ggml_backend_sched_alloc_graph(s->backends.sched, s->graph.cgraph)) {
+        s->reserve_due = true;
         return commandr_fail(COMMANDR_ERROR_MEMORY, "memory for a graph of %" PRId64 " tokens cannot be allocated: %s",
                              shape->n_tokens, commandr_log_first_error());
     }
@@ -200,5 +201,10 @@ commandr_status commandr_session_hold(commandr_session * s, const int64_t n_cell
         has_more                     = has_more || memory->n_rows > n_rows;
         s->graph_ready               = s->graph_ready && memory->n_moved == n_moved; /* it points to the tensors */
     }
-    return has_more && status == COMMANDR_OK ? commandr_ubatch_reserve(s) : status;
+    s->reserve_due = s->reserve_due || has_more;
+    if (status == COMMANDR_OK && s->reserve_due) {
+        status         = commandr_ubatch_reserve(s);
+        s->reserve_due = status != COMMANDR_OK; /* ggml has given up the buffers that it had */
+    }
+    return status;
 }

@@ -5,6 +5,7 @@
 #include "log.h"
 #include "worker-guard.h"
 
+#include <errno.h>
 #include <netdb.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -19,6 +20,7 @@
 #define MAX_WORKERS     16 /* ggml's */
 #define CONNECT_SECONDS 5
 #define LOST_TRIES      10
+#define MAX_LOST        100 /* zeros before a port */
 
 typedef ggml_backend_reg_t (*add_server_fn)(const char * endpoint);
 typedef void (*start_server_fn)(const char * endpoint, const char * cache_dir, size_t n_threads, size_t n_devices,
@@ -29,7 +31,11 @@ typedef void (*start_server_fn)(const char * endpoint, const char * cache_dir, s
 typedef struct worker {
     char    endpoint[MAX_ENDPOINT];
     int32_t n_lost;
+    int32_t n_models; /* that lie there: ggml keeps its connection as long */
 } worker;
+
+static const char ZEROS[MAX_LOST] =
+    "000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000";
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static worker          known[MAX_WORKERS];
@@ -60,25 +66,32 @@ static commandr_status check_endpoint(const char * endpoint) {
     return COMMANDR_OK;
 }
 
-/* Whether something accepts connections there. */
-static bool answers(const char * endpoint) {
+/* Connects and hangs up: 0, or an errno; ETIMEDOUT, too, of a worker that serves somebody else and has a queue. */
+static int probe(const char * endpoint, struct timeval limit) {
     char host[MAX_ENDPOINT];
     snprintf(host, sizeof(host), "%.*s", (int) (port_of(endpoint) - 1 - endpoint), endpoint);
     const struct addrinfo hints = { .ai_family = AF_INET, .ai_socktype = SOCK_STREAM };
     struct addrinfo *     found = NULL;
     if (getaddrinfo(host, port_of(endpoint), &hints, &found) != 0) {
-        return false;
+        return EHOSTUNREACH;
     }
-    const struct timeval limit = { .tv_sec = CONNECT_SECONDS };
-    const int            fd    = socket(found->ai_family, found->ai_socktype, found->ai_protocol);
-    bool                 is_up = fd >= 0;
-    if (is_up) {
+    const int fd     = socket(found->ai_family, found->ai_socktype, found->ai_protocol);
+    int       result = fd >= 0 ? 0 : errno;
+    if (fd >= 0) {
         setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-        is_up = connect(fd, found->ai_addr, found->ai_addrlen) == 0;
+        if (connect(fd, found->ai_addr, found->ai_addrlen) != 0) {
+            result = errno == EINPROGRESS || errno == EAGAIN ? ETIMEDOUT : errno;
+        }
         close(fd);
     }
     freeaddrinfo(found);
-    return is_up;
+    return result;
+}
+
+/* Whether nobody listens there any more: one that is busy is not gone. */
+static bool is_gone(const char * endpoint) {
+    const int result = probe(endpoint, (struct timeval) { .tv_usec = 100 * 1000 });
+    return result != 0 && result != ETIMEDOUT;
 }
 
 /* NULL when there are too many. The caller has the lock. */
@@ -102,18 +115,21 @@ static commandr_status connect_to(const char * endpoint, ggml_backend_reg_t * re
     if (status != COMMANDR_OK) {
         return status;
     }
-    char spelled[MAX_ENDPOINT + 16];
+    char spelled[MAX_ENDPOINT + MAX_LOST];
+    bool is_connected = false;
     pthread_mutex_lock(&lock);
     const worker * w = find_known(endpoint);
     if (w) {
+        is_connected = w->n_models > 0;
         snprintf(spelled, sizeof(spelled), "%.*s%.*s%s", (int) (port_of(endpoint) - endpoint), endpoint,
-                 w->n_lost < 10 ? (int) w->n_lost : 10, "0000000000", port_of(endpoint));
+                 (int) w->n_lost, ZEROS, port_of(endpoint));
     }
     pthread_mutex_unlock(&lock);
     if (!w) {
         return commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "more than %d workers", MAX_WORKERS);
     }
-    if (!answers(endpoint)) {
+    /* One that serves us may have no room for a connection more. */
+    if (!is_connected && probe(endpoint, (struct timeval) { .tv_sec = CONNECT_SECONDS }) != 0) {
         return commandr_fail(COMMANDR_ERROR_BACKEND, "no worker answers at %s: is `commandr rpc-serve` running there?",
                              endpoint);
     }
@@ -162,11 +178,51 @@ bool commandr_is_worker(ggml_backend_dev_t dev) {
     return strcmp(ggml_backend_reg_name(ggml_backend_dev_backend_reg(dev)), "RPC") == 0;
 }
 
+/* The known worker of a device, NULL of any other; *n_zeros: before the port, as ggml knows it. With the lock. */
+static worker * worker_of(ggml_backend_dev_t dev, int32_t * n_zeros) {
+    if (!dev || !commandr_is_worker(dev)) {
+        return NULL;
+    }
+    /* ggml describes such a device by its endpoint, as we spelled it. */
+    const char * spelled = ggml_backend_dev_description(dev);
+    const char * port    = port_of(spelled);
+    char         endpoint[MAX_ENDPOINT + MAX_LOST];
+    *n_zeros = (int32_t) strspn(port, "0");
+    snprintf(endpoint, sizeof(endpoint), "%.*s%s", (int) (port - spelled), spelled, port + *n_zeros);
+    return find_known(endpoint);
+}
+
+/* The next connection to the device's worker is a new one. */
+static void give_up(ggml_backend_dev_t dev) {
+    int32_t n_zeros = 0;
+    pthread_mutex_lock(&lock);
+    worker * w = worker_of(dev, &n_zeros);
+    if (w && w->n_lost == n_zeros && w->n_lost < MAX_LOST - 1) { /* once for each connection */
+        w->n_lost++;
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+void commandr_workers_use(const ggml_backend_dev_t * devs, int32_t n_devs, int32_t n_models) {
+    for (int32_t i = 0; i < n_devs; i++) {
+        int32_t n_zeros = 0;
+        pthread_mutex_lock(&lock);
+        worker * w = worker_of(devs[i], &n_zeros);
+        if (w) {
+            w->n_models += n_models;
+        }
+        pthread_mutex_unlock(&lock);
+    }
+}
+
 void commandr_buffer_free(ggml_backend_buffer_t buffer) {
-    commandr_guard guard;
+    ggml_backend_dev_t dev = buffer ? ggml_backend_buft_get_device(ggml_backend_buffer_get_type(buffer)) : NULL;
+    commandr_guard     guard;
     if (COMMANDR_GUARD_BEGIN(guard)) {
         ggml_backend_buffer_free(buffer);
         commandr_guard_end(&guard);
+    } else {
+        give_up(dev);
     }
 }
 
@@ -178,37 +234,31 @@ void commandr_sched_free(ggml_backend_sched_t sched) {
     }
 }
 
-/* Writes the endpoints of those of these devices' workers that do not answer, with commas. */
-static void write_silent(const ggml_backend_dev_t * devs, int32_t n_devs, char * text, size_t text_size) {
-    text[0] = '\0';
+/* Gives up those of these devices' workers that are gone, and writes their endpoints with commas. */
+static void give_up_gone(const ggml_backend_dev_t * devs, int32_t n_devs, char * text, size_t text_size) {
     for (int32_t i = 0; i < n_devs; i++) {
-        if (!commandr_is_worker(devs[i])) {
-            continue;
-        }
-        /* ggml describes such a device by its endpoint, as we spelled it. */
-        const char * spelled = ggml_backend_dev_description(devs[i]);
-        const char * port    = port_of(spelled);
-        char         endpoint[MAX_ENDPOINT + 16];
-        snprintf(endpoint, sizeof(endpoint), "%.*s%s", (int) (port - spelled), spelled, port + strspn(port, "0"));
-        if (!strstr(text, endpoint) && !answers(endpoint)) {
+        int32_t n_zeros = 0;
+        pthread_mutex_lock(&lock);
+        const worker * w = worker_of(devs[i], &n_zeros);
+        pthread_mutex_unlock(&lock);
+        if (w && is_gone(w->endpoint)) {
+            give_up(devs[i]);
             const size_t used = strlen(text);
-            snprintf(text + used, text_size - used, "%s%s", used ? ", " : "", endpoint);
+            snprintf(text + used, text_size - used, "%s%s", used ? ", " : "", w->endpoint);
         }
     }
 }
 
 commandr_status commandr_workers_lost(const ggml_backend_dev_t * devs, int32_t n_devs) {
-    char text[1024];
-    write_silent(devs, n_devs, text, sizeof(text));
+    char text[1024] = "";
+    give_up_gone(devs, n_devs, text, sizeof(text));
     for (int32_t i = 0; i < LOST_TRIES && !text[0]; i++) { /* a process that ends closes one socket after the other */
         nanosleep(&(struct timespec) { .tv_nsec = 50 * 1000 * 1000 }, NULL);
-        write_silent(devs, n_devs, text, sizeof(text));
+        give_up_gone(devs, n_devs, text, sizeof(text));
     }
-    pthread_mutex_lock(&lock);
-    for (int32_t i = 0; i < n_known; i++) {
-        known[i].n_lost += text[0] == '\0' || strstr(text, known[i].endpoint) != NULL;
+    for (int32_t i = 0; i < n_devs && !text[0]; i++) { /* it runs again, or cannot be told */
+        give_up(devs[i]);
     }
-    pthread_mutex_unlock(&lock);
     return commandr_fail(COMMANDR_ERROR_BACKEND,
                          "a worker was lost%s%s; its layers and what the sessions held are gone with it: close the "
                          "model and load it again",

@@ -12,6 +12,9 @@ commandr_status commandr_workers_find(const char * list, ggml_backend_dev_t * de
 
 bool commandr_is_worker(ggml_backend_dev_t dev);
 
+/* Counts n_models more, or less, that lie on those of these devices that are workers'. */
+void commandr_workers_use(const ggml_backend_dev_t * devs, int32_t n_devs, int32_t n_models);
+
 /* Frees what may lie on a worker that is gone; then some of the host's memory that belongs to it stays behind. */
 void commandr_buffer_free(ggml_backend_buffer_t buffer);
 void commandr_sched_free(ggml_backend_sched_t sched);

@@ -22,7 +22,9 @@ import bounds
 import measure
 import models
 from commandr_gguf.errors import ArgumentError, BackendError
+from commandr_gguf.gguf_file import GGUFFile
 from commandr_gguf.model import Model
+from commandr_gguf.plan.needs import measure as measure_needs
 from commandr_gguf.session import Session
 from commandr_gguf.workers import serve_worker, worker_devices, worker_list
 
@@ -195,6 +197,48 @@ def test_generate_writes_the_same_with_a_worker(workers: list[str]) -> None:
     for more in ([], ["--gpu-layers", "-1"]):
         spread = subprocess.run([*command, "--rpc", workers[0], *more], capture_output=True, check=True)
         assert (spread.stdout, spread.stderr) == (plain.stdout, b"")
+
+
+def test_a_state_that_is_being_saved_when_its_worker_dies_leaves_nothing(workers: list[str], tmp_path: Path) -> None:
+    tokens = list(models.golden("gqa")["tokens_a"])
+    with worker() as (doomed, process):
+        rpc = [workers[0], doomed]
+        with Model(models.gguf("gqa"), n_gpu_layers=-1, rpc=rpc) as model, Session(model, n_ctx=256) as session:
+            session.eval(tokens)
+            process.kill()
+            process.wait()
+            with pytest.raises(BackendError, match="a worker was lost"):
+                session.save_state(tmp_path / "state")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_that_was_restarted_between_two_uses_is_connected_to_anew(workers: list[str]) -> None:
+    path = models.gguf("gqa")
+    with worker() as (endpoint, process):
+        rpc = [workers[0], endpoint]
+        model = Model(path, n_gpu_layers=-1, rpc=rpc)
+        process.kill()
+        process.wait()
+        with worker(endpoint):
+            with GGUFFile(path) as file, pytest.raises(BackendError, match="a worker was lost"):
+                measure_needs(file, {"n_gpu_layers": -1, "rpc": rpc}, {"n_ctx": 256})
+            model.close()
+            with Model(path, n_gpu_layers=-1, rpc=rpc) as again, Session(again, n_ctx=256) as session:
+                session.eval([1, 2, 3])
+            assert len(worker_devices(rpc)) == 2
+
+
+def test_a_worker_in_use_is_asked_and_used_by_further_models(workers: list[str]) -> None:
+    path = models.gguf("gqa")
+    started = time.monotonic()
+    with Model(path, n_gpu_layers=-1, rpc=workers) as one, Model(path, n_gpu_layers=-1, rpc=workers) as two:
+        for _ in range(4):
+            assert len(worker_devices(workers)) == 2
+        with Session(one, n_ctx=256) as first, Session(two, n_ctx=256) as second:
+            first.eval([1, 2, 3])
+            second.eval([1, 2, 3])
+            np.testing.assert_array_equal(first.logits(), second.logits())
+    assert time.monotonic() - started < 20
 
 
 def test_a_worker_lends_its_cpu_with_its_memory(workers: list[str]) -> None:
