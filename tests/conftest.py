@@ -9,6 +9,8 @@ import hypothesis
 
 # Test processes share the cores: OpenMP's threads must not spin while they wait. It is read when ggml is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# The same of numpy's products: many small ones take ten times as long with threads that spin beside other work.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # A shell starts what it runs in the background with SIGINT ignored, and children inherit that; tests of Ctrl-C need it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

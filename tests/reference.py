@@ -8,6 +8,7 @@ rounded weights of a GGUF file should give.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+Angles = Callable[[npt.NDArray[np.int64], float, int], Array]
+_ROWS = 128  # whose attention is computed at a time
 
 
 def read_safetensors(path: Path) -> dict[str, Array]:
@@ -78,10 +81,15 @@ def _layer_norm(x: Array, weight: Array, eps: float) -> Array:
     return result
 
 
-def _rope(x: Array, theta: float) -> Array:
-    """Rotate consecutive pairs. x: [n_tokens, n_head, head_dim]."""
-    n, _, dim = x.shape
-    angle = np.arange(n)[:, None, None] * theta ** (-np.arange(0, dim, 2) / dim)
+def exact_angles(positions: npt.NDArray[np.int64], theta: float, dim: int) -> Array:
+    """[n, dim / 2]: how far RoPE rotates each pair of dimensions at each position, in radians."""
+    result: Array = positions[:, None] * theta ** (-np.arange(0, dim, 2) / dim)
+    return result
+
+
+def _rotate(x: Array, angles: Array) -> Array:
+    """Rotate consecutive pairs. x: [n_tokens, n_head, head_dim]; angles: [n_tokens, head_dim / 2]."""
+    angle = angles[:, None]
     turned = (x[..., 0::2] + 1j * x[..., 1::2]) * np.exp(1j * angle)
     return np.stack([turned.real, turned.imag], -1).reshape(x.shape)
 
@@ -89,8 +97,11 @@ def _rope(x: Array, theta: float) -> Array:
 class Reference:
     """One checkpoint, loaded."""
 
-    def __init__(self, folder: Path, *, weights: dict[str, Array] | None = None) -> None:
-        """weights: instead of those in the folder's files, under the same names."""
+    def __init__(
+        self, folder: Path, *, weights: dict[str, Array] | None = None, angles: Angles = exact_angles
+    ) -> None:
+        """weights: instead of those in the folder's files, under the same names. angles: of RoPE."""
+        self._angles = angles
         self.config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         self.weights: dict[str, Array] = weights or {}
         self.inputs: dict[str, Array] = {}
@@ -99,23 +110,32 @@ class Reference:
             for file in sorted(folder.glob("*.safetensors")):
                 self.weights |= read_safetensors(file)
 
-    def hidden(self, tokens: npt.ArrayLike) -> Array:
-        """[n_tokens, n_embd]: the normed hidden state at every position."""
+    def hidden(self, tokens: npt.ArrayLike, at: npt.ArrayLike | None = None) -> Array:
+        """[n_tokens, n_embd]: the normed hidden state at every position, or only those of `at`.
+
+        The last layer then is computed for these alone: all there is to do in a long sequence when it is the only layer
+        that sees everything.
+        """
         config, weights = self.config, self.weights
         x = weights["model.embed_tokens.weight"][np.asarray(tokens)]
         eps = config["layer_norm_eps"]
         for i in range(config["num_hidden_layers"]):
             prefix = f"model.layers.{i}."
             h = _layer_norm(x, weights[prefix + "input_layernorm.weight"], eps)
+            is_last = i == config["num_hidden_layers"] - 1
+            rows = np.arange(len(x)) if at is None or not is_last else np.asarray(at)
+            mixed = self._attention(i, prefix + "self_attn.", h, rows)
+            h, x = h[rows], x[rows]
             gate = self._product(prefix + "mlp.gate_proj.weight", h)
             up = self._product(prefix + "mlp.up_proj.weight", h)
             ffn = self._product(prefix + "mlp.down_proj.weight", gate / (1 + np.exp(-gate)) * up)
-            x = x + self._attention(i, prefix + "self_attn.", h) + ffn
+            x = x + mixed + ffn
         return _layer_norm(x, weights["model.norm.weight"], eps)
 
-    def logits(self, tokens: npt.ArrayLike) -> Array:
-        """[n_tokens, n_vocab]."""
-        result: Array = self._product("model.embed_tokens.weight", self.hidden(tokens)) * self.config["logit_scale"]
+    def logits(self, tokens: npt.ArrayLike, at: npt.ArrayLike | None = None) -> Array:
+        """[n_tokens, n_vocab], or only the rows of some positions, see `hidden`."""
+        hidden = self.hidden(tokens, at)
+        result: Array = self._product("model.embed_tokens.weight", hidden) * self.config["logit_scale"]
         return result
 
     def _product(self, name: str, x: Array) -> Array:
@@ -123,28 +143,36 @@ class Reference:
         result: Array = x @ self.weights[name].T
         return result
 
-    def _attention(self, i: int, prefix: str, h: Array) -> Array:
+    def _attention(self, i: int, prefix: str, h: Array, rows: npt.NDArray[np.int64]) -> Array:
+        """[n_rows, n_embd]: what the layer's attention gives to the positions `rows`, ascending ones."""
         config, n = self.config, len(h)
         n_head, n_head_kv = config["num_attention_heads"], config["num_key_value_heads"]
-        q = self._product(prefix + "q_proj.weight", h).reshape(n, n_head, -1)
+        q = self._product(prefix + "q_proj.weight", h[rows]).reshape(len(rows), n_head, -1)
         k = self._product(prefix + "k_proj.weight", h).reshape(n, n_head_kv, -1)
         v = self._product(prefix + "v_proj.weight", h).reshape(n, n_head_kv, -1)
         if config.get("use_qk_norm"):
             q = _layer_norm(q, self.weights[prefix + "q_norm.weight"], config["layer_norm_eps"])
             k = _layer_norm(k, self.weights[prefix + "k_norm.weight"], config["layer_norm_eps"])
-        distance = np.arange(n)[:, None] - np.arange(n)
-        seen = distance >= 0
         windowed = config["model_type"] == "cohere2" and (i + 1) % 4 != 0
-        if windowed:
-            seen &= distance < config["sliding_window"]
         if windowed or config["model_type"] == "cohere":
             theta = config.get("rope_theta") or config["rope_parameters"]["rope_theta"]
-            q, k = _rope(q, theta), _rope(k, theta)
-        group = n_head // n_head_kv
-        k, v = k.repeat(group, axis=1), v.repeat(group, axis=1)
-        scores = q.swapaxes(0, 1) @ k.transpose(1, 2, 0) / np.sqrt(q.shape[-1])  # [n_head, n_query, n_key]
+            q = _rotate(q, self._angles(rows, theta, q.shape[-1]))
+            k = _rotate(k, self._angles(np.arange(n), theta, q.shape[-1]))
+        window = config["sliding_window"] if windowed else n
+        mixed = [_mix(q[b : b + _ROWS], k, v, rows[b : b + _ROWS], window) for b in range(0, len(rows), _ROWS)]
+        return self._product(prefix + "o_proj.weight", np.concatenate(mixed))
+
+
+def _mix(q: Array, k: Array, v: Array, rows: npt.NDArray[np.int64], window: int) -> Array:
+    """[n_rows, n_head * head_dim]: the values that queries at the positions `rows` see, by their weights."""
+    first, end = max(0, int(rows[0]) - window + 1), int(rows[-1]) + 1
+    distance = rows[:, None] - np.arange(first, end)
+    seen = (distance >= 0) & (distance < window)
+    group = q.shape[1] // k.shape[1]
+    heads = []
+    for head in range(q.shape[1]):
+        scores = q[:, head] @ k[first:end, head // group].T / np.sqrt(q.shape[-1])  # [n_rows, n_seen]
         scores = np.where(seen, scores, -np.inf)
         scores = np.exp(scores - scores.max(-1, keepdims=True))
-        scores /= scores.sum(-1, keepdims=True)
-        mixed = (scores @ v.swapaxes(0, 1)).swapaxes(0, 1).reshape(n, -1)
-        return self._product(prefix + "o_proj.weight", mixed)
+        heads.append(scores @ v[first:end, head // group] / scores.sum(-1, keepdims=True))
+    return np.stack(heads, 1).reshape(len(rows), -1)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import long_models
 import measure
 import models
 import shapes
@@ -17,6 +18,7 @@ from reference import Reference
 
 N_TOKENS = 900
 GAIN = np.float32(150)
+QUERIES_AND_KEYS = "q_proj.weight", "k_proj.weight"
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +62,22 @@ def test_long_sums_of_large_values(loud: tuple[Path, Path], kv_type: str, max_kl
         logits = np.concatenate(rows)
     assert np.isfinite(logits).all()
     assert measure.kl_divergence(logits, expected) < max_kl
+
+
+@pytest.mark.parametrize("flash_attn", [False, True])
+@pytest.mark.parametrize("kv_type", ["f32", "f16"])
+def test_scores_beyond_the_largest_16_bit_float(kv_type: str, flash_attn: bool, tmp_path: Path) -> None:
+    checkpoint = long_models.write_checkpoint(tmp_path / "checkpoint", "cohere2", pull=40000)
+    tokens = np.r_[5, long_models.MARKS, long_models.MARKS[::3]].astype(np.int32)
+    reference = Reference(checkpoint)
+    expected = reference.logits(tokens)
+    last = "model.layers.3.self_attn."
+    q, k = (reference.inputs[last + name] @ reference.weights[last + name].T for name in QUERIES_AND_KEYS)
+    scores = q[1:, : k.shape[1]] @ k[1:].T
+    assert scores.max(1).min() > 65504 > np.abs(k).max()
+    path = models.convert(checkpoint, tmp_path / "model.gguf", "F32")
+    options: dict[str, Any] = {"n_ctx": 256, "n_threads": 1, "type_k": kv_type, "type_v": kv_type}
+    with Model(path) as model, Session(model, flash_attn=flash_attn, **options) as session:
+        session.eval(tokens, n_outputs=len(tokens))
+        logits = session.logits()
+    assert measure.kl_divergence(logits, expected) < 1e-4
