@@ -50,12 +50,12 @@ def write_checkpoint(folder: Path, shape: str, *, pull: float = 1.0, **overrides
     whole = shapes.SHAPES[shape] | given
     changed = {name: values.copy() for name, values in shapes.tensors(whole, 0)}
     last = f"model.layers.{whole['num_hidden_layers'] - 1}."
-    for name, values in changed.items():
+    for name in changed:
         kind = name.split(".")[-2]
         if kind == ("q_norm" if whole.get("use_qk_norm") else "q_proj"):
-            values *= _SHARPER
+            changed[name] *= _SHARPER
         elif kind in ("o_proj", "down_proj") and not name.startswith(last):
-            values *= _SOFTER
+            changed[name] *= _SOFTER
     _mark(changed, last, whole, pull)
     return shapes.write_checkpoint(folder, shape, dtype="F32", replace=changed, **given)
 

@@ -97,9 +97,7 @@ def _rotate(x: Array, angles: Array) -> Array:
 class Reference:
     """One checkpoint, loaded."""
 
-    def __init__(
-        self, folder: Path, *, weights: dict[str, Array] | None = None, angles: Angles = exact_angles
-    ) -> None:
+    def __init__(self, folder: Path, *, weights: dict[str, Array] | None = None, angles: Angles = exact_angles) -> None:
         """weights: instead of those in the folder's files, under the same names. angles: of RoPE."""
         self._angles = angles
         self.config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))

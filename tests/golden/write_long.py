@@ -1,7 +1,7 @@
 """Write, or check, what transformers computes for 8,192 tokens and the checkpoints of tests/long_models.py.
 
     python tests/golden/write_long.py            # tests/golden/long.npz
-    python tests/golden/write_long.py --check    # compare it with the installed transformers; exit code 1 when it differs
+    python tests/golden/write_long.py --check    # compare it with this transformers; exit code 1 when it differs
 
 In float32 with eager attention, as tests/golden/write.py does it:
 

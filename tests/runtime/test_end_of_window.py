@@ -126,7 +126,9 @@ def test_angles_are_as_exact_as_those_of_transformers(shape: str, n: int, tmp_pa
     """With the published bases of RoPE."""
     checkpoint = long_models.write_checkpoint(tmp_path / "checkpoint", shape)
     at = np.arange(n - N_AT, n)
-    expected, rounded = (Reference(checkpoint, angles=of).logits(TOKENS[:n], at) for of in (exact_angles, float32_angles))
+    expected, rounded = (
+        Reference(checkpoint, angles=of).logits(TOKENS[:n], at) for of in (exact_angles, float32_angles)
+    )
     logits = evaluate(models.convert(checkpoint, tmp_path / "model.gguf", "F32"), TOKENS[:n], at)
     error, usual = (measure.relative_error(rows, expected) for rows in (logits, rounded))
     assert error < 3 * usual < 0.1

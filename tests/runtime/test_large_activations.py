@@ -67,7 +67,7 @@ def test_long_sums_of_large_values(loud: tuple[Path, Path], kv_type: str, max_kl
 @pytest.mark.parametrize("flash_attn", [False, True])
 @pytest.mark.parametrize("kv_type", ["f32", "f16"])
 def test_scores_beyond_the_largest_16_bit_float(kv_type: str, flash_attn: bool, tmp_path: Path) -> None:
-    checkpoint = long_models.write_checkpoint(tmp_path / "checkpoint", "cohere2", pull=40000)
+    checkpoint = long_models.write_checkpoint(tmp_path / "checkpoint", "cohere2", pull=50000)
     tokens = np.r_[5, long_models.MARKS, long_models.MARKS[::3]].astype(np.int32)
     reference = Reference(checkpoint)
     expected = reference.logits(tokens)

