@@ -94,6 +94,14 @@ static bool is_gone(const char * endpoint) {
     return result != 0 && result != ETIMEDOUT;
 }
 
+/* Appends a text, cut to the size of to. */
+static void append(char * to, size_t size, const char * text, size_t length) {
+    const size_t used = strlen(to);
+    const size_t n    = length < size - 1 - used ? length : size - 1 - used;
+    memcpy(to + used, text, n);
+    to[used + n] = '\0';
+}
+
 /* NULL when there are too many. The caller has the lock. */
 static worker * find_known(const char * endpoint) {
     for (int32_t i = 0; i < n_known; i++) {
@@ -105,7 +113,7 @@ static worker * find_known(const char * endpoint) {
         return NULL;
     }
     worker * w = &known[n_known++];
-    snprintf(w->endpoint, sizeof(w->endpoint), "%s", endpoint);
+    append(w->endpoint, sizeof(w->endpoint), endpoint, strlen(endpoint));
     return w;
 }
 
@@ -184,11 +192,12 @@ static worker * worker_of(ggml_backend_dev_t dev, int32_t * n_zeros) {
         return NULL;
     }
     /* ggml describes such a device by its endpoint, as we spelled it. */
-    const char * spelled = ggml_backend_dev_description(dev);
-    const char * port    = port_of(spelled);
-    char         endpoint[MAX_ENDPOINT + MAX_LOST];
-    *n_zeros = (int32_t) strspn(port, "0");
-    snprintf(endpoint, sizeof(endpoint), "%.*s%s", (int) (port - spelled), spelled, port + *n_zeros);
+    const char * spelled                = ggml_backend_dev_description(dev);
+    const char * port                   = port_of(spelled);
+    char         endpoint[MAX_ENDPOINT] = "";
+    *n_zeros                            = (int32_t) strspn(port, "0");
+    append(endpoint, sizeof(endpoint), spelled, (size_t) (port - spelled));
+    append(endpoint, sizeof(endpoint), port + *n_zeros, strlen(port + *n_zeros));
     return find_known(endpoint);
 }
 
