@@ -40,6 +40,9 @@ def rpc_serve(
         commandr chat command-r.gguf --rpc 192.168.7.2:50052
     """
     set_verbose(verbose)
+    # It has nothing to save, and waits where Python does not look at signals.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
     if not _is_loopback(host):
         print(
             f"commandr: WARNING: {host} is reachable from other machines, and ggml's RPC has no authentication and no "
@@ -52,9 +55,6 @@ def rpc_serve(
             cache.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise FileError(f"{cache}: cannot be made: {error.strerror}") from error
-    # It has nothing to save, and waits where Python does not look at signals.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
     serve_worker(host, port, n_threads=n_threads, cache_dir=cache)
 
 
