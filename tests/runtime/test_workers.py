@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import socket
@@ -291,31 +292,46 @@ def test_beyond_loopback_it_warns_of_the_missing_authentication() -> None:
 # ---- hosts of their own
 
 
-def ip(*arguments: str) -> bool:
-    return subprocess.run(["ip", *arguments], capture_output=True, check=False).returncode == 0
+def ip(*arguments: str) -> None:
+    if subprocess.run(["ip", *arguments], capture_output=True, check=False).returncode:
+        pytest.skip("network namespaces cannot be made here")
 
 
 @contextmanager
-def network(number: int) -> Iterator[tuple[tuple[str, ...], str]]:
-    """A network namespace with one cable to here; gives what runs a command in it, and its address."""
-    name, cable = f"commandr{os.getpid() % 10000}-{number}", f"cr{os.getpid() % 10000}-{number}"
-    subnet = f"10.231.{number + os.getpid() % 120 * 2}"
-    within = ("ip", "netns", "exec", name)
+def namespace(name: str) -> Iterator[str]:
+    """A network of its own, with nothing but itself in it."""
+    name = f"commandr-{name}-{os.getpid()}"
     try:
-        made = (
-            ip("netns", "add", name)
-            and ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", name)
-            and ip("addr", "add", f"{subnet}.1/24", "dev", cable)
-            and ip("link", "set", cable, "up")
-            and ip("-n", name, "addr", "add", f"{subnet}.2/24", "dev", "eth0")
-            and ip("-n", name, "link", "set", "eth0", "up")
-        )
-        if not made:
-            pytest.skip("network namespaces cannot be made here")
-        yield within, f"{subnet}.2"
+        ip("netns", "add", name)
+        ip("-n", name, "link", "set", "lo", "up")
+        yield name
     finally:
-        ip("link", "del", cable)
-        ip("netns", "del", name)
+        subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
+@contextmanager
+def host(name: str, here: str, subnet: str) -> Iterator[tuple[tuple[str, ...], str]]:
+    """One with a cable to the namespace `here`; gives what runs a command in it, and its address."""
+    with namespace(name) as there:
+        cable = f"to-{name}"
+        ip("-n", here, "link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", there)
+        ip("-n", here, "addr", "add", f"{subnet}.1/24", "dev", cable)
+        ip("-n", here, "link", "set", cable, "up")
+        ip("-n", there, "addr", "add", f"{subnet}.2/24", "dev", "eth0")
+        ip("-n", there, "link", "set", "eth0", "up")
+        yield ("ip", "netns", "exec", there), f"{subnet}.2"
+
+
+@contextmanager
+def entered(name: str) -> Iterator[None]:
+    """This thread, and what it starts, in a namespace: a browser that other tests use would notice a new cable here."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with Path("/proc/thread-self/ns/net").open() as back, Path(f"/run/netns/{name}").open() as there:
+        assert libc.setns(there.fileno(), 0) == 0, os.strerror(ctypes.get_errno())
+        try:
+            yield
+        finally:
+            assert libc.setns(back.fileno(), 0) == 0, os.strerror(ctypes.get_errno())
 
 
 def answer(session: Session, tokens: list[int], n: int) -> None:
@@ -329,7 +345,12 @@ def answer(session: Session, tokens: list[int], n: int) -> None:
 @pytest.mark.skipif(not Path("/usr/sbin/ip").exists() and not Path("/sbin/ip").exists(), reason="there is no `ip`")
 def test_two_hosts_answer_together_and_one_that_is_killed_in_the_middle_ends_the_answer() -> None:
     path = models.gguf("v01", "Q8_0")
-    with network(0) as (in_first, first), network(1) as (in_second, second):
+    with (
+        namespace("desk") as desk,
+        host("first", desk, "10.0.0") as (in_first, first),
+        host("second", desk, "10.0.1") as (in_second, second),
+        entered(desk),
+    ):
         rpc = [f"{first}:50052", f"{second}:50052"]
         with (
             worker(rpc[0], prefix=in_first),

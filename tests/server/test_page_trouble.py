@@ -40,6 +40,21 @@ def test_a_server_that_goes_away_is_told_and_asked_again_when_it_is_back(chromiu
     page.close()
 
 
+def test_requests_that_the_browser_drops_once_are_made_again(page: Page) -> None:
+    def drop(route: Any) -> None:
+        route.abort("failed")  # as when the computer joins a network
+
+    page.set(temperature="0")
+    page.tab.route("**/props", drop, times=1)
+    page.reload()
+    page.tab.route("**/v2/chat", drop, times=1)
+    page.ask(HELLO)
+    page.tab.route("**/page/documents*", drop, times=1)
+    page.add_files(("Velmora Bridge.txt", showcase.DOCUMENTS[1]["text"].encode()))
+    assert (len(page.texts(".stats")), page.texts(".note.problem"), page.texts("#toast *")) == (1, [], [])
+    forgive(page, "ERR_FAILED")
+
+
 def test_a_reply_that_is_cut_off_is_told_and_what_came_is_kept(endless: Page) -> None:
     page = endless
     page.tab.unroute("**/v2/chat")

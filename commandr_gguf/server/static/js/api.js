@@ -10,21 +10,35 @@ export class ApiError extends Error {
   }
 }
 
+const AGAIN_MS = 300;
 const KEY = "key"; // kept until the tab is closed, and by no other tab
 
 export const getKey = () => sessionStorage.getItem(KEY) ?? "";
 export const setKey = (key) => (key ? sessionStorage.setItem(KEY, key) : sessionStorage.removeItem(KEY));
 
-async function request(path, options = {}) {
-  const key = getKey();
-  const headers = { ...options.headers, ...(key && { Authorization: `Bearer ${key}` }) };
-  let answer;
+/**
+ * Ask, and once more if no answer came: a browser drops what it is asking when the computer joins or leaves a network,
+ * even if the server is on this computer.
+ */
+async function ask(path, options) {
   try {
-    answer = await fetch(path, { ...options, headers });
+    return await fetch(path, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+  }
+  await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+  try {
+    return await fetch(path, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ApiError("The server does not answer. Is it still running?");
   }
+}
+
+async function request(path, options = {}) {
+  const key = getKey();
+  const headers = { ...options.headers, ...(key && { Authorization: `Bearer ${key}` }) };
+  const answer = await ask(path, { ...options, headers });
   if (answer.ok) return answer;
   const body = await answer.json().catch(() => ({}));
   throw new ApiError(sentence(body.message ?? `The server answered ${answer.status}.`), answer.status);
