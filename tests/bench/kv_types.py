@@ -155,7 +155,7 @@ def table(title: str, by_length: dict[int, dict[tuple[str, str], Outcome]]) -> s
 def main() -> None:
     parser = argparse.ArgumentParser(description="What the types of the KV cache cost the embedded model.")
     parser.add_argument("model", type=Path, help="the embedded model as an F32 file")
-    parser.add_argument("--needles", type=int, nargs="*", default=(0, 384, 512, 768, 1024), help="lengths of prompts")
+    parser.add_argument("--needles", type=int, nargs="*", default=(0, 384, 512, 768), help="lengths of prompts")
     parser.add_argument("--copies", type=int, nargs="*", default=(256, 512, 1024, 2048, 4096), help="lengths")
     parser.add_argument("--count", type=int, default=60, help="questions of each length")
     parser.add_argument("--copied", type=int, default=8192, help="tokens of copies of each length")
