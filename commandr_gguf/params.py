@@ -12,6 +12,11 @@ from commandr_gguf.workers import worker_list
 
 _WHAT_FITS = -1
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
+CACHE_PAIRS = (("f16", "f16"), ("q8_0", "q8_0"), ("q8_0", "q4_0"), ("q4_0", "q4_0"))
+"""Types of K and V to choose from, the best first: K needs the better one, as tests/bench/kv_types.py measures.
+
+A card may have flash attention for two equal types only: CUDA does, as ggml compiles it.
+"""
 
 
 def cache_type(name: str, value: str) -> int:

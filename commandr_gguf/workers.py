@@ -23,11 +23,12 @@ def worker_list(rpc: str | Sequence[str] | None) -> str:
         rpc = rpc.split(",")
     if not isinstance(rpc, Sequence) or not all(isinstance(worker, str) for worker in rpc):
         raise ArgumentError(f"rpc must be host:port or a list of such, not {rpc!r}")
-    workers = [worker.strip() for worker in rpc]
-    for worker in workers:
-        host, _, port = worker.partition(":")
+    workers = []
+    for worker in rpc:
+        host, _, port = worker.strip().partition(":")
         if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
             raise ArgumentError(f"a worker is given as host:port, not {worker!r}")
+        workers.append(f"{host}:{int(port)}")  # without zeros in front: the library tells connections apart by them
     return ",".join(workers)
 
 

@@ -15,6 +15,8 @@ from commandr_gguf.devices import MemoryUse, devices
 from commandr_gguf.errors import OutOfMemoryError
 from commandr_gguf.gguf_file import GGUFFile
 from commandr_gguf.hparams import HParams
+from commandr_gguf.memory import kv_cache_bytes
+from commandr_gguf.params import CACHE_PAIRS
 from commandr_gguf.plan import host
 from commandr_gguf.plan.needs import MAPPED, held, measure
 from commandr_gguf.workers import worker_devices
@@ -121,21 +123,27 @@ def nearest(
             changed["n_gpu_layers"] = gpu_layers
         if repack != loading.get("repack", True):
             changed |= {"repack": False} | ({"cache_packed": False} if loading.get("cache_packed") else {})
-        for smaller in [{}] if session is None else _smaller_sessions(file, session):
+        elsewhere = gpu_layers > 0 or bool(loading.get("rpc"))
+        for smaller in [{}] if session is None else _smaller_sessions(file, session, equal_types=elsewhere):
             of_session = None if session is None else {**session, **smaller}
             if not lacks(measure(file, {**loading, **changed}, of_session), free):
                 return {**smaller, **changed}
     return None
 
 
-def _smaller_sessions(file: GGUFFile, session: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _smaller_sessions(file: GGUFFile, session: Mapping[str, Any], *, equal_types: bool) -> Iterator[dict[str, Any]]:
     """Changes of the session in the order of what they take away: precision of the cache, then half the context."""
-    n_ctx = session.get("n_ctx", 0) or HParams.from_gguf(file).n_ctx_train
-    types = ("f16", "q8_0", "q4_0")
-    wanted = {name: session.get(name, "f16") for name in ("type_k", "type_v")}
-    smaller_types = [{}, *({"type_k": name, "type_v": name} for name in types[1:] if name not in wanted.values())]
-    if HParams.from_gguf(file).head_dim % 32 or session.get("flash_attn") is False:
-        smaller_types = [{}]
+    hparams = HParams.from_gguf(file)
+    n_ctx = session.get("n_ctx", 0) or hparams.n_ctx_train
+
+    def size(type_k: str, type_v: str) -> int:
+        return kv_cache_bytes(hparams, LEAST_CONTEXT, type_k=type_k, type_v=type_v)
+
+    smaller_types: list[dict[str, str]] = [{}]
+    if hparams.head_dim % 32 == 0 and session.get("flash_attn") is not False:
+        wanted = size(session.get("type_k", "f16"), session.get("type_v", "f16"))
+        pairs = [pair for pair in CACHE_PAIRS if size(*pair) < wanted and (pair[0] == pair[1] or not equal_types)]
+        smaller_types += [{"type_k": type_k, "type_v": type_v} for type_k, type_v in pairs]
     asked = n_ctx
     while n_ctx == asked or n_ctx >= LEAST_CONTEXT:
         for change in smaller_types:

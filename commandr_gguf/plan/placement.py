@@ -4,8 +4,8 @@ The rules, in this order:
 
 1. As many layers as fit go on the cards, from the last one on, each card filled in turn; the head behind them.
 2. A choice is fast enough when it decodes at nine tenths of the fastest choice, or more. The others are left out.
-3. The cache is F16 if that leaves 32768 tokens of context, else Q8_0 if that does, else either if it leaves 8192, else
-   Q4_0.
+3. The cache is F16 if that leaves 32768 tokens of context, else Q8_0 if that does, else one of these if it leaves 8192,
+   on the CPU alone also Q8_0 for K with Q4_0 for V, else Q4_0.
 4. The context is the longest of these.
 
 With workers, instead of 1: of all ways to share the layers out, faster places filled first, that which decodes soonest.
@@ -20,6 +20,7 @@ from typing import Any
 
 from commandr_gguf.gguf_file import GGUFFile
 from commandr_gguf.hparams import HParams
+from commandr_gguf.params import CACHE_PAIRS
 from commandr_gguf.plan.layout import Layout, shares_of, speeds
 from commandr_gguf.plan.needs import Parts, measure, parts
 from commandr_gguf.plan.places import Place
@@ -27,14 +28,13 @@ from commandr_gguf.plan.places import Place
 N_PROMPTS = 4
 """How many prompts `CommandR` keeps of a model without a sliding window; with one each takes memory of its own."""
 FAST_ENOUGH = 0.9
-CACHE_TYPES = ("f16", "q8_0", "q4_0")
 STEPS = (
-    (32768, {"f16"}),
-    (32768, {"q8_0"}),
-    (8192, {"f16", "q8_0"}),
-    (0, {"f16", "q8_0", "q4_0"}),
+    (32768, CACHE_PAIRS[:1]),
+    (32768, CACHE_PAIRS[1:2]),
+    (8192, CACHE_PAIRS[:3]),
+    (0, CACHE_PAIRS),
 )
-"""Least contexts, and the types of the cache that are looked at for them."""
+"""Least contexts, and the types of K and V that are looked at for them."""
 CONTEXTS = (131072, 65536, 32768, 16384, 8192, 4096)
 UBATCHES = (512, 128)
 
@@ -63,20 +63,20 @@ class Planner:
 
         Args:
             n_ctx: the contexts to choose from; None takes the model's own and shorter ones.
-            types: those of the K and V caches, the best first; None takes F16, Q8_0 and Q4_0.
+            types: those of the K and V caches, the best first; None takes CACHE_PAIRS.
             n_ubatch: None takes 512, or 128 where that is too much.
         """
         trained = self.hparams.n_ctx_train
         contexts = n_ctx or sorted({trained, *(n for n in CONTEXTS if n < trained)}, reverse=True)
-        kinds = types or [(name, name) for name in CACHE_TYPES]
+        kinds = types or [(k, v) for k, v in CACHE_PAIRS if k == v or len(self.places) == 1]
         found = [layout for kind in kinds for n in contexts if (layout := self._fit(n, kind, n_ubatch))]
         if not found:
             return None
         fastest = max(layout.decode for layout in found)
         fast = [layout for layout in found if layout.decode >= FAST_ENOUGH * fastest]
         longest = max(contexts)
-        for least, names in STEPS:
-            pool = [x for x in fast if x.n_ctx >= min(least, longest) and (types or {x.type_k, x.type_v} <= names)]
+        for least, pairs in STEPS:
+            pool = [x for x in fast if x.n_ctx >= min(least, longest) and (types or (x.type_k, x.type_v) in pairs)]
             if pool:
                 break
         return max(pool, key=lambda layout: layout.n_ctx)  # the first of equals, which has the better types

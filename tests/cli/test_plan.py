@@ -138,7 +138,7 @@ def test_loading_names_options_that_fit(
     write_hollow(path, shape, "Q8_0")
     monkeypatch.setattr(host, "available_memory", lambda: 100 << 20)
     assert main(["generate", str(path), "a", "--ctx", "65536"]) == 2
-    assert capsys.readouterr().err.rstrip().endswith("; this fits: --ctx 16384 --type-k q4_0 --type-v q4_0")
+    assert capsys.readouterr().err.rstrip().endswith("; this fits: --ctx 16384 --type-k q8_0 --type-v q4_0")
 
 
 def test_wrong_placements_are_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import split_files
 from commandr_gguf import CommandR, GGUFFile, MemoryUse, Model, OutOfMemoryError
 from commandr_gguf.errors import ArgumentError
 from commandr_gguf.plan import host
-from commandr_gguf.plan.fitting import LEAST_CONTEXT, check_fits, lacks, nearest
+from commandr_gguf.plan.fitting import LEAST_CONTEXT, _smaller_sessions, check_fits, lacks, nearest
 from commandr_gguf.plan.hollow import write_hollow
 from commandr_gguf.plan.needs import held, measure
 from commandr_gguf.plan.shapes import SHAPES
@@ -57,8 +58,8 @@ def test_a_context_that_is_too_long_is_refused_with_one_that_fits(path: Path, mo
     text = str(caught.value)
     assert text.startswith(f"{path} needs ")
     assert "GiB of memory on CPU (weights 0.43 GiB, kv 4.00 GiB, compute 0.1" in text
-    assert text.endswith("GiB are free; this fits: n_ctx=16384, type_k='q4_0', type_v='q4_0'")
-    assert caught.value.fitting == {"n_ctx": 16384, "type_k": "q4_0", "type_v": "q4_0"}
+    assert text.endswith("GiB are free; this fits: n_ctx=16384, type_k='q8_0', type_v='q4_0'")
+    assert caught.value.fitting == {"n_ctx": 16384, "type_k": "q8_0", "type_v": "q4_0"}
 
 
 def test_what_is_said_to_fit_can_be_loaded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,8 +115,8 @@ def test_no_warning_where_mapped_weights_fit(
 def test_the_cache_loses_precision_before_the_context_is_cut(path: Path) -> None:
     session = {"n_ctx": 8192, "n_seq_max": 4}
     with GGUFFile(path) as file:
-        for types in ("q8_0", "q4_0"):
-            smaller = {"type_k": types, "type_v": types}
+        for type_k, type_v in (("q8_0", "q8_0"), ("q8_0", "q4_0"), ("q4_0", "q4_0")):
+            smaller = {"type_k": type_k, "type_v": type_v}
             free = {"CPU": needed(path, session | smaller)}
             assert nearest(file, {}, session, free) == smaller
         free = {"CPU": needed(path, session | {"type_k": "q4_0", "type_v": "q4_0"}) - 1}
@@ -123,6 +124,20 @@ def test_the_cache_loses_precision_before_the_context_is_cut(path: Path) -> None
         assert changes is not None
         assert changes["n_ctx"] == 4096
         assert lacks(measure(file, {}, session | changes), free) == []
+
+
+def test_what_is_asked_for_is_never_made_larger(path: Path) -> None:
+    session = {"n_ctx": 8192, "n_seq_max": 4, "type_k": "q8_0", "type_v": "q4_0"}
+    with GGUFFile(path) as file:
+        free = {"CPU": needed(path, session) - 1}
+        assert nearest(file, {}, session, free) == {"type_k": "q4_0", "type_v": "q4_0"}
+
+
+def test_a_card_is_given_two_equal_types(path: Path) -> None:
+    session = {"n_ctx": 8192, "n_seq_max": 4}
+    with GGUFFile(path) as file:
+        smaller = _smaller_sessions(file, session, equal_types=True)
+        assert [change.get("type_v") for change in itertools.islice(smaller, 3)] == [None, "q8_0", "q4_0"]
 
 
 def test_nothing_may_fit(path: Path) -> None:

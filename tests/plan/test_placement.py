@@ -83,6 +83,14 @@ def test_the_cache_is_quantized_where_that_keeps_all_on_the_card(gqa: GGUFFile) 
     assert (found.type_k, found.type_v, found.n_gpu_layers) == ("q8_0", "q8_0", 41)
 
 
+def test_without_a_card_the_values_lose_precision_before_the_keys(gqa: GGUFFile) -> None:
+    host = described("cpu", 0, int(20.2 * GIB), 50e9)
+    found = Planner(gqa, [host], n_seq_max=1).best()
+    assert found is not None
+    assert (found.type_k, found.type_v) == ("q8_0", "q4_0")
+    assert found.n_ctx >= 8192
+
+
 def test_given_types_are_kept(gqa: GGUFFile) -> None:
     found = best(gqa, card(24), n_ctx=[32768], types=[("f16", "f16")])
     assert (found.type_k, found.type_v) == ("f16", "f16")

@@ -253,6 +253,7 @@ def test_what_is_no_worker_is_an_error() -> None:
         worker_list("somewhere")
     with pytest.raises(ArgumentError, match="given as host:port, not 'a:0'"):
         worker_list(["b:1", "a:0"])
+    assert worker_list(" b:050052, a:1") == "b:50052,a:1"
     port = free_port()
     with pytest.raises(BackendError, match=f"no worker answers at 127.0.0.1:{port}"):
         worker_devices(f"127.0.0.1:{port}")
