@@ -162,11 +162,17 @@ class PrefixCache:
         """Free cells until there are `n_tokens`, from sequences that are not in use; returns whether there are."""
         with self._lock:
             while self._session.n_free < n_tokens:
-                slot = self._victim(holding=True)
-                if slot is None:
+                if not self.give_way():
                     return False
-                self._empty(slot)
             return True
+
+    def give_way(self) -> bool:
+        """Free the cells of one sequence that is not in use, the least recently used; returns whether there was one."""
+        with self._lock:
+            slot = self._victim(holding=True)
+            if slot is not None:
+                self._empty(slot)
+            return slot is not None
 
     # ---- choosing
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator
 
-from commandr_gguf.errors import CancelledError, CommandRError, ContextFullError
+from commandr_gguf.errors import CancelledError, CommandRError, ContextFullError, OutOfMemoryError
 from commandr_gguf.eval_items import NextToken, Want
 from commandr_gguf.generation import Generation, Piece
 from commandr_gguf.generation_steps import GenerationSteps
@@ -103,6 +103,11 @@ class GenerationStream(Iterator[Piece]):
             if not again or cache is None or not cache.make_room(max(self.steps.n_pending, 1)):
                 raise
             return self._evaluate(want, again=False)
+        except OutOfMemoryError:
+            # The same before the context is full, where the cache cannot grow to it.
+            if self.steps.cache is None or not self.steps.cache.give_way():
+                raise
+            return self._evaluate(want, again=again)
         if isinstance(found, CommandRError):
             raise found
         return found

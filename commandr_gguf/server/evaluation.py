@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from commandr_gguf.command_r import CommandR
-from commandr_gguf.errors import CommandRError, ContextFullError
+from commandr_gguf.errors import CommandRError, ContextFullError, OutOfMemoryError
 from commandr_gguf.eval_items import Want
 from commandr_gguf.generation import Piece
 from commandr_gguf.server.budget import PrefillBudget
@@ -80,15 +80,24 @@ class Evaluation:
             n_new = sum(len(want.tokens) - job.steps.n_held for job, want in wants)
             if self._model.cache.make_room(n_new):
                 break
-            youngest = max((job for job, _ in wants), key=lambda job: job.number)
-            self._roster.suspend(youngest)
-            wants = [(job, want) for job, want in wants if job is not youngest]
+            wants = self._without_youngest(wants)
         return wants
+
+    def _without_youngest(self, wants: list[tuple[Job, Want]]) -> list[tuple[Job, Want]]:
+        youngest = max((job for job, _ in wants), key=lambda job: job.number)
+        self._roster.suspend(youngest)
+        return [(job, want) for job, want in wants if job is not youngest]
 
     def _evaluate(self, wants: list[tuple[Job, Want]]) -> None:
         started = time.perf_counter()
         try:
             results = self._advance(wants)
+        except OutOfMemoryError as error:
+            if len(wants) > 1:  # what there is memory for goes on
+                self._evaluate(self._without_youngest(wants))
+            else:
+                self._delivery.end_by(wants[0][0], error)
+            return
         except CommandRError as error:
             for job, _ in wants:
                 self._delivery.end_by(job, error)
@@ -111,7 +120,10 @@ class Evaluation:
                 self._delivery.give(job, piece)
 
     def _advance(self, wants: list[tuple[Job, Want]]) -> list[Any]:
-        """Evaluate; without drafts and with all cells that others can give up, where it does not fit."""
+        """Evaluate; without drafts and with all cells that others can give up, where it does not fit.
+
+        Raises OutOfMemoryError: the cache cannot grow, and no other sequence can be given up for it.
+        """
         session, cache = self._model.session, self._model.cache
         try:
             return session.advance([want for _, want in wants])
@@ -119,6 +131,10 @@ class Evaluation:
             n_new = sum(len(want.tokens) - job.steps.n_held for job, want in wants)
             if not any(want.draft for _, want in wants) and not cache.make_room(n_new):
                 raise
+        except OutOfMemoryError:
+            if not cache.give_way():
+                raise
+            return self._advance(wants)
         plain = [job.steps.want(drafts=False) if want.draft else want for job, want in wants]
         return session.advance([want for want in plain if isinstance(want, Want)])
 

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 import embedded
-from commandr_gguf import CommandR, CommandRError, ContextFullError, Finish, GenerationStream, json_schema_grammar
+from commandr_gguf import (
+    CommandR,
+    CommandRError,
+    ContextFullError,
+    Finish,
+    GenerationStream,
+    OutOfMemoryError,
+    Session,
+    json_schema_grammar,
+)
 from commandr_gguf.demo import showcase
 from commandr_gguf.embedding import embed_steps
+from commandr_gguf.eval_items import Want
 from commandr_gguf.generation_steps import GenerationSteps
 from commandr_gguf.server.budget import PrefillBudget
 from commandr_gguf.server.engine import Engine
@@ -242,6 +252,57 @@ def test_when_cells_run_out_the_youngest_gives_way_and_goes_on_later() -> None:
         assert engine.counts.suspended > 0
         assert [one.tokens for one in asked] == alone
         assert leases(model) == 0
+
+
+def memory_for(monkeypatch: pytest.MonkeyPatch, n_cells: int) -> None:
+    """The cache cannot grow beyond so many cells."""
+    advance = Session.advance
+
+    def within(session: Session, wants: Sequence[Want], **options: Any) -> Any:
+        held = {seq_id: session.seq_length(seq_id) for seq_id in range(8)}
+        if sum((held | {want.seq_id: len(want.tokens) for want in wants}).values()) > n_cells:
+            raise OutOfMemoryError("the cache cannot grow")
+        return advance(session, wants, **options)
+
+    monkeypatch.setattr(Session, "advance", within)
+
+
+def test_where_memory_ends_before_the_context_idle_sequences_and_then_the_youngest_give_way(
+    model: CommandR, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = ["The harbor", "A lighthouse of stone", "Seven"]
+    alone = [text(model, prompt, 120).finish().tokens for prompt in prompts]
+    engine = Engine(model)
+    memory_for(monkeypatch, 256)  # less than the three replies above have left behind
+    asked = [Asked(engine, text(model, prompt, 120)) for prompt in prompts]
+    run_all(engine, *asked)
+    assert engine.counts.suspended > 0
+    assert [one.tokens for one in asked] == alone
+    assert leases(model) == 0
+
+
+def test_a_reply_that_memory_has_no_room_for_ends_by_an_error_and_others_are_answered(
+    model: CommandR, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(model)
+    memory_for(monkeypatch, 64)
+    long, short = Asked(engine, text(model, "The harbor", 500)), Asked(engine, text(model, "Seven", 20))
+    run_all(engine, long, short)
+    assert [str(failure.error) for failure in long.failures] == ["the cache cannot grow"]
+    assert len(short.tokens) == 20
+
+
+def test_a_reply_that_is_streamed_alone_takes_the_memory_of_idle_conversations(
+    model: CommandR, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = text(model, "Seven", 100).finish().tokens
+    for prompt in ("The harbor", "A lighthouse of stone"):
+        text(model, prompt, 100).finish()
+    memory_for(monkeypatch, 128)
+    assert text(model, "Seven", 100).finish().tokens == expected
+    memory_for(monkeypatch, 64)
+    with pytest.raises(OutOfMemoryError):
+        text(model, "Seven", 100).finish()
 
 
 def test_a_reply_alone_ends_where_the_context_does() -> None:
