@@ -20,7 +20,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VARIANTS = ("source", "wheel", "cuda", "vulkan", "metal")
-VULKAN_PROGRAM = "#include <vulkan/vulkan.h>\nint main() { return vkEnumerateInstanceVersion(0); }"
+VULKAN_PROGRAM = """
+#include <vulkan/vulkan.h>
+int main() { return vkEnumerateInstanceVersion(0) + sizeof(VkLayerSettingEXT); }
+"""
 NO_AMX = ("-mno-amx-tile", "-mno-amx-int8", "-mno-amx-bf16")
 
 
@@ -124,7 +127,7 @@ def vulkan_defines(environment: Mapping[str, str], compiler: str) -> dict[str, s
     if shutil.which("glslc", path=environment.get("PATH")) is None:
         missing.append("glslc (Debian: glslc)")
     if not compiles(compiler, VULKAN_PROGRAM, "-lvulkan"):
-        missing.append("the Vulkan headers and loader (Debian: libvulkan-dev)")
+        missing.append("the Vulkan headers, 1.3.272 or newer, and the loader (Debian 13: libvulkan-dev)")
     if not compiles(compiler, "#include <spirv/unified1/spirv.hpp>\nint main() {}"):
         missing.append("the SPIR-V headers (Debian: spirv-headers)")
     if missing:

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from commandr_gguf.devices import device_speed, read_bandwidth
+from commandr_gguf.devices import device_speed, devices, read_bandwidth
+from commandr_gguf.errors import BackendError, OutOfMemoryError
 from commandr_gguf.model import Model
 from commandr_gguf.plan.hollow import write_hollow
 from commandr_gguf.plan.places import Place
@@ -32,8 +33,9 @@ def measured(
 ) -> list[Place]:
     """The places with the speeds that were measured instead of assumed; described ones as they are.
 
-    The host's reading is measured with threads that sum up half a gigabyte; what computes a prompt with one layer
-    of 61 million weights that are zero, of the given file type, on each device. Workers compute products of ggml's.
+    The host's reading is measured with threads that sum up half a gigabyte, a card's with a product of one column; what
+    computes a prompt with one layer of 61 million weights that are zero, of the given file type, on each device.
+    Workers compute products of ggml's.
     """
     with tempfile.TemporaryDirectory(prefix="commandr-speed-") as folder:
         path = Path(folder) / "probe.gguf"
@@ -50,7 +52,8 @@ def measured(
             gpu = -1 if place.kind == "cpu" else n_gpus
             n_gpus += place.kind == "gpu"
             place = replace(place, compute=_prompt_rate(path, gpu, n_threads), compute_source="measured")  # noqa: PLW2901
-            if place.kind == "cpu" and (rate := read_bandwidth(n_threads, _READ_BYTES)):
+            rate = read_bandwidth(n_threads, _READ_BYTES) if place.kind == "cpu" else _card_reads(place)
+            if rate:
                 place = replace(place, read=rate, read_source="measured")  # noqa: PLW2901
             found.append(place)
         return found
@@ -68,6 +71,15 @@ def _worker(place: Place, workers: str, number: int) -> Place:
         link=speed.send,
         latency=speed.latency,
     )
+
+
+def _card_reads(place: Place) -> float:
+    """Bytes per second; 0 where there is no memory left to measure it in."""
+    index = [device.name for device in devices()].index(place.name)
+    try:
+        return device_speed(index).read
+    except (BackendError, OutOfMemoryError):
+        return 0.0
 
 
 def _prompt_rate(path: Path, gpu: int, n_threads: int) -> float:

@@ -18,6 +18,9 @@ enum {
     ROUNDS    = 3
 };
 
+#define LONG_SECONDS 0.5 /* for one round of several */
+#define SLOW_SECONDS 5.0 /* for the first: longer than programs take to be compiled */
+
 typedef struct measured {
     ggml_backend_t        backend;
     struct ggml_context * ctx;
@@ -63,7 +66,8 @@ static bool prepare(measured * m, ggml_backend_dev_t dev, int32_t n_threads) {
     return true;
 }
 
-/* Seconds that a graph takes, its result's first number fetched: the fastest of a few rounds. */
+/* Seconds that a graph takes, its result's first number fetched: the fastest of a few rounds behind one to begin with,
+ * in which programs may be compiled. What takes long is exact enough at once. */
 static double seconds_of(const measured * m, int graph) {
     double best = 0.0;
     for (int i = 0; i <= ROUNDS; i++) {
@@ -74,7 +78,13 @@ static double seconds_of(const measured * m, int graph) {
         }
         ggml_backend_tensor_get(m->results[graph], &first, 0, sizeof(first));
         const double taken = now() - begin;
-        best               = i > 0 && (best == 0.0 || taken < best) ? taken : best;
+        if (i == 0 && taken < SLOW_SECONDS) {
+            continue;
+        }
+        best = best == 0.0 || taken < best ? taken : best;
+        if (taken > LONG_SECONDS) {
+            break;
+        }
     }
     return best;
 }
