@@ -5,7 +5,7 @@ VENV        := .venv
 BIN         := $(VENV)/bin
 PY          := $(BIN)/python
 PIP         := $(PY) -m pip --disable-pip-version-check -qq install
-PYTEST      := $(PY) -m pytest -n auto --maxprocesses 4
+PYTEST      := $(PY) -m pytest -n auto --maxprocesses 4 --dist worksteal
 LOCK        := $(if $(shell command -v flock),flock $(VENV)/.lock)
 DEMO        := .build/demo
 

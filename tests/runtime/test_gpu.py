@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -139,7 +139,8 @@ def test_a_state_goes_from_a_card_to_the_cpu_and_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize("n_gpu_layers", [-1, 2])
 @pytest.mark.parametrize("shape", models.SHAPES)
 def test_what_is_measured_from_a_header_is_what_a_card_holds(shape: str, n_gpu_layers: int) -> None:
-    loading, options = {"n_gpu_layers": n_gpu_layers}, {"n_ctx": 1024, "n_seq_max": 2, "n_ubatch": 128}
+    loading: dict[str, Any] = {"n_gpu_layers": n_gpu_layers}
+    options: dict[str, Any] = {"n_ctx": 1024, "n_seq_max": 2, "n_ubatch": 128}
     path = models.gguf(shape, "Q4_K")
     with GGUFFile(path) as file:
         predicted = measure_needs(file, loading, options)
@@ -180,7 +181,9 @@ def replies(model: CommandR) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("n_gpu_layers", ["auto", 2])
-def test_an_answer_with_citations_is_that_of_the_cpu(demo_replies: dict[str, Any], n_gpu_layers: str | int) -> None:
+def test_an_answer_with_citations_is_that_of_the_cpu(
+    demo_replies: dict[str, Any], n_gpu_layers: Literal["auto"] | int
+) -> None:
     with CommandR(embedded.path("Q8_0"), n_gpu_layers=n_gpu_layers, n_ctx=4096) as model:
         assert GPUS[0] in {use.device for use in model.model.memory()}
         assert replies(model) == demo_replies
