@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import numpy as np
@@ -380,7 +381,8 @@ class CommandR:
         result = np.empty((len(tokens), self.model.hparams.n_vocab), dtype=np.float32)
         for start in range(0, len(tokens), self._n_batch):
             end = min(start + self._n_batch, len(tokens))
-            self.session.eval(tokens[:end], n_outputs=end - start, progress=stop.go_on)
+            evaluate = partial(self.session.eval, tokens[:end], n_outputs=end - start, progress=stop.go_on)
+            self.cache.within_memory(evaluate)
             result[start:end] = self.session.logits()
         return result
 
@@ -403,7 +405,8 @@ class CommandR:
 
     def _embed(self, text: str, pooling: Pooling, stop: Stop) -> npt.NDArray[np.float32]:
         self.cache.make_room(len(self.tokenizer.encode(text, add_special=True)))
-        return embed_text(self.session, self.tokenizer, text, pooling, n_batch=self._n_batch, progress=stop.go_on)
+        options: dict[str, Any] = {"n_batch": self._n_batch, "progress": stop.go_on}
+        return self.cache.within_memory(lambda: embed_text(self.session, self.tokenizer, text, pooling, **options))
 
     # ---- life
 

@@ -6,6 +6,8 @@ import itertools
 import os
 import threading
 import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from commandr_gguf.errors import (
     ArgumentError,
@@ -22,6 +24,8 @@ from commandr_gguf.session import Progress, Session, Tokens
 from commandr_gguf.token_buffer import token_ids
 
 MAX_SEQUENCES = 64
+
+T = TypeVar("T")
 
 
 class PrefixCache:
@@ -174,6 +178,15 @@ class PrefixCache:
                 self._empty(slot)
             return slot is not None
 
+    def within_memory(self, evaluate: Callable[[], T]) -> T:
+        """What `evaluate` returns; sequences that are not in use are given up for it where the cache cannot grow."""
+        while True:
+            try:
+                return evaluate()
+            except OutOfMemoryError:
+                if not self.give_way():
+                    raise
+
     # ---- choosing
 
     def _candidates(self, prompt: list[int]) -> list[Candidate]:
@@ -296,7 +309,8 @@ class PrefixCache:
     def _compute(self, lease: Lease, tokens: list[int], progress: Progress | None) -> None:
         """Make the lease's sequence hold these leading tokens of its prompt, unless it holds more."""
         if lease.held_tokens + lease.computed_tokens < len(tokens):
-            self._session.eval(tokens, seq_id=lease.seq_id, n_outputs=0, logits=False, progress=progress)
+            options: dict[str, Any] = {"n_outputs": 0, "logits": False, "progress": progress}
+            self.within_memory(lambda: self._session.eval(tokens, seq_id=lease.seq_id, **options))
             lease.computed_tokens = len(tokens) - lease.held_tokens
 
     def _copy_head(self, source: Slot, head: list[int], *, to_file: bool, to_slot: bool) -> None:

@@ -92,22 +92,21 @@ class GenerationStream(Iterator[Piece]):
         """The next tokens, without the draft where there are no cells for it."""
         try:
             [found] = self.steps.session.advance([want], progress=self._go_on)
-        except ContextFullError:
+        except (ContextFullError, OutOfMemoryError) as error:
             if want.draft:
                 plain = self.steps.want(drafts=False)
                 if isinstance(plain, Want):
                     return self._evaluate(plain)
                 raise CancelledError("the reply was cancelled") from None
-            # Other conversations may hold cells that this one needs.
+            # Other conversations may hold cells that this one needs; or memory, where the cache cannot grow.
             cache = self.steps.cache
+            if isinstance(error, OutOfMemoryError):
+                if cache is None or not cache.give_way():
+                    raise
+                return self._evaluate(want, again=again)
             if not again or cache is None or not cache.make_room(max(self.steps.n_pending, 1)):
                 raise
             return self._evaluate(want, again=False)
-        except OutOfMemoryError:
-            # The same before the context is full, where the cache cannot grow to it.
-            if self.steps.cache is None or not self.steps.cache.give_way():
-                raise
-            return self._evaluate(want, again=again)
         if isinstance(found, CommandRError):
             raise found
         return found

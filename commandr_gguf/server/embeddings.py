@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from commandr_gguf.command_r import CommandR
 from commandr_gguf.embedding import Pooling, embed_steps
-from commandr_gguf.errors import ContextFullError
+from commandr_gguf.errors import ContextFullError, OutOfMemoryError
 from commandr_gguf.server.errors import ClientGoneError
 from commandr_gguf.server.state import State, run_parts
 from commandr_gguf.server.stream import Receive, watching
@@ -78,6 +78,13 @@ def _work(
             rows[number] = yield from embed_steps(model.session, tokens, pooling, n_batch=_PART)
             continue
         with model.cache.lend(tokens) as lease:
-            rows[number] = yield from embed_steps(model.session, tokens, pooling, n_batch=_PART, seq_id=lease.seq_id)
+            while True:
+                steps = embed_steps(model.session, tokens, pooling, n_batch=_PART, seq_id=lease.seq_id)
+                try:
+                    rows[number] = yield from steps
+                    break
+                except OutOfMemoryError:  # the cache cannot grow
+                    if not model.cache.give_way():
+                        raise
         yield
     return rows

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from commandr_gguf.command_r import CommandR
-from commandr_gguf.errors import CommandRError, ContextFullError, OutOfMemoryError
+from commandr_gguf.errors import CancelledError, CommandRError, ContextFullError, OutOfMemoryError
 from commandr_gguf.eval_items import Want
 from commandr_gguf.generation import Piece
 from commandr_gguf.server.budget import PrefillBudget
@@ -75,8 +75,8 @@ class Evaluation:
         return len(want.tokens) - job.steps.n_held
 
     def _room_for(self, wants: list[tuple[Job, Want]]) -> list[tuple[Job, Want]]:
-        """Those for which there are cells, the youngest giving theirs up where there are not."""
-        while len(wants) > 1:
+        """Those for which there are cells, the youngest request giving its own up where there are not."""
+        while wants and len(self._roster.active) > 1:
             n_new = sum(len(want.tokens) - job.steps.n_held for job, want in wants)
             if self._model.cache.make_room(n_new):
                 break
@@ -84,7 +84,8 @@ class Evaluation:
         return wants
 
     def _without_youngest(self, wants: list[tuple[Job, Want]]) -> list[tuple[Job, Want]]:
-        youngest = max((job for job, _ in wants), key=lambda job: job.number)
+        """The youngest of all that are active waits, whether it wants anything in this step or not."""
+        youngest = max(self._roster.active, key=lambda job: job.number)
         self._roster.suspend(youngest)
         return [(job, want) for job, want in wants if job is not youngest]
 
@@ -93,10 +94,10 @@ class Evaluation:
         try:
             results = self._advance(wants)
         except OutOfMemoryError as error:
-            if len(wants) > 1:  # what there is memory for goes on
-                self._evaluate(self._without_youngest(wants))
-            else:
+            if len(self._roster.active) == 1:
                 self._delivery.end_by(wants[0][0], error)
+            elif rest := self._without_youngest(wants):  # what there is memory for goes on
+                self._evaluate(rest)
             return
         except CommandRError as error:
             for job, _ in wants:
@@ -122,21 +123,31 @@ class Evaluation:
     def _advance(self, wants: list[tuple[Job, Want]]) -> list[Any]:
         """Evaluate; without drafts and with all cells that others can give up, where it does not fit.
 
-        Raises OutOfMemoryError: the cache cannot grow, and no other sequence can be given up for it.
+        Raises ContextFullError, OutOfMemoryError: no sequence that is not in use can be given up any more.
         """
         session, cache = self._model.session, self._model.cache
-        try:
-            return session.advance([want for _, want in wants])
-        except ContextFullError:
-            n_new = sum(len(want.tokens) - job.steps.n_held for job, want in wants)
-            if not any(want.draft for _, want in wants) and not cache.make_room(n_new):
-                raise
-        except OutOfMemoryError:
-            if not cache.give_way():
-                raise
-            return self._advance(wants)
-        plain = [job.steps.want(drafts=False) if want.draft else want for job, want in wants]
-        return session.advance([want for want in plain if isinstance(want, Want)])
+        has_room = False
+        while True:
+            try:
+                return session.advance([want for _, want in wants])
+            except (ContextFullError, OutOfMemoryError) as error:
+                if any(want.draft for _, want in wants):
+                    wants = [(job, self._plain(job)) for job, _ in wants]
+                elif isinstance(error, OutOfMemoryError):  # the cache cannot grow, however much of the context is left
+                    if not cache.give_way():
+                        raise
+                else:
+                    n_new = sum(len(want.tokens) - job.steps.n_held for job, want in wants)
+                    if has_room or not cache.make_room(n_new):
+                        raise
+                    has_room = True
+
+    def _plain(self, job: Job) -> Want:
+        """What a job wants without a draft, which it gets only when it is alone."""
+        want = job.steps.want(drafts=False)
+        if isinstance(want, Piece):
+            raise CancelledError("the reply was cancelled")
+        return want
 
     def _count(self, wants: list[tuple[Job, Want]], seconds: float) -> None:
         prompts = [(job, want) for job, want in wants if job.is_prompt]

@@ -19,7 +19,6 @@ enum {
 };
 
 #define LONG_SECONDS 0.5 /* for one round of several */
-#define SLOW_SECONDS 5.0 /* for the first: longer than programs take to be compiled */
 
 typedef struct measured {
     ggml_backend_t        backend;
@@ -78,12 +77,11 @@ static double seconds_of(const measured * m, int graph) {
         }
         ggml_backend_tensor_get(m->results[graph], &first, 0, sizeof(first));
         const double taken = now() - begin;
-        if (i == 0 && taken < SLOW_SECONDS) {
-            continue;
-        }
-        best = best == 0.0 || taken < best ? taken : best;
-        if (taken > LONG_SECONDS) {
-            break;
+        if (i > 0) {
+            best = best == 0.0 || taken < best ? taken : best;
+            if (taken > LONG_SECONDS) {
+                break;
+            }
         }
     }
     return best;

@@ -24,7 +24,7 @@ from commandr_gguf.demo import showcase
 from commandr_gguf.plan.needs import held
 from commandr_gguf.plan.needs import measure as measure_needs
 
-GPUS = [device.name for device in devices() if device.type in ("gpu", "igpu")]
+GPUS = [device.name for kind in ("gpu", "igpu") for device in devices() if device.type == kind]
 IS_LAVAPIPE = any("llvmpipe" in device.description for device in devices())
 # Mean KL divergence of unrounded weights: a card multiplies with activations in 16 bits.
 LIMIT = 1e-4

@@ -17,7 +17,16 @@ import pytest
 
 import measure
 import models
-from commandr_gguf import ArgumentError, CancelledError, ContextFullError, FileError, Model, Session
+from commandr_gguf import (
+    ArgumentError,
+    CancelledError,
+    CommandR,
+    ContextFullError,
+    FileError,
+    Model,
+    OutOfMemoryError,
+    Session,
+)
 from commandr_gguf.prefix_cache import PrefixCache
 from commandr_gguf.prefix_slots import Lease, common_prefix
 
@@ -198,6 +207,26 @@ def test_room_for_the_reply_is_made_from_what_is_least_recently_used(model: Mode
         assert cache.make_room(80)
         assert session.n_free >= 80
         assert not cache.make_room(200)
+
+
+def test_idle_sequences_give_way_where_the_cache_cannot_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    with CommandR(models.gguf("gqa"), n_ctx=1024, n_seq_max=3, n_threads=1) as model:
+        tokens = np.array([5, *words(3, 99)], np.int32)
+        expected, embedding = model.logits(tokens), model.embed("a b c")
+        for seq_id in range(3):
+            model.session.eval([7, *words(seq_id, 199)], seq_id=seq_id)
+        evaluate = Session.eval
+
+        def within(session: Session, wanted: Any, *, seq_id: int = 0, **options: Any) -> Any:
+            if sum(session.seq_length(i) for i in range(3) if i != seq_id) + len(wanted) > 300:
+                raise OutOfMemoryError("the cache cannot grow")
+            return evaluate(session, wanted, seq_id=seq_id, **options)
+
+        monkeypatch.setattr(Session, "eval", within)
+        np.testing.assert_allclose(model.logits(tokens), expected, atol=1e-3)
+        np.testing.assert_allclose(model.embed("a b c"), embedding, atol=1e-3)
+        with pytest.raises(OutOfMemoryError):
+            model.logits([5, *words(3, 300)])
 
 
 def test_a_sequence_in_use_never_gives_way(model: Model) -> None:

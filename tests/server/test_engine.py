@@ -260,7 +260,7 @@ def memory_for(monkeypatch: pytest.MonkeyPatch, n_cells: int) -> None:
 
     def within(session: Session, wants: Sequence[Want], **options: Any) -> Any:
         held = {seq_id: session.seq_length(seq_id) for seq_id in range(8)}
-        if sum((held | {want.seq_id: len(want.tokens) for want in wants}).values()) > n_cells:
+        if sum((held | {want.seq_id: len(want.tokens) + len(want.draft) for want in wants}).values()) > n_cells:
             raise OutOfMemoryError("the cache cannot grow")
         return advance(session, wants, **options)
 
@@ -279,6 +279,42 @@ def test_where_memory_ends_before_the_context_idle_sequences_and_then_the_younge
     assert engine.counts.suspended > 0
     assert [one.tokens for one in asked] == alone
     assert leases(model) == 0
+
+
+def test_of_two_prompts_that_are_read_in_turns_the_younger_gives_way_where_memory_ends(
+    model: CommandR, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [long_prompt(60), long_prompt(60, "twice")]
+    with CommandR(embedded.path("Q8_0"), n_ctx=4096, n_threads=1) as other:  # nothing of them is in this one's cache
+        alone = [text(other, prompt, 10).finish().tokens for prompt in prompts]
+    n_cells = max(len(model.tokenizer.encode(prompt, add_special=True)) for prompt in prompts) + 40
+    engine = Engine(model, n_prefill=32)
+    memory_for(monkeypatch, n_cells)
+    asked = [Asked(engine, text(model, prompt, 10)) for prompt in prompts]
+    run_all(engine, *asked)
+    assert [one.failures for one in asked] == [[], []]
+    assert [one.tokens for one in asked] == alone
+
+
+def test_a_draft_is_given_up_before_a_reply_is_where_memory_ends(
+    model: CommandR, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = "a b c " * 20
+    expected = text(model, prompt, 20, speculate=True).finish()
+    assert expected.usage.drafted_tokens > 0
+    advance = Session.advance
+
+    def without_drafts(session: Session, wants: Sequence[Want], **others: Any) -> Any:
+        if any(want.draft for want in wants):
+            raise OutOfMemoryError("the cache cannot grow")
+        return advance(session, wants, **others)
+
+    monkeypatch.setattr(Session, "advance", without_drafts)
+    assert text(model, prompt, 20, speculate=True).finish().tokens == expected.tokens
+    engine = Engine(model)
+    asked = Asked(engine, text(model, prompt, 20, speculate=True))
+    run_all(engine, asked)
+    assert asked.tokens == expected.tokens
 
 
 def test_a_reply_that_memory_has_no_room_for_ends_by_an_error_and_others_are_answered(
