@@ -14,7 +14,6 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-import bounds
 import embedded
 import measure
 import models
@@ -23,11 +22,10 @@ from commandr_gguf.cli import main
 from commandr_gguf.demo import showcase
 from commandr_gguf.plan.needs import held
 from commandr_gguf.plan.needs import measure as measure_needs
+from elsewhere import LIMIT, check_logits
 
 GPUS = [device.name for kind in ("gpu", "igpu") for device in devices() if device.type == kind]
 IS_LAVAPIPE = any("llvmpipe" in device.description for device in devices())
-# Mean KL divergence of unrounded weights: a card multiplies with activations in 16 bits.
-LIMIT = 1e-4
 TOKENS = np.r_[5, np.random.default_rng(3).integers(8, 600, 1499)].astype(np.int32)
 
 pytestmark = [
@@ -41,21 +39,7 @@ two_gpus = pytest.mark.skipif(len(GPUS) < 2, reason="there are no two GPUs")
 @pytest.mark.parametrize("file_type", ["F32", "BF16", "Q8_0", "Q4_K"])
 @pytest.mark.parametrize("shape", models.SHAPES)
 def test_logits_of_whole_and_of_partial_offload(shape: str, file_type: str, n_gpu_layers: int) -> None:
-    tokens = models.golden(shape)["tokens_a"]
-    expected = models.expected_logits(shape, tokens, file_type)
-    limit = LIMIT + (0 if file_type == "F32" else bounds.from_own_weights(shape, file_type))
-    with (
-        Model(models.gguf(shape, file_type), n_gpu_layers=n_gpu_layers) as model,
-        Session(model, n_ctx=256) as session,
-    ):
-        assert {use.device for use in model.memory() if use.what == "weights"} >= {GPUS[0]}
-        session.eval(tokens, n_outputs=len(tokens))
-        assert measure.kl_divergence(session.logits(), expected) < limit
-        rows = []
-        for n in range(len(tokens) - 16, len(tokens)):
-            session.eval(tokens[: n + 1])
-            rows.append(session.logits()[-1].copy())
-        assert measure.kl_divergence(np.array(rows), expected[-16:]) < 2 * limit
+    check_logits(shape, file_type, GPUS[:1], n_gpu_layers=n_gpu_layers)
 
 
 @pytest.mark.parametrize(("kv_type", "limit"), [("f32", LIMIT), ("f16", LIMIT), ("q8_0", 2e-3), ("q4_0", 3e-1)])

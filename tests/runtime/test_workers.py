@@ -28,10 +28,9 @@ from commandr_gguf.model import Model
 from commandr_gguf.plan.needs import measure as measure_needs
 from commandr_gguf.session import Session
 from commandr_gguf.workers import serve_worker, worker_devices, worker_list
+from elsewhere import LIMIT, check_logits
 
 SECONDS = 60.0
-# Mean KL divergence of unrounded weights: attention is ggml's own there, which sums in half precision.
-LIMIT = 1e-4
 
 
 def has_rpc() -> bool:
@@ -87,21 +86,7 @@ def workers() -> Iterator[list[str]]:
 @pytest.mark.parametrize("file_type", ["F32", "BF16", "Q8_0", "Q4_K"])
 @pytest.mark.parametrize("shape", models.SHAPES)
 def test_logits_of_two_workers_are_those_of_one_machine(shape: str, file_type: str, workers: list[str]) -> None:
-    tokens = models.golden(shape)["tokens_a"]
-    expected = models.expected_logits(shape, tokens, file_type)
-    limit = LIMIT + (0 if file_type == "F32" else bounds.from_own_weights(shape, file_type))
-    with (
-        Model(models.gguf(shape, file_type), n_gpu_layers=-1, rpc=workers) as model,
-        Session(model, n_ctx=256) as session,
-    ):
-        assert {use.device for use in model.memory() if use.what == "weights"} >= {"RPC0", "RPC1"}
-        session.eval(tokens, n_outputs=len(tokens))
-        assert measure.kl_divergence(session.logits(), expected) < limit
-        rows = []
-        for n in range(len(tokens) - 16, len(tokens)):
-            session.eval(tokens[: n + 1])
-            rows.append(session.logits()[-1].copy())
-        assert measure.kl_divergence(np.array(rows), expected[-16:]) < 2 * limit
+    check_logits(shape, file_type, ("RPC0", "RPC1"), n_gpu_layers=-1, rpc=workers)
 
 
 def test_some_layers_stay_here_with_our_own_products(workers: list[str]) -> None:
