@@ -67,7 +67,7 @@ def lacking(found: Sequence[Device]) -> list[str]:
     """What this ggml has no backend for, and what a card lacks for some types of the cache, each as a sentence."""
     names = {device.name.rstrip("0123456789") for device in found}
     if sys.platform == "darwin":
-        wanted = {"Metal": "make ggml-metal"} if not any(device.type == "gpu" for device in found) else {}
+        wanted = {"Metal": "make ggml-metal"} if not any(device.type in ("gpu", "igpu") for device in found) else {}
     else:
         wanted = {name: command for name, command in _BACKENDS.items() if name not in names}
     lines = [

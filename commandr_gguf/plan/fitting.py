@@ -7,7 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,18 +45,24 @@ class Lack:
 
 
 def free_memory(rpc: str | Sequence[str] | None = None) -> dict[str, int]:
-    """Bytes that can be taken, by device, those of workers included; what works in the host's memory shares it."""
+    """Bytes that can be taken, by device, those of workers included; an igpu takes its own from the host's."""
     on_host = host.available_memory()
-    return {
-        device.name: device.memory_free if device.type == "gpu" else on_host
-        for device in [*devices(), *(worker_devices(rpc) if rpc else [])]
-        if device.type != "accel"
-    }
+    free = {}
+    for device in [*devices(), *(worker_devices(rpc) if rpc else [])]:
+        if device.type == "gpu":
+            free[device.name] = device.memory_free
+        elif device.type != "accel":
+            free[device.name] = on_host if device.type == "cpu" else min(on_host, device.memory_free)
+    return free
 
 
 def lacks(uses: Iterable[MemoryUse], free: Mapping[str, int]) -> list[Lack]:
-    """The devices on which these uses are more than what is free."""
+    """The devices on which these uses are more than what is free; the host has to hold those of its igpus as well."""
     uses = list(uses)
+    on_host = {device.type: device.name for device in devices()}.get("cpu")
+    inside = {device.name for device in devices() if device.type == "igpu"}
+    if on_host and any(use.device in inside for use in uses):
+        uses += [replace(use, device=on_host) for use in uses if use.device in inside]
     found = []
     for device in dict.fromkeys(use.device for use in uses):
         needed = held(uses, device)

@@ -56,8 +56,11 @@ class Layout:
 
     @property
     def fits(self) -> bool:
-        """Whether each place has memory for its share."""
-        return all(share.total <= share.place.memory for share in self.shares)
+        """Whether each place has memory for its share, and the host for those inside it."""
+        on_host = sum(share.total for share in self.shares if share.place.kind == "cpu" or share.place.is_inside)
+        return on_host <= self.shares[0].place.memory and all(
+            share.total <= share.place.memory for share in self.shares
+        )
 
     @property
     def uses_workers(self) -> bool:

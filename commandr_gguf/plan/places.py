@@ -53,6 +53,8 @@ class Place:
     read_source: Source = "assumed"
     compute_source: Source = "assumed"
     is_present: bool = True
+    is_inside: bool = False
+    """Whether its memory is the host's: an igpu."""
     link: float | None = None
     """Bytes per second between the host and a worker; None for what is in this machine."""
     latency: float = 0.0
@@ -94,7 +96,8 @@ def present(rpc: str | Sequence[str] | None = None) -> list[Place]:
         for device in devices():
             if device.type == kind:
                 memory = max(0, free[device.name] - GPU_RESERVE)
-                places.append(Place(device.name, "gpu", memory, read, read * FLOPS_PER_BYTE["gpu"]))
+                compute = read * FLOPS_PER_BYTE["gpu"]
+                places.append(Place(device.name, "gpu", memory, read, compute, is_inside=kind == "igpu"))
     return places
 
 

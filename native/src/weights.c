@@ -5,6 +5,7 @@
 #include "placement.h"
 #include "places.h"
 #include "threads.h"
+#include "workers.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -306,6 +307,7 @@ commandr_status commandr_weights_load(commandr_model * model, const commandr_mod
         status = commandr_places_allocate(model);
     }
     if (status == COMMANDR_OK && !model->is_measured) {
+        commandr_workers_watch(model->devs, model->n_devs);
         status = fill(&ld);
     }
     free(ld.slots);

@@ -3,6 +3,7 @@
 #include "ggml.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -16,19 +17,49 @@ static ggml_abort_callback_t                  previous;
 static atomic_bool     takes_turns;
 static pthread_mutex_t turn;
 
+#define MAX_SIGNALS 32
+static bool restarts[MAX_SIGNALS]; /* signals whose handlers do not interrupt system calls because of us; with turn */
+
 void commandr_guard_take_turns(void) {
     atomic_store(&takes_turns, true);
+}
+
+/* ggml takes a receive call that a signal interrupted for a lost connection, and Python's handlers interrupt (they only
+ * note the signal, for a time when Python runs). So as long as somebody has the turn, calls go on behind handlers. */
+static void restart_calls(bool on) {
+    for (int number = 1; number < MAX_SIGNALS; number++) {
+        struct sigaction action;
+        const bool       is_ours = restarts[number];
+        restarts[number]         = false;
+        if ((!on && !is_ours) || sigaction(number, NULL, &action) != 0 || action.sa_handler == SIG_DFL ||
+            action.sa_handler == SIG_IGN || (on && (action.sa_flags & SA_RESTART))) {
+            continue;
+        }
+        action.sa_flags  = on ? action.sa_flags | SA_RESTART : action.sa_flags & ~SA_RESTART;
+        restarts[number] = sigaction(number, &action, NULL) == 0 && on;
+    }
+}
+
+/* Whether this guard is the one that got the turn, and not one that lies inside it. */
+static bool took_turn(const commandr_guard * guard) {
+    return guard->has_turn && !(guard->outer && guard->outer->has_turn);
 }
 
 void commandr_guard_enter(commandr_guard * guard) {
     guard->has_turn = atomic_load(&takes_turns) && pthread_mutex_lock(&turn) == 0;
     guard->outer    = innermost;
     innermost       = guard;
+    if (took_turn(guard)) {
+        restart_calls(true);
+    }
 }
 
 void commandr_guard_end(commandr_guard * guard) {
     innermost = guard->outer;
     if (guard->has_turn) {
+        if (took_turn(guard)) {
+            restart_calls(false);
+        }
         pthread_mutex_unlock(&turn);
     }
 }

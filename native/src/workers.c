@@ -4,23 +4,19 @@
 #include "error.h"
 #include "log.h"
 #include "worker-guard.h"
+#include "worker-link.h"
 
-#include <errno.h>
-#include <netdb.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/time.h>
 #include <time.h>
-#include <unistd.h>
 
-#define MAX_ENDPOINT    256
-#define MAX_WORKERS     16 /* ggml's */
-#define CONNECT_SECONDS 5
-#define LOST_TRIES      10
-#define MAX_LOST        100 /* zeros before a port */
+#define MAX_ENDPOINT  256
+#define MAX_WORKERS   16 /* ggml's */
+#define GREET_SECONDS 5
+#define LOST_TRIES    10
+#define MAX_LOST      100 /* zeros before a port */
 
 typedef ggml_backend_reg_t (*add_server_fn)(const char * endpoint);
 typedef void (*start_server_fn)(const char * endpoint, const char * cache_dir, size_t n_threads, size_t n_devices,
@@ -66,32 +62,9 @@ static commandr_status check_endpoint(const char * endpoint) {
     return COMMANDR_OK;
 }
 
-/* Connects and hangs up: 0, or an errno; ETIMEDOUT, too, of a worker that serves somebody else and has a queue. */
-static int probe(const char * endpoint, struct timeval limit) {
-    char host[MAX_ENDPOINT];
-    snprintf(host, sizeof(host), "%.*s", (int) (port_of(endpoint) - 1 - endpoint), endpoint);
-    const struct addrinfo hints = { .ai_family = AF_INET, .ai_socktype = SOCK_STREAM };
-    struct addrinfo *     found = NULL;
-    if (getaddrinfo(host, port_of(endpoint), &hints, &found) != 0) {
-        return EHOSTUNREACH;
-    }
-    const int fd     = socket(found->ai_family, found->ai_socktype, found->ai_protocol);
-    int       result = fd >= 0 ? 0 : errno;
-    if (fd >= 0) {
-        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-        if (connect(fd, found->ai_addr, found->ai_addrlen) != 0) {
-            result = errno == EINPROGRESS || errno == EAGAIN ? ETIMEDOUT : errno;
-        }
-        close(fd);
-    }
-    freeaddrinfo(found);
-    return result;
-}
-
 /* Whether nobody listens there any more: one that is busy is not gone. */
 static bool is_gone(const char * endpoint) {
-    const int result = probe(endpoint, (struct timeval) { .tv_usec = 100 * 1000 });
-    return result != 0 && result != ETIMEDOUT;
+    return commandr_link_connect(endpoint, 100) == COMMANDR_LINK_REFUSED;
 }
 
 /* Appends a text, cut to the size of to. */
@@ -136,10 +109,16 @@ static commandr_status connect_to(const char * endpoint, ggml_backend_reg_t * re
     if (!w) {
         return commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "more than %d workers", MAX_WORKERS);
     }
-    /* One that serves us may have no room for a connection more. */
-    if (!is_connected && probe(endpoint, (struct timeval) { .tv_sec = CONNECT_SECONDS }) != 0) {
-        return commandr_fail(COMMANDR_ERROR_BACKEND, "no worker answers at %s: is `commandr rpc-serve` running there?",
-                             endpoint);
+    if (!is_connected) { /* one that serves us answers to nobody else */
+        const commandr_link_state state = commandr_link_greet(endpoint, GREET_SECONDS * 1000);
+        if (state != COMMANDR_LINK_ANSWERS) {
+            return commandr_fail(COMMANDR_ERROR_BACKEND,
+                                 state == COMMANDR_LINK_REFUSED
+                                     ? "no worker answers at %s: is `commandr rpc-serve` running there?"
+                                     : "no worker answers at %s in time: it serves another program, and one at a time, "
+                                       "or its host is down",
+                                 endpoint);
+        }
     }
     commandr_log_clear_error();
     *reg = add_server(spelled);
@@ -224,6 +203,18 @@ void commandr_workers_use(const ggml_backend_dev_t * devs, int32_t n_devs, int32
     }
 }
 
+void commandr_workers_watch(const ggml_backend_dev_t * devs, int32_t n_devs) {
+    for (int32_t i = 0; i < n_devs; i++) {
+        int32_t n_zeros = 0;
+        pthread_mutex_lock(&lock);
+        const worker * w = worker_of(devs[i], &n_zeros);
+        pthread_mutex_unlock(&lock);
+        if (w) {
+            commandr_link_watch(w->endpoint);
+        }
+    }
+}
+
 void commandr_buffer_free(ggml_backend_buffer_t buffer) {
     ggml_backend_dev_t dev = buffer ? ggml_backend_buft_get_device(ggml_backend_buffer_get_type(buffer)) : NULL;
     commandr_guard     guard;
@@ -243,35 +234,36 @@ void commandr_sched_free(ggml_backend_sched_t sched) {
     }
 }
 
-/* Gives up those of these devices' workers that are gone, and writes their endpoints with commas. */
-static void give_up_gone(const ggml_backend_dev_t * devs, int32_t n_devs, char * text, size_t text_size) {
+/* Gives up those of these devices' workers that are gone, or all, and writes their endpoints with commas. */
+static void give_up_some(const ggml_backend_dev_t * devs, int32_t n_devs, bool all, char * text, size_t text_size) {
     for (int32_t i = 0; i < n_devs; i++) {
         int32_t n_zeros = 0;
         pthread_mutex_lock(&lock);
         const worker * w = worker_of(devs[i], &n_zeros);
         pthread_mutex_unlock(&lock);
-        if (w && is_gone(w->endpoint)) {
+        if (w && (all || is_gone(w->endpoint))) {
             give_up(devs[i]);
-            const size_t used = strlen(text);
-            snprintf(text + used, text_size - used, "%s%s", used ? ", " : "", w->endpoint);
+            append(text, text_size, ", ", *text ? 2 : 0);
+            append(text, text_size, w->endpoint, strlen(w->endpoint));
         }
     }
 }
 
 commandr_status commandr_workers_lost(const ggml_backend_dev_t * devs, int32_t n_devs) {
     char text[1024] = "";
-    give_up_gone(devs, n_devs, text, sizeof(text));
+    give_up_some(devs, n_devs, false, text, sizeof(text));
     for (int32_t i = 0; i < LOST_TRIES && !text[0]; i++) { /* a process that ends closes one socket after the other */
         nanosleep(&(struct timespec) { .tv_nsec = 50 * 1000 * 1000 }, NULL);
-        give_up_gone(devs, n_devs, text, sizeof(text));
+        give_up_some(devs, n_devs, false, text, sizeof(text));
     }
-    for (int32_t i = 0; i < n_devs && !text[0]; i++) { /* it runs again, or cannot be told */
-        give_up(devs[i]);
+    const bool is_known = text[0] != '\0';
+    if (!is_known) { /* it runs again, or its host is silent */
+        give_up_some(devs, n_devs, true, text, sizeof(text));
     }
     return commandr_fail(COMMANDR_ERROR_BACKEND,
-                         "a worker was lost%s%s; its layers and what the sessions held are gone with it: close the "
+                         "a worker was lost: %s%s; its layers and what the sessions held are gone with it: close the "
                          "model and load it again",
-                         text[0] ? ": " : "", text);
+                         is_known || !strchr(text, ',') ? "" : "one of ", text);
 }
 
 commandr_status commandr_rpc_serve(const char * endpoint, const char * cache_dir, int32_t n_threads) {

@@ -15,6 +15,9 @@ bool commandr_is_worker(ggml_backend_dev_t dev);
 /* Counts n_models more, or less, that lie on those of these devices that are workers'. */
 void commandr_workers_use(const ggml_backend_dev_t * devs, int32_t n_devs, int32_t n_models);
 
+/* From now on a connection to them breaks when the other host falls silent. */
+void commandr_workers_watch(const ggml_backend_dev_t * devs, int32_t n_devs);
+
 /* Frees what may lie on a worker that is gone; then some of the host's memory that belongs to it stays behind. */
 void commandr_buffer_free(ggml_backend_buffer_t buffer);
 void commandr_sched_free(ggml_backend_sched_t sched);

@@ -15,9 +15,10 @@ import pytest
 import embedded
 import split_files
 from commandr_gguf import CommandR, GGUFFile, MemoryUse, Model, OutOfMemoryError
+from commandr_gguf.devices import Device
 from commandr_gguf.errors import ArgumentError
-from commandr_gguf.plan import host
-from commandr_gguf.plan.fitting import LEAST_CONTEXT, _smaller_sessions, check_fits, lacks, nearest
+from commandr_gguf.plan import fitting, host
+from commandr_gguf.plan.fitting import LEAST_CONTEXT, _smaller_sessions, check_fits, free_memory, lacks, nearest
 from commandr_gguf.plan.hollow import write_hollow
 from commandr_gguf.plan.needs import held, measure
 from commandr_gguf.plan.shapes import SHAPES
@@ -153,6 +154,19 @@ def test_cards_are_looked_at_as_the_host_is() -> None:
     [lack] = lacks(uses, {"CUDA0": 100, "CPU": 0})
     assert (lack.device, lack.needed, lack.available) == ("CUDA0", 110, 100)
     assert lacks(uses, {"CUDA0": 110, "CPU": 0}) == []
+
+
+def test_the_host_holds_what_its_igpu_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = {"CPU": ("cpu", 10**6), "Vulkan0": ("igpu", 60), "CUDA0": ("gpu", 100)}
+    there = [Device(name, "", "", kind, free, free) for name, (kind, free) in kinds.items()]
+    monkeypatch.setattr(fitting, "devices", lambda: there)
+    monkeypatch.setattr(host, "available_memory", lambda: 80)
+    free = free_memory()
+    assert free == {"CPU": 80, "Vulkan0": 60, "CUDA0": 100}
+    inside = MemoryUse("Vulkan0", "weights", 50)
+    assert lacks([inside, MemoryUse("CPU", "compute", 30), MemoryUse("CUDA0", "weights", 90)], free) == []
+    [lack] = lacks([inside, MemoryUse("CPU", "compute", 31)], free)
+    assert (lack.device, lack.needed, lack.available) == ("CPU", 81, 80)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_DATA as Linux has it")

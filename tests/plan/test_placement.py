@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -124,6 +125,14 @@ def test_a_worker_is_one_more_place_behind_a_link(gqa: GGUFFile) -> None:
     far = Place("worker:50052", "worker", near.memory, near.read, near.compute, near.read_source, link=125e6)
     assert best(gqa, far, n_ctx=[8192]).n_gpu_layers == 41
     assert best(gqa, far, n_ctx=[8192]).prefill < best(gqa, near, n_ctx=[8192]).prefill
+
+
+def test_an_igpu_and_the_host_have_one_memory(gqa: GGUFFile) -> None:
+    inside = replace(card(40), is_inside=True)
+    assert best(gqa, inside, n_ctx=[8192]).n_gpu_layers == 41
+    small = described("cpu", 0, 16 * GIB, None)
+    assert Planner(gqa, [small, replace(inside, is_inside=False)]).best([8192]) is not None
+    assert Planner(gqa, [small, inside]).best([8192]) is None
 
 
 def test_windows_of_several_prompts_are_counted() -> None:

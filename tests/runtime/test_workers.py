@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -22,7 +24,7 @@ import pytest
 import bounds
 import measure
 import models
-from commandr_gguf.errors import ArgumentError, BackendError
+from commandr_gguf.errors import ArgumentError, BackendError, OutOfMemoryError
 from commandr_gguf.gguf_file import GGUFFile
 from commandr_gguf.model import Model
 from commandr_gguf.plan.needs import measure as measure_needs
@@ -227,6 +229,32 @@ def test_a_worker_in_use_is_asked_and_used_by_further_models(workers: list[str])
     assert time.monotonic() - started < 20
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="prlimit is Linux's")
+def test_a_cache_that_cannot_grow_on_a_worker_leaves_the_session_as_it_was(workers: list[str]) -> None:
+    rng = np.random.default_rng(5)
+    tokens = [int(token) for token in rng.integers(10, 500, 24000)]
+    path = models.gguf("gqa")
+    with Model(path) as model, Session(model, n_ctx=32768) as session:
+        session.eval(tokens[:100])
+        expected = session.logits().copy()
+    with worker() as (small, process):
+        rpc = [workers[0], small]
+        with Model(path, n_gpu_layers=-1, rpc=rpc) as model, Session(model, n_ctx=32768, n_threads=1) as session:
+            session.eval(tokens[:100])
+            taken = int(Path(f"/proc/{process.pid}/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.prlimit(process.pid, resource.RLIMIT_AS, (taken + (1 << 20), resource.RLIM_INFINITY))
+            with pytest.raises(OutOfMemoryError, match=r"for the KV cache of \d+ cells cannot be allocated on RPC1"):
+                session.eval(tokens)
+            session.eval(tokens[:100])
+            assert session.n_reused() == 99
+            assert measure.kl_divergence(session.logits(), expected) < LIMIT
+            resource.prlimit(process.pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            session.eval(tokens[:2000], n_outputs=0, logits=False)
+            session.seq_rm(0, 100)
+            session.eval(tokens[:100])
+            assert measure.kl_divergence(session.logits(), expected) < LIMIT
+
+
 def test_a_worker_lends_its_cpu_with_its_memory(workers: list[str]) -> None:
     found = worker_devices(workers)
     assert [device.description for device in found] == workers
@@ -263,6 +291,41 @@ def test_something_else_that_listens_there_is_no_worker() -> None:
         other.kill()
 
 
+def test_a_worker_that_serves_another_program_is_named_and_not_waited_for() -> None:
+    with worker() as (endpoint, _):
+        hold = "import sys; from commandr_gguf.model import Model\n"
+        hold += "with Model(sys.argv[1], n_gpu_layers=-1, rpc=sys.argv[2]): print(flush=True); sys.stdin.read()"
+        command = [sys.executable, "-c", hold, str(models.gguf("gqa")), endpoint]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+            assert other.stdout is not None
+            assert other.stdin is not None
+            assert other.stdout.readline()
+            started = time.monotonic()
+            with pytest.raises(BackendError, match=f"answers at {endpoint} in time: it serves another program"):
+                Model(models.gguf("gqa"), n_gpu_layers=-1, rpc=endpoint)
+            assert time.monotonic() - started < 20
+            other.stdin.close()
+            other.wait()
+        with Model(models.gguf("gqa"), n_gpu_layers=-1, rpc=endpoint) as model, Session(model, n_ctx=256) as session:
+            session.eval([1, 2, 3])
+
+
+def test_signals_do_not_break_the_connection_to_a_worker(workers: list[str]) -> None:
+    tokens = [int(token) for token in models.golden("gqa")["tokens_a"]]
+    seen = []
+    before = signal.signal(signal.SIGALRM, lambda number, _frame: seen.append(number))
+    try:
+        with Model(models.gguf("gqa"), n_gpu_layers=-1, rpc=workers) as model, Session(model, n_ctx=256) as session:
+            signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+            for _ in range(30):
+                session.seq_rm(0)
+                session.eval(tokens)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert len(seen) > 10
+
+
 def test_beyond_loopback_it_warns_of_the_missing_authentication() -> None:
     command = [sys.executable, "-m", "commandr_gguf", "rpc-serve", "--host", "0.0.0.0", "--port", str(free_port())]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -276,6 +339,10 @@ def test_beyond_loopback_it_warns_of_the_missing_authentication() -> None:
 
 
 # ---- hosts of their own
+
+
+def has_ip() -> bool:
+    return any(Path(folder, "ip").exists() for folder in ("/usr/sbin", "/sbin"))
 
 
 def ip(*arguments: str) -> None:
@@ -328,7 +395,7 @@ def answer(session: Session, tokens: list[int], n: int) -> None:
         tokens.append(int(session.logits()[-1].argmax()))
 
 
-@pytest.mark.skipif(not Path("/usr/sbin/ip").exists() and not Path("/sbin/ip").exists(), reason="there is no `ip`")
+@pytest.mark.skipif(not has_ip(), reason="there is no `ip`")
 def test_two_hosts_answer_together_and_one_that_is_killed_in_the_middle_ends_the_answer() -> None:
     path = models.gguf("v01", "Q8_0")
     with (
@@ -350,3 +417,24 @@ def test_two_hosts_answer_together_and_one_that_is_killed_in_the_middle_ends_the
             with pytest.raises(BackendError, match=f"a worker was lost: {rpc[1]}"):
                 answer(session, [1, 2, 3], 100_000)
             timer.join()
+
+
+@pytest.mark.skipif(not has_ip(), reason="there is no `ip`")
+def test_a_host_whose_cable_is_pulled_in_the_middle_ends_the_answer() -> None:
+    with (
+        namespace("room") as desk,
+        host("third", desk, "10.0.2") as (inside, address),
+        entered(desk),
+    ):
+        endpoint = f"{address}:50052"
+        with (
+            worker(endpoint, prefix=inside),
+            Model(models.gguf("v01", "Q8_0"), n_gpu_layers=-1, rpc=endpoint) as model,
+            Session(model, n_ctx=256) as session,
+        ):
+            answer(session, [1, 2, 3], 8)
+            ip("-n", desk, "link", "set", "to-third", "down")
+            started = time.monotonic()
+            with pytest.raises(BackendError, match=f"a worker was lost: {endpoint}"):
+                answer(session, [1, 2, 3], 100_000)
+            assert time.monotonic() - started < SECONDS
