@@ -17,6 +17,7 @@ from commandr_gguf.callbacks import Callback
 from commandr_gguf.devices import MemoryUse, memory_uses
 from commandr_gguf.errors import ArgumentError, ClosedError, CommandRError, check, flag, int32, integer
 from commandr_gguf.gguf_file import encode_path
+from commandr_gguf.memory import kv_cache_bytes
 from commandr_gguf.model import Model
 from commandr_gguf.params import session_params
 from commandr_gguf.state_file import pack, unpacked
@@ -25,6 +26,7 @@ Progress = Callable[[int, int], object]
 """Called with the tokens computed and to compute; returning False cancels the evaluation."""
 
 _DEFAULT_N_OUTPUTS = 64
+_SOME_CELLS = 256
 _MAX_DRAFT_ROWS = 15
 """From 16 rows on, ggml's kernels round in another way than for one row, and more rows gain little."""
 
@@ -79,6 +81,8 @@ class SessionHandle:
         check(lib.commandr_session_init(model.pointer, params[0], out))
         self._pointer: Any = out[0]
         self._finalizer = weakref.finalize(self, lib.commandr_session_free, out[0])
+        size = kv_cache_bytes(model.hparams, _SOME_CELLS, type_k=type_k, type_v=type_v)
+        self._token_bytes = 4 + size // _SOME_CELLS  # of a state file
         self._n_ctx = int(lib.commandr_session_n_ctx(out[0]))
         n_rows = min(n_outputs or _DEFAULT_N_OUTPUTS, n_ubatch, n_batch, self._n_ctx)
         self.n_draft_max = min(n_rows, _MAX_DRAFT_ROWS) - 1
@@ -134,7 +138,8 @@ class SessionHandle:
             FormatError: the file belongs to another model or cache type, or is damaged. The sequence is as it was when
                 the file's header was refused, else empty.
         """
-        with unpacked(os.fsdecode(encode_path(path))) as raw, self._change() as pointer:
+        n_ctx, name = self.n_ctx, os.fsdecode(encode_path(path))
+        with unpacked(name, n_ctx, self._token_bytes) as raw, self._change() as pointer:
             check(lib.commandr_session_state_load(pointer, int32("seq_id", seq_id), encode_path(raw)))
 
     @staticmethod

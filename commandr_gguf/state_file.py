@@ -21,7 +21,9 @@ import zstandard
 from commandr_gguf.errors import CommandRError, FileError, FormatError
 
 _HEADER_BYTES = 80
-_ENCODING = slice(64, 68)  # of the header
+_N_TOKENS = slice(48, 56)  # of the header
+_ENCODING = slice(64, 68)
+_CHECKSUM_BYTES = 8
 _ZSTD = (1).to_bytes(4, "little")
 _MAGIC = b"CMDRSTAT"
 _BLOCK = 1 << 22  # bytes, an even number
@@ -55,8 +57,16 @@ def pack(save: Callable[[str], object], path: str) -> None:
 
 
 @contextmanager
-def unpacked(path: str) -> Iterator[str]:
+def unpacked(path: str, n_ctx: int, token_bytes: int) -> Iterator[str]:
     """The path of the raw file: `path` itself, or where it is packed, a copy in memory that goes away with the block.
+
+    A damaged file may grow without end: no more is unpacked than the tokens of its header can take, and nothing where
+    they are more than n_ctx. Who loads that finds out.
+
+    Args:
+        path: of the file.
+        n_ctx: the most tokens that there is room for.
+        token_bytes: what one takes in the file, at most.
 
     Raises:
         FormatError: the file is packed, and damaged.
@@ -72,7 +82,9 @@ def unpacked(path: str) -> Iterator[str]:
                 return
             with _temporary() as (sink, name):
                 sink.write(header[: _ENCODING.start] + bytes(4) + header[_ENCODING.stop :])
-                _unpack(source, sink)
+                n_tokens = int.from_bytes(header[_N_TOKENS], "little", signed=True)
+                if 0 < n_tokens <= n_ctx:
+                    _unpack(source, sink, n_tokens * token_bytes + _CHECKSUM_BYTES)
                 sink.flush()
                 try:
                     yield name
@@ -105,9 +117,12 @@ def _pack(source: IO[bytes], sink: IO[bytes]) -> None:
             frame.write(b"".join((block[0::2], block[1::2])))
 
 
-def _unpack(source: IO[bytes], sink: IO[bytes]) -> None:
+def _unpack(source: IO[bytes], sink: IO[bytes], most: int) -> None:
+    """Ends at the first block behind `most` bytes."""
     with zstandard.ZstdDecompressor().stream_reader(source, closefd=False) as frame:
-        while block := _read(frame, _BLOCK):
+        written = 0
+        while written <= most and (block := _read(frame, _BLOCK)):
+            written += len(block)
             data = np.frombuffer(block, np.uint8)
             pairs = np.empty_like(data)
             pairs[0::2], pairs[1::2] = np.split(data, [(len(data) + 1) // 2])

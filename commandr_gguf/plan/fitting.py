@@ -22,6 +22,9 @@ from commandr_gguf.plan.needs import MAPPED, held, measure
 from commandr_gguf.workers import worker_devices
 
 LEAST_CONTEXT = 1024
+CARD_RESERVE = 512 << 20
+"""Bytes of a card's or worker's memory left free: what drivers and products take beside ggml's buffers. An assumption,
+and one that CUDA needs: where it has no memory for a product it ends the process."""
 GIB = 1 << 30
 
 logger = logging.getLogger("commandr_gguf.plan")
@@ -45,12 +48,12 @@ class Lack:
 
 
 def free_memory(rpc: str | Sequence[str] | None = None) -> dict[str, int]:
-    """Bytes that can be taken, by device, those of workers included; an igpu takes its own from the host's."""
+    """Bytes that a model may take, by device, those of workers included; an igpu takes its own from the host's."""
     on_host = host.available_memory()
     free = {}
     for device in [*devices(), *(worker_devices(rpc) if rpc else [])]:
         if device.type == "gpu":
-            free[device.name] = device.memory_free
+            free[device.name] = max(0, device.memory_free - CARD_RESERVE)
         elif device.type != "accel":
             free[device.name] = on_host if device.type == "cpu" else min(on_host, device.memory_free)
     return free

@@ -25,10 +25,12 @@ class Share:
     """The output matrix, which on the host is the embedding as well."""
     kv: int
     compute: int
+    growth: int
+    """What a growing cache takes for a while: a layer is copied into a larger one. The host's stays in place."""
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """All that stays."""
         return self.weights + self.head + self.kv + self.compute
 
 
@@ -58,23 +60,28 @@ class Layout:
     def fits(self) -> bool:
         """Whether each place has memory for its share, and the host for those inside it."""
         on_host = sum(share.total for share in self.shares if share.place.kind == "cpu" or share.place.is_inside)
-        return on_host <= self.shares[0].place.memory and all(
-            share.total <= share.place.memory for share in self.shares
-        )
+        each = all(share.total + share.growth <= share.place.memory for share in self.shares)
+        return each and on_host <= self.shares[0].place.memory
 
     @property
     def uses_workers(self) -> bool:
         """Whether layers lie on workers."""
         return any(share.n_layers and share.place.kind == "worker" for share in self.shares)
 
+    def split(self, *, with_workers: bool) -> list[int]:
+        """The tensor_split for these devices, those of workers among them or not; empty where there is none to make."""
+        counts = [
+            s.n_layers for s in self.shares if s.place.kind == "gpu" or (with_workers and s.place.kind == "worker")
+        ]
+        return counts if len(counts) > 1 and sum(counts) else []
+
     def arguments(self) -> dict[str, Any]:
-        """Of `CommandR`, those that are not its defaults."""
+        """Of `CommandR`, those that are not its defaults; with rpc where workers are used, and else without."""
         found: dict[str, Any] = {"n_ctx": self.n_ctx}
-        counts = [s.n_layers for s in self.shares if s.place.kind != "cpu"]
-        if sum(counts):
+        if self.n_gpu_layers:
             found["n_gpu_layers"] = self.n_gpu_layers
-            if len(counts) > 1:
-                found["tensor_split"] = counts
+        if split := self.split(with_workers=self.uses_workers):
+            found["tensor_split"] = split
         if self.n_ubatch != 512:
             found["n_ubatch"] = self.n_ubatch
         types = {"type_k": self.type_k, "type_v": self.type_v}
@@ -96,13 +103,16 @@ def shares_of(places: Sequence[Place], counts: Sequence[int], parts: Parts, comp
                 head=parts.head if i == head_at else 0,
                 kv=sum(parts.kv(k) for k in layers),
                 compute=buffers if n or i in (0, head_at) else 0,
+                growth=max((parts.kv(k) for k in layers), default=0) if i else 0,
             )
         )
         layer += n
     return found
 
 
-def speeds(shares: Sequence[Share], hparams: HParams, parts: Parts, n_seq_max: int) -> tuple[float, float, float]:
+def speeds(
+    shares: Sequence[Share], hparams: HParams, parts: Parts, n_ctx: int, n_seq_max: int
+) -> tuple[float, float, float]:
     """Tokens per second: decoding with an empty cache, with a full one, and of a prompt."""
     per_layer = hparams.n_embd * (2 * hparams.n_head + 2 * hparams.n_head_kv) * hparams.head_dim
     per_layer += 3 * hparams.n_embd * hparams.n_ff
@@ -116,8 +126,9 @@ def speeds(shares: Sequence[Share], hparams: HParams, parts: Parts, n_seq_max: i
         full += (share.weights + share.head + kv) / place.decode_read
         prompt += 2.0 * per_layer * share.n_layers / place.compute
         if place.link and share.n_layers:  # a vector there and one back for each token
-            crossing = 2 * 4 * hparams.n_embd / place.link
-            empty, full = empty + crossing + MESSAGES * place.latency, full + crossing + MESSAGES * place.latency
-            prompt += crossing
+            vectors = 2 * 4 * hparams.n_embd / place.link
+            empty += vectors + MESSAGES * place.latency
+            full += vectors + MESSAGES * place.latency + 2 * n_ctx / place.link  # and the mask, in F16
+            prompt += vectors
         layer += share.n_layers
     return 1 / empty, 1 / full, 1 / prompt

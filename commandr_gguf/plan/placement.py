@@ -115,11 +115,12 @@ class Planner:
             return
         found, _, on_card = sizes
         n_layer = self.hparams.n_layer
+        growth = max(found.kv(layer) for layer in range(n_layer))
         for n_offload in range(n_layer, -1, -1):
             counts = [n_layer - n_offload]
             layer = n_layer - n_offload
             for place in self.places[1:]:
-                room, n = place.memory - on_card, 0
+                room, n = place.memory - on_card - growth, 0
                 while layer < n_layer and (size := found.layers[layer] + found.kv(layer)) <= room:
                     # Behind the last layer of all, the head has to fit as well.
                     if layer == n_layer - 1 and n_offload == n_layer and found.head + size > room:
@@ -134,11 +135,12 @@ class Planner:
         found, _, on_card = sizes
         n_layer = self.hparams.n_layer
         largest = max(found.layers[layer] + found.kv(layer) for layer in range(n_layer))
+        growth = max(found.kv(layer) for layer in range(n_layer))
         fastest_first = sorted(used, key=lambda i: -self.places[i].decode_read)
         for n_offload in range(len(used), n_layer + 1) if used else [0]:
             counts, left = [n_layer - n_offload, *(0 for _ in self.places[1:])], n_offload
             for i in fastest_first:
-                counts[i] = min(left, max(0, self.places[i].memory - on_card) // largest)
+                counts[i] = min(left, max(0, self.places[i].memory - on_card - growth) // largest)
                 left -= counts[i]
             if left == 0:
                 yield counts
@@ -147,7 +149,8 @@ class Planner:
         """The model's parts, and bytes of compute buffers on the host and on a card.
 
         A card that is not there cannot be measured. It is taken to need what the host does for the whole graph with
-        ggml's own products, which is more than a part of the graph takes.
+        ggml's own products, which is more than a part of the graph takes; and, as CUDA does, F16 copies of a layer's
+        cache of another type.
         """
         sizes: dict[str, Any] = {"n_seq_max": self.n_seq_max, "n_ubatch": n_ubatch}
         sizes |= {"type_k": types[0], "type_v": types[1]}
@@ -156,7 +159,8 @@ class Planner:
             sum(u.size for u in measure(self.file, loading, {"n_ctx": n_ctx, **sizes}) if u.what == "compute")
             for loading in ({}, {"repack": False})
         ]
-        return found, compute[0], compute[1]
+        copies = 0 if types == ("f16", "f16") else 2 * 2 * n_ctx * self.hparams.n_head_kv * self.hparams.head_dim
+        return found, compute[0], compute[1] + copies
 
     def _layout(
         self,
@@ -169,5 +173,5 @@ class Planner:
         found, on_host, on_card = sizes
         compute = [on_host, *(on_card for _ in self.places[1:])]
         shares = shares_of(self.places, counts, found, compute)
-        rates = speeds(shares, self.hparams, found, self.n_seq_max)
+        rates = speeds(shares, self.hparams, found, n_ctx, self.n_seq_max)
         return Layout(tuple(shares), n_ctx, n_ubatch, self.n_seq_max, *types, *rates)

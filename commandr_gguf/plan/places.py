@@ -13,13 +13,11 @@ from typing import Literal
 
 from commandr_gguf.devices import devices
 from commandr_gguf.errors import ArgumentError
-from commandr_gguf.plan.fitting import free_memory
+from commandr_gguf.plan.fitting import CARD_RESERVE, free_memory
 from commandr_gguf.workers import worker_devices
 
 HOST_RESERVE = 512 << 20
 """Bytes of the host's memory left free: this process's own and a little more."""
-GPU_RESERVE = 512 << 20
-"""Bytes of a card's memory left free: what its driver and its products take beside ggml's buffers. An assumption."""
 
 HOST_READ = 40e9
 GPU_READ = 400e9
@@ -69,7 +67,7 @@ class Place:
 def described(kind: Literal["cpu", "gpu"], number: int, memory: int, read: float | None) -> Place:
     """A device that is not there. read: bytes per second, None for an assumption."""
     name, reserve, usual = (
-        ("RAM", HOST_RESERVE, HOST_READ) if kind == "cpu" else (f"GPU{number}", GPU_RESERVE, GPU_READ)
+        ("RAM", HOST_RESERVE, HOST_READ) if kind == "cpu" else (f"GPU{number}", CARD_RESERVE, GPU_READ)
     )
     rate = read or usual
     source: Source = "given" if read else "assumed"
@@ -84,9 +82,8 @@ def present(rpc: str | Sequence[str] | None = None) -> list[Place]:
     free = free_memory(rpc)
     places: list[Place] = []
     for device in worker_devices(rpc) if rpc else []:
-        memory = max(0, free[device.name] - HOST_RESERVE)
         compute = HOST_READ * FLOPS_PER_BYTE["worker"]
-        places.append(Place(device.name, "worker", memory, HOST_READ, compute, link=LINK, latency=LATENCY))
+        places.append(Place(device.name, "worker", free[device.name], HOST_READ, compute, link=LINK, latency=LATENCY))
     for device in devices():
         if device.type == "cpu":
             memory = max(0, free[device.name] - HOST_RESERVE)
@@ -95,9 +92,8 @@ def present(rpc: str | Sequence[str] | None = None) -> list[Place]:
     for kind, read in (("gpu", GPU_READ), ("igpu", HOST_READ)):
         for device in devices():
             if device.type == kind:
-                memory = max(0, free[device.name] - GPU_RESERVE)
                 compute = read * FLOPS_PER_BYTE["gpu"]
-                places.append(Place(device.name, "gpu", memory, read, compute, is_inside=kind == "igpu"))
+                places.append(Place(device.name, "gpu", free[device.name], read, compute, is_inside=kind == "igpu"))
     return places
 
 

@@ -70,12 +70,13 @@ def place(file: GGUFFile, loading: Mapping[str, Any], session: Mapping[str, Any]
     if layout is None:
         return {"n_gpu_layers": 0}
     found: dict[str, Any] = {"n_gpu_layers": layout.n_gpu_layers}
-    if "tensor_split" in layout.arguments() and not loading.get("tensor_split"):
-        found["tensor_split"] = layout.arguments()["tensor_split"]
+    split = layout.split(with_workers=bool(loading.get("rpc")))
+    if split and not loading.get("tensor_split"):
+        found["tensor_split"] = split
     if asked is None and layout.n_ctx != default:
         found["n_ctx"] = layout.n_ctx
     # The real devices have the last word: their buffers can be measured.
-    free = {place.name: place.memory for place in places}
+    free = {share.place.name: share.place.memory - share.growth for share in layout.shares}
     of_session = None if session is None else {**session, "n_ctx": layout.n_ctx, "n_seq_max": planner.n_seq_max}
     of_model = {name: value for name, value in found.items() if name != "n_ctx"}
     while found["n_gpu_layers"] and lacks(measure(file, {**loading, **of_model}, of_session), free):

@@ -51,7 +51,11 @@ def measured(
                 continue
             gpu = -1 if place.kind == "cpu" else n_gpus
             n_gpus += place.kind == "gpu"
-            place = replace(place, compute=_prompt_rate(path, gpu, n_threads), compute_source="measured")  # noqa: PLW2901
+            try:
+                compute = _prompt_rate(path, gpu, n_threads)
+                place = replace(place, compute=compute, compute_source="measured")  # noqa: PLW2901
+            except (BackendError, OutOfMemoryError):
+                pass  # a card that is nearly full
             rate = read_bandwidth(n_threads, _READ_BYTES) if place.kind == "cpu" else _card_reads(place)
             if rate:
                 place = replace(place, read=rate, read_source="measured")  # noqa: PLW2901

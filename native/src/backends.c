@@ -46,6 +46,27 @@ static void start_threadpool(commandr_backends * backends, ggml_backend_dev_t cp
     }
 }
 
+/* Where the host keeps what goes to and from the devices: memory that a card can copy from by itself, where one of them
+ * has such (CUDA calls it pinned), which is the CPU's memory as well. */
+static ggml_backend_buffer_type_t host_buffer_type(const commandr_model * model) {
+    for (int32_t i = 0; i < model->n_devs; i++) {
+        ggml_backend_buffer_type_t type = ggml_backend_dev_host_buffer_type(model->devs[i]);
+        if (type) {
+            return type;
+        }
+    }
+    return ggml_backend_dev_buffer_type(commandr_device_cpu());
+}
+
+static ggml_backend_sched_t new_sched(commandr_backends * backends, const commandr_model * model, size_t max_nodes) {
+    ggml_backend_buffer_type_t types[COMMANDR_MAX_BACKENDS];
+    for (int32_t i = 0; i < backends->n; i++) {
+        types[i] = i < backends->n - 1 ? ggml_backend_get_default_buffer_type(backends->list[i])
+                                       : host_buffer_type(model);
+    }
+    return ggml_backend_sched_new(backends->list, types, backends->n, max_nodes, false, true);
+}
+
 commandr_status commandr_backends_init(commandr_backends * backends, const commandr_model * model, int32_t n_threads,
                                        size_t max_nodes, ggml_abort_callback abort, void * user_data) {
     memset(backends, 0, sizeof(*backends));
@@ -70,7 +91,7 @@ commandr_status commandr_backends_init(commandr_backends * backends, const comma
         if (set_abort) {
             set_abort(backends->list[backends->n - 1], abort, user_data);
         }
-        backends->sched = ggml_backend_sched_new(backends->list, NULL, backends->n, max_nodes, false, true);
+        backends->sched = new_sched(backends, model, max_nodes);
         if (!backends->sched) {
             status = commandr_fail(COMMANDR_ERROR_MEMORY, "out of memory for the graph scheduler");
         }

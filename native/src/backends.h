@@ -6,7 +6,7 @@
 #include "ggml-cpu.h"
 #include "model.h"
 
-#define COMMANDR_MAX_BACKENDS 24
+#define COMMANDR_MAX_BACKENDS 16 /* as many as ggml's scheduler takes */
 
 typedef struct commandr_backends {
     ggml_backend_t           list[COMMANDR_MAX_BACKENDS]; /* graphics devices, accelerators, and the CPU last */

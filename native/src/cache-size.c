@@ -30,7 +30,9 @@ static int64_t budget(const commandr_model * model, ggml_backend_dev_t dev) {
         size_t free  = 0;
         size_t total = 0;
         ggml_backend_dev_memory(dev, &free, &total);
-        return (int64_t) free / 4 * 3;
+        const int64_t own    = (int64_t) free / 4 * 3;
+        const int64_t shared = commandr_host_memory_available() / 3; /* the CPU may take half of it */
+        return commandr_device_type(dev) == GGML_BACKEND_DEVICE_TYPE_IGPU && shared < own ? shared : own;
     }
     int64_t              free = commandr_host_memory_available();
     commandr_memory_info info;

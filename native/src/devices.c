@@ -93,8 +93,8 @@ ggml_backend_buffer_type_t * commandr_device_extra_bufts(void) {
     return get ? get(cpu) : NULL;
 }
 
-/* ggml calls a Mac's graphics a card with memory of its own; Apple's processors have theirs in the host's. */
-static enum ggml_backend_dev_type type_of(ggml_backend_dev_t dev) {
+/* To ggml a Mac's graphics are a card with memory of its own. */
+enum ggml_backend_dev_type commandr_device_type(ggml_backend_dev_t dev) {
 #if defined(__APPLE__) && defined(__aarch64__)
     if (strcmp(ggml_backend_reg_name(ggml_backend_dev_backend_reg(dev)), "MTL") == 0) {
         return GGML_BACKEND_DEVICE_TYPE_IGPU;
@@ -116,7 +116,7 @@ static void describe(ggml_backend_dev_t dev, commandr_device_info * info) {
     info->features     = "";
     info->memory_free  = (int64_t) free;
     info->memory_total = (int64_t) total;
-    switch (type_of(dev)) {
+    switch (commandr_device_type(dev)) {
         case GGML_BACKEND_DEVICE_TYPE_CPU: info->type = COMMANDR_DEVICE_CPU; break;
         case GGML_BACKEND_DEVICE_TYPE_IGPU: info->type = COMMANDR_DEVICE_IGPU; break;
         case GGML_BACKEND_DEVICE_TYPE_ACCEL: info->type = COMMANDR_DEVICE_ACCEL; break;

@@ -87,6 +87,14 @@ static struct ggml_tensor * multiply(builder * b, struct ggml_tensor * w, struct
                                    : ggml_mul_mat(b->ctx, rows, x);
 }
 
+/* Results that may be beyond the numbers of half precision, in which some devices sum up unless they are told. */
+static struct ggml_tensor * in_f32(struct ggml_tensor * result) {
+    if (result->op == GGML_OP_MUL_MAT) {
+        ggml_mul_mat_set_prec(result, GGML_PREC_F32);
+    }
+    return result;
+}
+
 /* W x, for every weight matrix of the model. x: [n_in, n]; result: [n_out, n] */
 static struct ggml_tensor * product(builder * b, struct ggml_tensor * w, struct ggml_tensor * x) {
     return multiply(b, w, w, x);
@@ -228,13 +236,13 @@ static struct ggml_tensor * block(builder * b, int64_t il, struct ggml_tensor * 
         a = wanted(b, a);
         x = wanted(b, x);
     }
-    a = product(b, layer->attn_output, a);
+    a = in_f32(product(b, layer->attn_output, a));
     if (n_now < ALL) {
         products(b, w + GATE, ALL - GATE, cuts ? wanted(b, h) : h, y + GATE);
     }
     struct ggml_tensor * mid = ggml_swiglu_split(ctx, y[GATE], y[UP]);
     observe(b, il, COMMANDR_INPUT_FFN_DOWN, mid);
-    struct ggml_tensor * f = product(b, layer->ffn_down, mid);
+    struct ggml_tensor * f = in_f32(product(b, layer->ffn_down, mid));
 
     return ggml_add(ctx, ggml_add(ctx, f, x), a);
 }

@@ -3,8 +3,10 @@
 #include "cache-size.h"
 #include "devices.h"
 #include "error.h"
+#include "half-sums.h"
 #include "threads.h"
 #include "worker-guard.h"
+#include "workers.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -92,8 +94,12 @@ commandr_status commandr_session_kv_size(const commandr_hparams * hp, commandr_s
     return COMMANDR_OK;
 }
 
-/* Whether a device has flash attention for this model's heads and these cache types. */
+/* Whether a device has flash attention for this model's heads and these cache types. A worker says that it has
+ * everything; two types that differ would end one with a card of CUDA's. */
 static bool has_flash_attn(ggml_backend_dev_t dev, const commandr_hparams * hp, const commandr_session_params * p) {
+    if (commandr_is_worker(dev) && p->type_k != p->type_v) {
+        return false;
+    }
     struct ggml_context * ctx = ggml_init((struct ggml_init_params) { 8 * ggml_tensor_overhead(), NULL, true });
     if (!ctx) {
         return false;
@@ -128,6 +134,17 @@ static commandr_status choose_flash_attn(commandr_session * s) {
                              commandr_type_name(p->type_v), lack ? "a device in use does not have" : "is switched off");
     }
     return COMMANDR_OK;
+}
+
+/* BF16, which has the size of F16, in place of it where a worker would sum its values in half precision. */
+static void avoid_half_sums(commandr_session * s) {
+    commandr_session_params * p = &s->params;
+    for (int32_t i = 0; i < s->model->n_devs && s->flash_attn && p->type_v == GGML_TYPE_F16; i++) {
+        if (commandr_is_worker(s->model->devs[i]) && !s->is_measured && commandr_sums_in_half(s->model->devs[i])) {
+            p->type_v = GGML_TYPE_BF16;
+            p->type_k = p->type_k == GGML_TYPE_F16 ? GGML_TYPE_BF16 : p->type_k;
+        }
+    }
 }
 
 static double now_seconds(void) {
@@ -214,6 +231,9 @@ commandr_status commandr_session_init(commandr_model * model, commandr_session_p
     commandr_guard guard;
     if (status == COMMANDR_OK && COMMANDR_GUARD_BEGIN(guard)) {
         status = choose_flash_attn(s);
+        if (status == COMMANDR_OK) {
+            avoid_half_sums(s);
+        }
         if (status == COMMANDR_OK && is_fitted) {
             s->params.n_ctx = commandr_cache_fit(model, &s->params, s->flash_attn);
             status          = settle_params(&model->hparams, &s->params);

@@ -104,13 +104,33 @@ commandr_status commandr_session_state_save(const commandr_session * s, int32_t 
 
 /* ---- restoring ---- */
 
-/* Makes sure that the tokens fit, and have memory, once what the sequence holds alone has been given up. */
-static commandr_status make_room(commandr_session * s, int32_t seq_id, const char * path,
-                                 const commandr_state_header * h) {
+/* Cells for a sequence once what it holds alone has been given up. */
+static int64_t n_free_for(const commandr_session * s, int32_t seq_id) {
     const commandr_kv_cache * cache  = &s->caches[COMMANDR_CACHE_FULL];
     int64_t                   n_free = commandr_session_n_free(s);
     for (int64_t c = 0; c < cache->n_seen; c++) {
         n_free += cache->seqs[c] == (uint64_t) 1 << seq_id;
+    }
+    return n_free;
+}
+
+/* Gives the cells memory. */
+static commandr_status make_room(commandr_session * s, int32_t seq_id, const commandr_state_header * h) {
+    const int64_t n_free   = n_free_for(s, seq_id);
+    const int64_t n_window = s->caches[COMMANDR_CACHE_WINDOW].n_used + commandr_state_n_rows(h, COMMANDR_CACHE_WINDOW);
+    const int64_t n_cells[2] = { s->params.n_ctx - n_free + h->n_tokens, n_window };
+    return commandr_session_hold(s, n_cells, 1);
+}
+
+/* Checks the header, that its tokens fit, and that the file has the size that it calls for. */
+static commandr_status check_file(const commandr_session * s, int32_t seq_id, const char * path,
+                                  const commandr_mapping * file, commandr_state_header * h) {
+    memcpy(h, file->data, sizeof(*h));
+    const commandr_state_header want   = make_header(s, seq_id);
+    const commandr_status       status = commandr_state_header_check(h, &want, path, s->model->gguf->path);
+    const int64_t               n_free = n_free_for(s, seq_id);
+    if (status != COMMANDR_OK) {
+        return status;
     }
     if (h->n_tokens > n_free) {
         return commandr_fail(COMMANDR_ERROR_CONTEXT,
@@ -118,9 +138,13 @@ static commandr_status make_room(commandr_session * s, int32_t seq_id, const cha
                              " are free",
                              path, h->n_tokens, s->params.n_ctx, n_free);
     }
-    const int64_t n_window = s->caches[COMMANDR_CACHE_WINDOW].n_used + commandr_state_n_rows(h, COMMANDR_CACHE_WINDOW);
-    const int64_t n_cells[2] = { s->params.n_ctx - n_free + h->n_tokens, n_window };
-    return commandr_session_hold(s, n_cells, 1);
+    const int64_t size = commandr_state_size(s, h);
+    if (file->size != size) {
+        return commandr_fail(COMMANDR_ERROR_FORMAT,
+                             "%s: %" PRId64 " bytes long, and its header calls for %" PRId64 ": it %s", path,
+                             file->size, size, file->size < size ? "was cut off" : "is damaged");
+    }
+    return COMMANDR_OK;
 }
 
 /* Takes cells for the positions of a sequence that is empty. */
@@ -200,18 +224,16 @@ static commandr_status read_rest(commandr_session * s, int32_t seq_id, const cha
     return status;
 }
 
-/* Checks the header and that the file has the size that it calls for. */
-static commandr_status check_file(const commandr_session * s, int32_t seq_id, const char * path,
-                                  const commandr_mapping * file, commandr_state_header * h) {
-    memcpy(h, file->data, sizeof(*h));
-    const commandr_state_header want   = make_header(s, seq_id);
-    const commandr_status       status = commandr_state_header_check(h, &want, path, s->model->gguf->path);
-    if (status == COMMANDR_OK && file->size != commandr_state_size(s, h)) {
-        return commandr_fail(COMMANDR_ERROR_FORMAT,
-                             "%s: %" PRId64 " bytes long, and its header calls for %" PRId64 ": it was cut off", path,
-                             file->size, commandr_state_size(s, h));
+/* Gives the sequence the file's tokens in place of its own, which it keeps where there is no memory. */
+static commandr_status fill_sequence(commandr_session * s, int32_t seq_id, const char * path,
+                                     const commandr_state_header * h, const commandr_mapping * file) {
+    const commandr_status status = make_room(s, seq_id, h);
+    if (status != COMMANDR_OK) {
+        return status;
     }
-    return status;
+    commandr_session_drop_outputs(s);
+    commandr_session_truncate(s, seq_id, 0);
+    return read_rest(s, seq_id, path, h, file);
 }
 
 /* Maps a file that is large enough for a header. */
@@ -245,14 +267,9 @@ commandr_status commandr_session_state_load(commandr_session * s, int32_t seq_id
     commandr_state_header header;
     status = check_file(s, seq_id, path, &file, &header);
     if (status == COMMANDR_OK) {
-        status = make_room(s, seq_id, path, &header);
-    }
-    if (status == COMMANDR_OK) {
-        commandr_session_drop_outputs(s);
-        commandr_session_truncate(s, seq_id, 0);
         commandr_guard guard;
         if (COMMANDR_GUARD_BEGIN(guard)) {
-            status = read_rest(s, seq_id, path, &header, &file);
+            status = fill_sequence(s, seq_id, path, &header, &file);
             commandr_guard_end(&guard);
         } else {
             status = commandr_model_lost(s->model);

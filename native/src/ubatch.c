@@ -3,10 +3,13 @@
 #include "kernels/attention.h"
 #include "log.h"
 #include "session.h"
+#include "threads.h"
 
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
+
+#define LARGE_MASK ((int64_t) 4 << 20) /* cells */
 
 /* How much of a cache a graph must look at: the cells in use, rounded up so that the next graphs have the same
  * shape. */
@@ -59,18 +62,32 @@ static void set_input(struct ggml_tensor * t, const void * data) {
     }
 }
 
-static void fill_mask(const commandr_session * s, const commandr_kv_cache * cache, struct ggml_tensor * mask) {
-    if (!mask || !mask->buffer) {
-        return;
-    }
-    const ggml_fp16_t visible = ggml_fp32_to_fp16(0.0f);
-    const ggml_fp16_t hidden  = ggml_fp32_to_fp16(-INFINITY);
-    const int64_t     n_kv    = mask->ne[0];
-    for (int64_t t = 0; t < s->n_batch; t++) {
-        ggml_fp16_t * row = (ggml_fp16_t *) mask->data + t * n_kv; /* inputs live in host memory */
+typedef struct masking {
+    const commandr_session *  session;
+    const commandr_kv_cache * cache;
+    struct ggml_tensor *      mask;
+} masking;
+
+static void fill_mask_rows(void * ctx, int64_t begin, int64_t end) {
+    const masking *          job     = ctx;
+    const commandr_session * s       = job->session;
+    const ggml_fp16_t        visible = ggml_fp32_to_fp16(0.0f);
+    const ggml_fp16_t        hidden  = ggml_fp32_to_fp16(-INFINITY);
+    const int64_t            n_kv    = job->mask->ne[0];
+    for (int64_t t = begin; t < end; t++) {
+        ggml_fp16_t * row = (ggml_fp16_t *) job->mask->data + t * n_kv; /* inputs live in host memory */
         for (int64_t c = 0; c < n_kv; c++) {
-            row[c] = commandr_kv_cache_sees(cache, c, s->batch_seq[t], s->batch_pos[t]) ? visible : hidden;
+            row[c] = commandr_kv_cache_sees(job->cache, c, s->batch_seq[t], s->batch_pos[t]) ? visible : hidden;
         }
+    }
+}
+
+static void fill_mask(const commandr_session * s, const commandr_kv_cache * cache, struct ggml_tensor * mask) {
+    if (mask && mask->buffer) {
+        masking job = { s, cache, mask };
+        /* Of a long context it takes tens of milliseconds: nothing beside a CPU's layers, but not beside a card's. */
+        const bool is_large = s->n_batch * mask->ne[0] >= LARGE_MASK;
+        commandr_parallel_for(is_large ? s->params.n_threads : 1, s->n_batch, 8, fill_mask_rows, &job);
     }
 }
 
@@ -123,13 +140,14 @@ static void measure(commandr_session * s) {
     }
 }
 
-static commandr_status reserve_shape(commandr_session * s, int64_t n_tokens, int64_t n_outputs, int32_t outputs,
-                                     int64_t n_head) {
+/* n_kv: of each cache */
+static commandr_status reserve_shape(commandr_session * s, const int64_t n_kv[2], int64_t n_tokens, int64_t n_outputs,
+                                     int32_t outputs, int64_t n_head) {
     commandr_graph_shape shape;
     memset(&shape, 0, sizeof(shape));
     shape.n_tokens = n_tokens;
     for (int which = 0; which < 2; which++) {
-        shape.n_kv[which] = s->caches[which].memory.n_rows;
+        shape.n_kv[which] = n_kv[which];
     }
     shape.n_outputs        = n_outputs;
     shape.outputs          = outputs;
@@ -151,39 +169,60 @@ static commandr_status reserve_shape(commandr_session * s, int64_t n_tokens, int
     return COMMANDR_OK;
 }
 
-/* The graphs of n tokens that take most: all cells that there are rows for, and each of the forms that outputs and head
+/* The graphs of n tokens that take most: each of the forms that outputs and head
  * have. What is reserved last is the whole head with as many outputs as there may be. */
-static commandr_status reserve_tokens(commandr_session * s, int64_t n) {
+static commandr_status reserve_tokens(commandr_session * s, const int64_t n_kv[2], int64_t n) {
     const int32_t   both      = COMMANDR_OUTPUT_LOGITS | COMMANDR_OUTPUT_HIDDEN;
     const int64_t   n_head    = commandr_head_most(s->model);
     const int64_t   n_outputs = n < s->params.n_outputs ? n : s->params.n_outputs;
     commandr_status status    = COMMANDR_OK;
     if (n_outputs > 1) { /* fewer outputs than tokens are one input more */
-        status = reserve_shape(s, n, 1, both, 0);
+        status = reserve_shape(s, n_kv, n, 1, both, 0);
     }
     if (status == COMMANDR_OK && n_outputs > 1 && n_head > 0) {
-        status = reserve_shape(s, n, 1, both, n_head);
+        status = reserve_shape(s, n_kv, n, 1, both, n_head);
     }
     if (status == COMMANDR_OK && n_head > 0) {
-        status = reserve_shape(s, n, n_outputs, both, n_head);
+        status = reserve_shape(s, n_kv, n, n_outputs, both, n_head);
     }
-    return status == COMMANDR_OK ? reserve_shape(s, n, n_outputs, both, 0) : status;
+    return status == COMMANDR_OK ? reserve_shape(s, n_kv, n, n_outputs, both, 0) : status;
+}
+
+static commandr_status reserve(commandr_session * s, const int64_t n_kv[2]) {
+    /* The most tokens for which attention keeps parts of long sums: they may take more memory than a whole ubatch. */
+    const int64_t   n_parts = commandr_attention_max_parts(s->model->hparams.n_head, s->model->hparams.n_head_kv);
+    commandr_status status  = reserve_tokens(s, n_kv, 1);
+    if (status == COMMANDR_OK && n_parts > 1 && n_parts < s->params.n_ubatch) {
+        status = reserve_tokens(s, n_kv, n_parts);
+    }
+    if (status == COMMANDR_OK && s->params.n_ubatch > COMMANDR_JOINED) {
+        status = reserve_tokens(s, n_kv, COMMANDR_JOINED);
+    }
+    if (status == COMMANDR_OK && s->params.n_ubatch > 1) {
+        status = reserve_tokens(s, n_kv, s->params.n_ubatch);
+    }
+    ggml_backend_sched_reset(s->backends.sched);
+    return status;
 }
 
 commandr_status commandr_ubatch_reserve(commandr_session * s) {
-    /* The most tokens for which attention keeps parts of long sums: they may take more memory than a whole ubatch. */
-    const int64_t   n_parts = commandr_attention_max_parts(s->model->hparams.n_head, s->model->hparams.n_head_kv);
-    commandr_status status  = reserve_tokens(s, 1);
-    if (status == COMMANDR_OK && n_parts > 1 && n_parts < s->params.n_ubatch) {
-        status = reserve_tokens(s, n_parts);
+    const int64_t n_rows[2] = { s->caches[0].memory.n_rows, s->caches[1].memory.n_rows };
+    return reserve(s, n_rows);
+}
+
+/* Where there is no memory for graphs over all rows, graphs over the cells that are wanted now may still fit. */
+static commandr_status reserve_again(commandr_session * s, const int64_t n_cells[2]) {
+    commandr_status status = commandr_ubatch_reserve(s);
+    if (status == COMMANDR_ERROR_MEMORY) {
+        int64_t n_kv[2];
+        for (int which = 0; which < 2; which++) {
+            const commandr_kv_cache * cache  = &s->caches[which];
+            const int64_t             n_rows = cache->memory.n_rows;
+            const int64_t             wanted = kv_extent(cache) > n_cells[which] ? kv_extent(cache) : n_cells[which];
+            n_kv[which]                      = commandr_kv_pad(wanted) < n_rows ? commandr_kv_pad(wanted) : n_rows;
+        }
+        status = reserve(s, n_kv);
     }
-    if (status == COMMANDR_OK && s->params.n_ubatch > COMMANDR_JOINED) {
-        status = reserve_tokens(s, COMMANDR_JOINED);
-    }
-    if (status == COMMANDR_OK && s->params.n_ubatch > 1) {
-        status = reserve_tokens(s, s->params.n_ubatch);
-    }
-    ggml_backend_sched_reset(s->backends.sched);
     return status;
 }
 
@@ -203,7 +242,7 @@ commandr_status commandr_session_hold(commandr_session * s, const int64_t n_cell
     }
     s->reserve_due = s->reserve_due || has_more;
     if (status == COMMANDR_OK && s->reserve_due) {
-        status         = commandr_ubatch_reserve(s);
+        status         = reserve_again(s, n_cells);
         s->reserve_due = status != COMMANDR_OK; /* ggml has given up the buffers that it had */
     }
     return status;

@@ -19,8 +19,6 @@
 #define MAX_LOST      100 /* zeros before a port */
 
 typedef ggml_backend_reg_t (*add_server_fn)(const char * endpoint);
-typedef void (*start_server_fn)(const char * endpoint, const char * cache_dir, size_t n_threads, size_t n_devices,
-                                ggml_backend_dev_t * devices);
 
 /* What we know of a worker. ggml keeps the connection to an endpoint for good once a buffer there could not be freed,
  * also when it is broken. Another spelling of the same endpoint, with one more zero before the port, is a new one. */
@@ -37,12 +35,12 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static worker          known[MAX_WORKERS];
 static int32_t         n_known;
 
-static void * rpc_proc(const char * name) {
+void * commandr_rpc_proc(const char * name) {
     ggml_backend_reg_t reg = ggml_backend_reg_by_name("RPC");
     return reg ? ggml_backend_reg_get_proc_address(reg, name) : NULL;
 }
 
-static commandr_status no_rpc(void) {
+commandr_status commandr_rpc_missing(void) {
     return commandr_fail(COMMANDR_ERROR_UNSUPPORTED,
                          "this ggml is built without RPC; `make setup GGML=source` builds one with it");
 }
@@ -52,7 +50,7 @@ static const char * port_of(const char * endpoint) {
     return colon ? colon + 1 : "";
 }
 
-static commandr_status check_endpoint(const char * endpoint) {
+commandr_status commandr_endpoint_check(const char * endpoint) {
     const char * port  = port_of(endpoint);
     char *       end   = NULL;
     const long   value = strtol(port, &end, 10);
@@ -91,8 +89,8 @@ static worker * find_known(const char * endpoint) {
 }
 
 static commandr_status connect_to(const char * endpoint, ggml_backend_reg_t * reg) {
-    add_server_fn   add_server = (add_server_fn) rpc_proc("ggml_backend_rpc_add_server");
-    commandr_status status     = add_server ? check_endpoint(endpoint) : no_rpc();
+    add_server_fn   add_server = (add_server_fn) commandr_rpc_proc("ggml_backend_rpc_add_server");
+    commandr_status status     = add_server ? commandr_endpoint_check(endpoint) : commandr_rpc_missing();
     if (status != COMMANDR_OK) {
         return status;
     }
@@ -264,28 +262,4 @@ commandr_status commandr_workers_lost(const ggml_backend_dev_t * devs, int32_t n
                          "a worker was lost: %s%s; its layers and what the sessions held are gone with it: close the "
                          "model and load it again",
                          is_known || !strchr(text, ',') ? "" : "one of ", text);
-}
-
-commandr_status commandr_rpc_serve(const char * endpoint, const char * cache_dir, int32_t n_threads) {
-    start_server_fn start_server = NULL;
-    if (!endpoint) {
-        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "commandr_rpc_serve: endpoint must not be NULL");
-    }
-    commandr_devices_init();
-    start_server           = (start_server_fn) rpc_proc("ggml_backend_rpc_start_server");
-    commandr_status status = start_server ? check_endpoint(endpoint) : no_rpc();
-    if (status != COMMANDR_OK) {
-        return status;
-    }
-    ggml_backend_dev_t devs[MAX_WORKERS];
-    int32_t            n = commandr_device_gpus(devs, MAX_WORKERS);
-    if (n == 0) {
-        devs[n++] = commandr_device_cpu();
-    }
-    start_server(endpoint, cache_dir, (size_t) (n_threads > 0 ? n_threads : commandr_default_n_threads()), (size_t) n,
-                 devs);
-    return commandr_fail(COMMANDR_ERROR_BACKEND,
-                         "the worker at %s has stopped: the address cannot be listened on, or "
-                         "a signal came",
-                         endpoint);
 }

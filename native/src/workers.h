@@ -7,6 +7,13 @@
 
 #include <stdbool.h>
 
+/* A function of ggml's RPC by its name; NULL, and UNSUPPORTED with a sentence, in a ggml without it. */
+void *          commandr_rpc_proc(const char * name);
+commandr_status commandr_rpc_missing(void);
+
+/* ARGUMENT unless it is "host:port". */
+commandr_status commandr_endpoint_check(const char * endpoint);
+
 /* The devices of all workers in a list "host:port,host:port", in its order. *n: how many; at most capacity. */
 commandr_status commandr_workers_find(const char * list, ggml_backend_dev_t * devs, int32_t capacity, int32_t * n);
 

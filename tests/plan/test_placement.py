@@ -183,6 +183,36 @@ def test_what_does_not_fit_here_goes_on_workers_and_no_more(gqa: GGUFFile) -> No
     assert min(share.n_layers for share in both.shares) > 0
 
 
+def test_workers_that_are_not_used_are_not_in_the_split(gqa: GGUFFile) -> None:
+    found = best(gqa, worker(64), card(12), card(12, 1), n_ctx=[8192])
+    counts = [share.n_layers for share in found.shares]
+    assert counts[1] == 0
+    assert found.arguments()["tensor_split"] == counts[2:] == found.split(with_workers=False)
+    assert found.split(with_workers=True) == counts[1:]
+    alone = best(gqa, worker(64), card(80), n_ctx=[8192])
+    assert alone.arguments() == {"n_ctx": 8192, "n_gpu_layers": 41}
+
+
+def test_the_mask_of_a_long_context_goes_over_the_link_for_each_token(gqa: GGUFFile) -> None:
+    far = worker(64, read=900e9, link=117e6)
+    found = {n: best(gqa, far, n_ctx=[n], types=[("q8_0", "q8_0")]) for n in (8192, 131072)}
+    longer = {n: 1 / layout.decode_full - 1 / layout.decode for n, layout in found.items()}
+    kv = {n: layout.shares[1].kv / layout.shares[1].place.decode_read for n, layout in found.items()}
+    for n in found:
+        assert longer[n] == pytest.approx(kv[n] + 2 * n / 117e6)
+
+
+def test_a_card_has_room_for_growing_and_for_copies_of_a_quantized_cache(gqa: GGUFFile) -> None:
+    """Of 131072 tokens a layer's cache is 512 MiB in F16, and 272 MiB in Q8_0, of which CUDA makes F16 copies."""
+    for types, growth in ((("f16", "f16"), 512), (("q8_0", "q8_0"), 272)):
+        found = best(gqa, card(80), n_ctx=[131072], types=[types])
+        assert found.shares[1].growth == growth << 20
+    plain, quantized = (
+        best(gqa, card(80), n_ctx=[131072], types=[(kind, kind)]).shares[1].compute for kind in ("f16", "q8_0")
+    )
+    assert quantized - plain == pytest.approx(512 << 20, rel=0.05)
+
+
 def test_a_card_is_filled_before_a_worker(gqa: GGUFFile) -> None:
     small = described("cpu", 0, 4 * GIB, 50e9)
     found = Planner(gqa, [small, worker(16), card(16)]).best([4096])

@@ -9,43 +9,26 @@ import numpy as np
 import pytest
 
 import long_models
+import loud
 import measure
 import models
-import shapes
 from commandr_gguf.model import Model
 from commandr_gguf.session import Session
 from reference import Reference
 
-N_TOKENS = 900
-GAIN = np.float32(150)
 QUERIES_AND_KEYS = "q_proj.weight", "k_proj.weight"
 
 
 @pytest.fixture(scope="module")
-def loud(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A checkpoint and its F32 file, with value vectors a hundred times as long and little preference among keys.
-
-    A prompt of one token over and over then sums up to far above 65504, the largest 16-bit float.
-    """
-    folder = tmp_path_factory.mktemp("loud")
-    config = shapes.SHAPES["gqa"]
-    gains = {"v_proj": GAIN, "o_proj": 1 / GAIN, "k_proj": np.float32(0.05)}
-    replace = {
-        name: values * gains[name.split(".")[-2]]
-        for name, values in shapes.tensors(config, 0)
-        if name.split(".")[-2] in gains
-    }
-    checkpoint = shapes.write_checkpoint(folder / "checkpoint", "gqa", dtype="F32", replace=replace)
-    return checkpoint, models.convert(checkpoint, folder / "loud.gguf", "F32")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return loud.write(tmp_path_factory.mktemp("loud"))
 
 
 @pytest.mark.parametrize("flash_attn", [False, True])
 @pytest.mark.parametrize(("kv_type", "max_kl"), [("f16", 1e-5), ("bf16", 1e-4), ("q8_0", 1e-3)])
-def test_long_sums_of_large_values(loud: tuple[Path, Path], kv_type: str, max_kl: float, flash_attn: bool) -> None:
-    checkpoint, file = loud
-    tokens = np.full(N_TOKENS, 300, np.int32)
-    tokens[0] = 5
-    tokens[-3:] = 400, 500, 600
+def test_long_sums_of_large_values(files: tuple[Path, Path], kv_type: str, max_kl: float, flash_attn: bool) -> None:
+    checkpoint, file = files
+    tokens = loud.TOKENS
     expected = Reference(checkpoint).logits(tokens)[-5:]
     options: dict[str, Any] = {
         "n_ctx": 1024,
@@ -56,7 +39,7 @@ def test_long_sums_of_large_values(loud: tuple[Path, Path], kv_type: str, max_kl
     with Model(file) as model, Session(model, flash_attn=flash_attn, **options) as session:
         session.eval(tokens[:-2], n_outputs=3)
         rows = [session.logits()]
-        for n in (N_TOKENS - 1, N_TOKENS):
+        for n in (len(tokens) - 1, len(tokens)):
             session.eval(tokens[:n])
             rows.append(session.logits())
         logits = np.concatenate(rows)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zstandard
 
 import models
 from commandr_gguf import ContextFullError, FileError, FormatError, GGUFFile, Model, Session, UnsupportedError
@@ -190,6 +191,26 @@ def test_a_packed_file_cannot_be_written(session: Session, tmp_path: Path) -> No
         session.save_state(tmp_path / "fifo", compress=True)
     with pytest.raises(FileError, match="cannot be written: No such file"):
         session.save_state(tmp_path / "none" / "packed", compress=True)
+
+
+def test_no_more_is_unpacked_than_the_header_calls_for(
+    session: Session, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bomb = zstandard.ZstdCompressor().compress(bytes(1 << 30))
+    packed.write_bytes(packed.read_bytes()[:80] + bomb)
+    written = []
+    real = os.memfd_create
+    monkeypatch.setattr(os, "memfd_create", lambda name: written.append(real(name)) or os.dup(written[0]))
+    with pytest.raises(FormatError, match="packed: [0-9]+ bytes long, and its header calls for [0-9]+: it is damaged"):
+        session.load_state(packed)
+    assert os.fstat(written[0]).st_size <= 8 << 20
+    os.close(written[0])
+    assert session.seq_tokens() == TOKENS.tolist()
+
+
+def test_a_packed_file_of_more_tokens_than_the_context_says_so(model: Model, packed: Path) -> None:
+    with Session(model, n_ctx=64) as small, pytest.raises(ContextFullError, match=r"packed: its 100 tokens do not fit"):
+        small.load_state(packed)
 
 
 def test_files_of_version_1_are_refused_by_name(session: Session, state: Path) -> None:
