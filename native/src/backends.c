@@ -61,8 +61,8 @@ static ggml_backend_buffer_type_t host_buffer_type(const commandr_model * model)
 static ggml_backend_sched_t new_sched(commandr_backends * backends, const commandr_model * model, size_t max_nodes) {
     ggml_backend_buffer_type_t types[COMMANDR_MAX_BACKENDS];
     for (int32_t i = 0; i < backends->n; i++) {
-        types[i] = i < backends->n - 1 ? ggml_backend_get_default_buffer_type(backends->list[i])
-                                       : host_buffer_type(model);
+        types[i] =
+            i < backends->n - 1 ? ggml_backend_get_default_buffer_type(backends->list[i]) : host_buffer_type(model);
     }
     return ggml_backend_sched_new(backends->list, types, backends->n, max_nodes, false, true);
 }

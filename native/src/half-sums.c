@@ -12,10 +12,10 @@ enum {
 #define BYTE 0x3c
 
 static bool computes_wrong(ggml_backend_t backend, struct ggml_context * ctx) {
-    struct ggml_tensor * q    = ggml_new_tensor_3d(ctx, GGML_TYPE_F32, N_DIM, 1, 1);
-    struct ggml_tensor * k    = ggml_new_tensor_3d(ctx, GGML_TYPE_F16, N_DIM, N_KEYS, 1);
-    struct ggml_tensor * v    = ggml_new_tensor_3d(ctx, GGML_TYPE_F16, N_DIM, N_KEYS, 1);
-    struct ggml_tensor * mean = ggml_flash_attn_ext(ctx, q, k, v, NULL, 1.0f, 0.0f, 0.0f);
+    struct ggml_tensor * q     = ggml_new_tensor_3d(ctx, GGML_TYPE_F32, N_DIM, 1, 1);
+    struct ggml_tensor * k     = ggml_new_tensor_3d(ctx, GGML_TYPE_F16, N_DIM, N_KEYS, 1);
+    struct ggml_tensor * v     = ggml_new_tensor_3d(ctx, GGML_TYPE_F16, N_DIM, N_KEYS, 1);
+    struct ggml_tensor * mean  = ggml_flash_attn_ext(ctx, q, k, v, NULL, 1.0f, 0.0f, 0.0f);
     struct ggml_cgraph * graph = ggml_new_graph_custom(ctx, 8, false);
     ggml_flash_attn_ext_set_prec(mean, GGML_PREC_F32);
     ggml_build_forward_expand(graph, mean);
