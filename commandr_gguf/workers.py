@@ -26,8 +26,10 @@ def worker_list(rpc: str | Sequence[str] | None) -> str:
     workers = []
     for worker in rpc:
         host, _, port = worker.strip().partition(":")
-        if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
+        if not host or not (port.isascii() and port.isdigit()):
             raise ArgumentError(f"a worker is given as host:port, not {worker!r}")
+        if not 0 < int(port) < 65536:
+            raise ArgumentError(f"{worker}: a port is 1 to 65535")
         workers.append(f"{host}:{int(port)}")  # without zeros in front: the library tells connections apart by them
     return ",".join(workers)
 
@@ -50,6 +52,19 @@ def worker_devices(rpc: str | Sequence[str]) -> list[Device]:
         found.append(device_of(info))
 
 
+def free_address(host: str, port: int) -> str:
+    """The number of an address that can be listened on. Raises ArgumentError for any other."""
+    try:
+        address = socket.gethostbyname(host)  # ggml listens on numbers only, of IPv4
+    except OSError as error:
+        raise ArgumentError(f"{host} is no address of this machine: {error.strerror or error}") from error
+    try:
+        socket.create_server((address, port)).close()
+    except OSError as error:
+        raise ArgumentError(f"{host}:{port} cannot be listened on: {os.strerror(error.errno or 0)}") from error
+    return address
+
+
 def serve_worker(
     host: str = "127.0.0.1",
     port: int = DEFAULT_PORT,
@@ -68,13 +83,10 @@ def serve_worker(
         cache_dir: a folder in which large weights are kept, so that they are sent once only.
 
     Raises:
-        BackendError: the address cannot be listened on, or a signal came.
+        ArgumentError: there is no such address, or another program listens there.
+        BackendError: the worker ended.
         UnsupportedError: this ggml is built without RPC.
     """
-    try:
-        address = socket.gethostbyname(host)  # ggml listens on numbers only, of IPv4
-    except OSError as error:
-        raise ArgumentError(f"{host} is no address of this machine: {error.strerror or error}") from error
-    endpoint = worker_list(f"{address}:{port}").encode()
+    endpoint = worker_list(f"{free_address(host, port)}:{port}").encode()
     cache = ffi.NULL if cache_dir is None else ffi.new("char[]", encode_path(f"{os.fspath(cache_dir)}/"))
     check(lib.commandr_rpc_serve(endpoint, cache, int32("n_threads", n_threads)))

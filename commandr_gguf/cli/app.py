@@ -29,8 +29,9 @@ from commandr_gguf.cli import (
     sensitivity,
     serve,
 )
+from commandr_gguf.cli.flags import in_options
 from commandr_gguf.cli.signals import Stopped, stopped_by_signals
-from commandr_gguf.errors import CommandRError
+from commandr_gguf.errors import ArgumentError, CommandRError
 
 EXIT_OUTPUT = 1
 EXIT_ERROR = 2
@@ -115,8 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with stopped_by_signals():
             app(argv, prog_name="commandr")
-    except CommandRError as error:
-        return _fail(error, EXIT_ERROR)
+    except (CommandRError, MemoryError) as error:
+        return _fail(_sentence(error), EXIT_ERROR)
     except OSError as error:
         return _output_failed(error)
     except (KeyboardInterrupt, Stopped) as stop:
@@ -126,6 +127,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _output_failed(exit_.__context__)
         return _flush(exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None))
     return _flush(0)
+
+
+def _sentence(error: Exception) -> str:
+    if not isinstance(error, CommandRError):
+        return "out of memory: the system, or a limit such as `ulimit -v`, leaves less than this takes"
+    return in_options(str(error)) if isinstance(error, ArgumentError) else str(error)
 
 
 def _flush(code: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,13 @@ OPTIONS = {
     "type_k": "--type-k",
     "type_v": "--type-v",
 }
+_IN_MESSAGES = OPTIONS | {"n_threads": "--threads", "n_keep": "--keep", "context_shift=True": "--context-shift"}
+_NAMES = re.compile(rf"(?<![\w./-])({'|'.join(_IN_MESSAGES)})(?![\w./-])")
+
+
+def in_options(message: str) -> str:
+    """What is said of arguments of Python, said of options."""
+    return _NAMES.sub(lambda found: _IN_MESSAGES[found[1]], message)
 
 
 def flags(arguments: Mapping[str, Any]) -> list[str]:

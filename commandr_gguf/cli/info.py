@@ -25,7 +25,15 @@ _LONG_ARRAY = 16
 def info(
     model: options.ModelPath,
     n_ctx: Annotated[
-        int | None, typer.Option("--ctx", "-c", help="Context whose memory to state; the model's without it.")
+        Any,
+        typer.Option(
+            "--ctx",
+            "-c",
+            parser=options.tokens,
+            metavar="TOKENS",
+            help="Context whose memory to state; the model's without it.",
+            show_default=False,
+        ),
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -63,7 +71,7 @@ def describe(file: GGUFFile, n_ctx: int | None) -> dict[str, Any]:
         hparams = HParams.from_gguf(file)
     except UnsupportedError:
         return report
-    n_ctx = hparams.n_ctx_train if n_ctx is None else n_ctx
+    n_ctx = n_ctx or hparams.n_ctx_train
     report["memory"] = {
         "n_ctx": n_ctx,
         "weights": sum(entry["bytes"] for entry in tensors.values()),

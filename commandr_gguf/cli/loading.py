@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,7 +36,7 @@ def check_numbers(max_tokens: int | None, **sampling: Any) -> dict[str, Any]:
 def load(path: Path, **options: Any) -> CommandR:
     """`CommandR(path, **options)`; the bar goes away when the model is there."""
     if not options.get("rpc"):
-        warn_without_gpu(options.get("n_gpu_layers", 0))
+        warn_without_gpu(options.get("n_gpu_layers", 0), options.get("tensor_split"))
     _check(options)
     model = _with_bar(CommandR, path, options)
     _warn_without_cache(model.model, options)
@@ -49,10 +49,13 @@ def load(path: Path, **options: Any) -> CommandR:
     return model
 
 
-def warn_without_gpu(n_gpu_layers: int | str) -> None:
-    """Say that --gpu-layers has no effect, where it has none."""
-    if n_gpu_layers not in (0, "auto") and not any(device.type in ("gpu", "igpu") for device in devices()):
-        print("commandr: --gpu-layers has no effect: no GPU is present", file=sys.stderr)
+def warn_without_gpu(n_gpu_layers: int | str, split: Sequence[float] | None = None) -> None:
+    """Say that --gpu-layers and --tensor-split have no effect, where they have none."""
+    if any(device.type in ("gpu", "igpu") for device in devices()):
+        return
+    for option, is_given in (("--gpu-layers", n_gpu_layers not in (0, "auto")), ("--tensor-split", bool(split))):
+        if is_given:
+            print(f"commandr: {option} has no effect: no GPU is present", file=sys.stderr)
 
 
 def load_model(path: Path, **options: Any) -> Model:

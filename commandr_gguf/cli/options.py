@@ -32,6 +32,14 @@ def _shares(value: str) -> list[float]:
         raise typer.BadParameter(f"{value!r} is not a list of numbers such as 3,1") from None
 
 
+def tokens(value: str | int) -> int:
+    """A number of tokens: 32768, or 32K."""
+    found = re.fullmatch(r"(-?[0-9]{1,15})([kK]?)", str(value))
+    if found is None:
+        raise typer.BadParameter(f"{value!r} is not a number of tokens such as 32768 or 32K")
+    return int(found[1]) * (1024 if found[2] else 1)
+
+
 _MODEL, _SAMPLING = "Model", "Sampling"
 
 ModelPath = Annotated[
@@ -39,12 +47,14 @@ ModelPath = Annotated[
 ]
 
 Ctx = Annotated[
-    int | None,
+    Any,
     typer.Option(
         "--ctx",
         "-c",
+        parser=tokens,
+        metavar="TOKENS",
         rich_help_panel=_MODEL,
-        help="Tokens that prompt and replies may have; 0 = as many as the model was trained for. "
+        help="Tokens that prompt and replies may have, such as 32K; 0 = as many as the model was trained for. "
         "Without it as many of those as fit in memory. Memory for them is taken as they come.",
         show_default=False,
     ),

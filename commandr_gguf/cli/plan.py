@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -21,11 +22,15 @@ from commandr_gguf.gguf_file import GGUFFile
 from commandr_gguf.plan.hollow import hollow_file
 from commandr_gguf.plan.layout import Layout
 from commandr_gguf.plan.placement import CONTEXTS, Planner
-from commandr_gguf.plan.places import Place, described, parse_bytes, parse_rate, present
+from commandr_gguf.plan.places import DECODE_SHARE, Place, described, parse_bytes, parse_rate, present
 from commandr_gguf.plan.shapes import find_shape
 from commandr_gguf.plan.speed import measured
 
 _GIB = 1 << 30
+_SHORT = (4096, 2048, 1024, 512)
+"""Contexts that are offered where not even the shortest of the plan fits."""
+_USUAL_TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M", "Q2_K")
+"""That need no importance matrix, from the largest on."""
 
 
 def plan(
@@ -34,7 +39,10 @@ def plan(
         str | None,
         typer.Option("--shape", metavar="NAME", help="Instead of a file a published model, such as command-r-v01."),
     ] = None,
-    file_type: Annotated[str, typer.Option("--type", help="With --shape: the file type, as for convert.")] = "Q4_K_M",
+    file_type: Annotated[
+        str | None,
+        typer.Option("--type", help="With --shape: the file type, as for convert; Q4_K_M.", show_default=False),
+    ] = None,
     vram: Annotated[
         list[str] | None,
         typer.Option("--vram", metavar="SIZE", help="A card with so much free memory, such as 24G; once for each."),
@@ -59,7 +67,16 @@ def plan(
         ),
     ] = None,
     n_ctx: Annotated[
-        int | None, typer.Option("--ctx", "-c", help="Context that is wanted; without it the longest that is fast.")
+        Any,
+        typer.Option(
+            "--ctx",
+            "-c",
+            parser=options.tokens,
+            metavar="TOKENS",
+            help="Context that is wanted, such as 32K; 0 = what the model was trained for. Without it the longest "
+            "that is fast.",
+            show_default=False,
+        ),
     ] = None,
     type_k: Annotated[str | None, typer.Option("--type-k", help="Type of the K cache; chosen without it.")] = None,
     type_v: Annotated[str | None, typer.Option("--type-v", help="Type of the V cache; as --type-k without it.")] = None,
@@ -77,21 +94,39 @@ def plan(
     `commandr plan --shape command-r-v01 --type Q4_K_M --vram 24G --ram 64G --bandwidth 936G`
     """
     if (model is None) == (shape is None):
-        raise ArgumentError("give a GGUF file, or --shape and the name of a published model")
-    if n_ctx is not None and n_ctx < 1:
-        raise ArgumentError(f"--ctx must be 1 or more, not {n_ctx}")
+        raise ArgumentError(
+            "give a GGUF file, or --shape and the name of a published model" + (", not both" if model else "")
+        )
+    if model and file_type:
+        raise ArgumentError(f"--type goes with --shape: {model} has types of its own")
+    if n_ctx is not None and n_ctx < 0:
+        raise ArgumentError(f"--ctx must be 0 or more, not {n_ctx}")
     places = _places(vram or [], ram, bandwidth or [], hosts)
+    if len(places) > 1 and (type_k or type_v) and (type_k or type_v) != (type_v or type_k):
+        raise ArgumentError("--type-k and --type-v must be equal where there are cards or workers")
+    file_type = file_type or "Q4_K_M"
     source: AbstractContextManager[GGUFFile]
     source = GGUFFile(model) if model else hollow_file(find_shape(shape or ""), file_type)
-    name = str(model) if model else f"{shape}-{file_type}.gguf"
+    name = _argument(model) if model else f"{shape}-{file_type}.gguf"
     with source as file:
         planner = Planner(file, measured(places, _main_type(file), n_threads, hosts))
         types = None if type_k is None and type_v is None else [(type_k or type_v or "", type_v or type_k or "")]
+        trained = planner.hparams.n_ctx_train
+        n_ctx = trained if n_ctx == 0 else n_ctx
         contexts = None if n_ctx is None else [n_ctx]
         layout = planner.best(contexts, types)
         nearest, shortest = (None, None) if layout else _nearest(planner, n_ctx, types)
+        smaller = _smaller_type(planner, shape) if shape and not (layout or nearest) else None
         ways = _ways(planner, layout, types) if hosts and layout else None
     report = _report(name, layout or nearest, shortest, planner.places, hosts)
+    if n_ctx is not None and n_ctx > trained:
+        print(
+            f"commandr: {name}: --ctx {n_ctx} is beyond the {trained} tokens that the model was trained for",
+            file=sys.stderr,
+        )
+    if smaller:
+        report["type_that_fits"] = smaller
+        report["problem"] += f"; as {smaller} it fits"
     if ways:
         report["spreading"] = ways
     if as_json:
@@ -100,6 +135,22 @@ def plan(
         _print(report)
     if layout is None:
         raise OutOfMemoryError(report["problem"])
+
+
+def _smaller_type(planner: Planner, shape: str) -> str | None:
+    """The largest usual type with which a published model fits; None when none does."""
+    n_bytes = sum(tensor.size for tensor in planner.file.tensors)
+    for name in _USUAL_TYPES:
+        with hollow_file(find_shape(shape), name) as file:
+            other = Planner(file, planner.places)
+            if sum(tensor.size for tensor in file.tensors) < n_bytes and other.best([*_SHORT]):
+                return name
+    return None
+
+
+def _argument(path: Path) -> str:
+    """A path that no command takes for an option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
 
 
 def _ways(planner: Planner, layout: Layout, types: list[tuple[str, str]] | None) -> dict[str, Any]:
@@ -146,7 +197,7 @@ def _main_type(file: GGUFFile) -> str:
 def _nearest(planner: Planner, n_ctx: int | None, types: list[tuple[str, str]] | None) -> tuple[Layout | None, Layout]:
     """The best that fits when the wishes are given up one by one; and the wish, placed on the host as if it fitted."""
     wanted = n_ctx or min(4096, planner.hparams.n_ctx_train)
-    shorter = [n for n in (*CONTEXTS, 2048, 1024, 512) if n <= wanted]
+    shorter = [n for n in dict.fromkeys((*CONTEXTS, *_SHORT)) if n <= wanted]
     wish = planner.smallest(wanted, types[0] if types else ("f16", "f16"))
     found = planner.best([wanted], None) or planner.best(shorter, types) or planner.best(shorter, None)
     return found, wish
@@ -235,20 +286,25 @@ def _print(report: dict[str, Any]) -> None:
         soft_wrap=True,
     )
     console.print(
-        f"decode  {found['decode_tokens_per_second']:8.1f} tokens/s, "
-        f"{found['decode_tokens_per_second_full']:.1f} with a full context\n"
-        f"prefill {found['prefill_tokens_per_second']:8.1f} tokens/s"
+        f"decode  {_rate(found['decode_tokens_per_second']):>8} tokens/s, "
+        f"{_rate(found['decode_tokens_per_second_full'])} with a full context\n"
+        f"prefill {_rate(found['prefill_tokens_per_second']):>8} tokens/s"
     )
     for device in report["devices"]:
         read, compute = device["read_bytes_per_second"] / 1e9, device["operations_per_second"] / 1e9
         console.print(
-            f"  {device['device']}: reads {read:.0f} GB/s ({device['read_source']}), "
+            f"  {device['device']}: reads {read:.0f} GB/s ({device['read_source']}; decoding is taken to reach "
+            f"{DECODE_SHARE[device['read_source']]:.0%} of it), "
             f"computes {compute:.0f} GFLOP/s ({device['compute_source']}){_link(device)}",
             soft_wrap=True,
         )
     if "spreading" in report:
         console.print(_verdict(report["spreading"]), soft_wrap=True)
     console.print(f"\n{report['command']}", markup=False, soft_wrap=True)
+
+
+def _rate(per_second: float) -> str:
+    return f"{per_second:.1f}" if per_second < 100 else f"{per_second:.0f}"
 
 
 def _link(device: dict[str, Any]) -> str:

@@ -46,7 +46,9 @@ class PromptProgress:
     def __init__(self) -> None:
         self._is_terminal = sys.stderr.isatty()
         self._n_total = 0
+        self._n_done = 0
         self._started = 0.0
+        self._ends: float | None = None  # as estimated when a part was done
         self._shown = False
 
     def __call__(self, n_done: int, n_total: int) -> None:
@@ -55,12 +57,14 @@ class PromptProgress:
             return
         now = time.monotonic()
         if n_total != self._n_total:
-            self._n_total, self._started = n_total, now
+            self._n_total, self._n_done, self._started, self._ends = n_total, 0, now, None
+        if n_done > self._n_done:
+            self._n_done, self._ends = n_done, self._started + (now - self._started) * n_total / n_done
         if n_done >= n_total:
             self.clear()
         elif now - self._started >= 1.0:
             self._shown = True
-            rest = f", {(now - self._started) * (n_total - n_done) / n_done:.0f} s left" if n_done else ""
+            rest = f", {max(0.0, self._ends - now):.0f} s left" if self._ends else ""
             line = f"\rreading the prompt: {n_done} of {n_total} tokens{rest}\x1b[K"
             print(line, end="", file=sys.stderr, flush=True)
 

@@ -14,7 +14,7 @@ from typing import Any
 from commandr_gguf.chat.conversation import Conversation
 from commandr_gguf.chat.reply import Reply
 from commandr_gguf.cli.replies import ReplyPrinter, print_text
-from commandr_gguf.errors import CommandRError
+from commandr_gguf.errors import BackendError, CommandRError
 
 # Python can be built without it.
 _readline: Any = importlib.import_module("readline") if importlib.util.find_spec("readline") else None
@@ -84,6 +84,8 @@ class Repl:
             if not self._interactive:
                 raise
             _say(str(error))
+            if isinstance(error, BackendError):
+                _say("/save FILE keeps this conversation; /load FILE goes on with it in a new chat")
 
     def _answer(self, text: str) -> None:
         events = self._conversation.ask(text)

@@ -13,7 +13,7 @@ import typer
 from commandr_gguf.cli import options
 from commandr_gguf.cli.loading import set_verbose
 from commandr_gguf.errors import FileError
-from commandr_gguf.workers import DEFAULT_PORT, serve_worker
+from commandr_gguf.workers import DEFAULT_PORT, free_address, serve_worker
 
 
 def rpc_serve(
@@ -43,6 +43,7 @@ def rpc_serve(
     # It has nothing to save, and waits where Python does not look at signals.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
+    free_address(host, port)
     if not _is_loopback(host):
         print(
             f"commandr: WARNING: {host} is reachable from other machines, and ggml's RPC has no authentication and no "

@@ -22,6 +22,7 @@ from commandr_gguf.plan.needs import MAPPED, held, measure
 from commandr_gguf.workers import worker_devices
 
 LEAST_CONTEXT = 1024
+FAR_TOO_LONG = 8
 CARD_RESERVE = 512 << 20
 """Bytes of a card's or worker's memory left free: what drivers and products take beside ggml's buffers. An assumption,
 and one that CUDA needs: where it has no memory for a product it ends the process."""
@@ -92,8 +93,8 @@ def check_fits(file: GGUFFile, loading: Mapping[str, Any], session: Mapping[str,
         CommandRError: what loading would raise.
     """
     free = free_memory(loading.get("rpc"))
-    uses = measure(file, loading, session)
-    found = lacks(uses, free)
+    uses = [] if _is_far_too_long(file, session, free) else measure(file, loading, session)
+    found = lacks(uses, free) if uses else [_cache_alone(file, session or {}, free)]
     if not found:
         _warn(file.path, uses, free)
         return
@@ -135,6 +136,8 @@ def nearest(
         elsewhere = gpu_layers > 0 or bool(loading.get("rpc"))
         for smaller in [{}] if session is None else _smaller_sessions(file, session, equal_types=elsewhere):
             of_session = None if session is None else {**session, **smaller}
+            if _is_far_too_long(file, of_session, free):
+                continue
             if not lacks(measure(file, {**loading, **changed}, of_session), free):
                 return {**smaller, **changed}
     return None
@@ -157,7 +160,23 @@ def _smaller_sessions(file: GGUFFile, session: Mapping[str, Any], *, equal_types
     while n_ctx == asked or n_ctx >= LEAST_CONTEXT:
         for change in smaller_types:
             yield ({} if n_ctx == asked else {"n_ctx": n_ctx}) | change
-        n_ctx //= 2
+        n_ctx = min(n_ctx // 2, hparams.n_ctx_train)
+
+
+def _cache_bytes(file: GGUFFile, session: Mapping[str, Any]) -> int:
+    hparams = HParams.from_gguf(file)
+    sizes = {name: session[name] for name in ("n_seq_max", "n_ubatch", "type_k", "type_v") if name in session}
+    return kv_cache_bytes(hparams, session.get("n_ctx") or hparams.n_ctx_train, **sizes)
+
+
+def _is_far_too_long(file: GGUFFile, session: Mapping[str, Any] | None, free: Mapping[str, int]) -> bool:
+    """Whether the cache alone is many times all memory: laying that out would take memory and time by itself."""
+    return session is not None and _cache_bytes(file, session) > FAR_TOO_LONG * sum(free.values())
+
+
+def _cache_alone(file: GGUFFile, session: Mapping[str, Any], free: Mapping[str, int]) -> Lack:
+    size = _cache_bytes(file, session)
+    return Lack(" and ".join(free), size, sum(free.values()), {"kv": size})
 
 
 def _fewer(n_gpu_layers: int) -> Iterator[int]:

@@ -64,6 +64,11 @@ class Layout:
         return each and on_host <= self.shares[0].place.memory
 
     @property
+    def is_on_cards(self) -> bool:
+        """Whether all layers and the head lie on cards of this machine."""
+        return all(s.place.kind == "gpu" for s in self.shares if s.n_layers or s.head)
+
+    @property
     def uses_workers(self) -> bool:
         """Whether layers lie on workers."""
         return any(share.n_layers and share.place.kind == "worker" for share in self.shares)
@@ -73,7 +78,7 @@ class Layout:
         counts = [
             s.n_layers for s in self.shares if s.place.kind == "gpu" or (with_workers and s.place.kind == "worker")
         ]
-        return counts if len(counts) > 1 and sum(counts) else []
+        return counts if len(counts) > 1 and any(counts) else []
 
     def arguments(self) -> dict[str, Any]:
         """Of `CommandR`, those that are not its defaults; with rpc where workers are used, and else without."""

@@ -3,10 +3,11 @@
 The rules, in this order:
 
 1. As many layers as fit go on the cards, from the last one on, each card filled in turn; the head behind them.
-2. A choice is fast enough when it decodes at nine tenths of the fastest choice, or more. The others are left out.
-3. The cache is F16 if that leaves 32768 tokens of context, else Q8_0 if that does, else one of these if it leaves 8192,
-   on the CPU alone also Q8_0 for K with Q4_0 for V, else Q4_0.
-4. The context is the longest of these.
+2. A model of which all fits on cards with 4096 tokens stays there. Else 32768 tokens are worth more than some layers on
+   a card, and else 8192 are. The cache is Q4_0 only where nothing else fits.
+3. Of what is left, what decodes at nine tenths of the fastest choice or more is fast enough.
+4. Of that, the cache is F16 if that leaves 32768 tokens, else Q8_0 if that does, else one of these if it leaves 8192,
+   on the CPU alone also Q8_0 for K with Q4_0 for V; and the context is the longest.
 
 With workers, instead of 1: of all ways to share the layers out, faster places filled first, that which decodes soonest.
 That leaves on workers what does not fit here, unless one of them is so much faster that the way to it pays.
@@ -28,6 +29,9 @@ from commandr_gguf.plan.places import Place
 N_PROMPTS = 4
 """How many prompts `CommandR` keeps of a model without a sliding window; with one each takes memory of its own."""
 FAST_ENOUGH = 0.9
+ON_CARDS = 4096
+"""Tokens with which a model on cards alone is of use."""
+WORTHWHILE = (32768, 8192)
 STEPS = (
     (32768, CACHE_PAIRS[:1]),
     (32768, CACHE_PAIRS[1:2]),
@@ -72,14 +76,24 @@ class Planner:
         found = [layout for kind in kinds for n in contexts if (layout := self._fit(n, kind, n_ubatch))]
         if not found:
             return None
-        fastest = max(layout.decode for layout in found)
-        fast = [layout for layout in found if layout.decode >= FAST_ENOUGH * fastest]
+        pool = self._worthwhile(found, max(contexts), any_type=types is not None)
+        fastest = max(layout.decode for layout in pool)
+        fast = [layout for layout in pool if layout.decode >= FAST_ENOUGH * fastest]
         longest = max(contexts)
         for least, pairs in STEPS:
             pool = [x for x in fast if x.n_ctx >= min(least, longest) and (types or (x.type_k, x.type_v) in pairs)]
             if pool:
                 break
         return max(pool, key=lambda layout: layout.n_ctx)  # the first of equals, which has the better types
+
+    @staticmethod
+    def _worthwhile(found: Sequence[Layout], longest: int, *, any_type: bool) -> Sequence[Layout]:
+        """Rule 2. any_type: the types were asked for, so that none of them is worse than another."""
+        exact = [x for x in found if any_type or x.type_k != "q4_0"]
+        pool = [x for x in exact if x.is_on_cards and x.n_ctx >= min(ON_CARDS, longest)]
+        for least in WORTHWHILE:
+            pool = pool or [x for x in exact if x.n_ctx >= min(least, longest)]
+        return pool or exact or found
 
     def smallest(self, n_ctx: int, types: tuple[str, str], n_ubatch: int | None = None) -> Layout:
         """All of the model on the host, whether it fits or not: to say by how much it does not."""

@@ -100,11 +100,13 @@ def present(rpc: str | Sequence[str] | None = None) -> list[Place]:
 def parse_bytes(name: str, text: str) -> int:
     """Bytes of "24G", "512M" or "1.5T", which are powers of 1024, or of a plain number.
 
-    Raises ArgumentError, which names the argument.
+    Raises ArgumentError, which names the argument; also for less than a megabyte, which nobody means.
     """
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     if found is None or (size := int(float(found[1]) * _UNITS[found[2].upper()])) < 1:
         raise ArgumentError(f"{name} must be a size such as 24G, not {text!r}")
+    if size < _UNITS["M"]:
+        raise ArgumentError(f"{name} {text} is {size} bytes: write 24G for gigabytes")
     return size
 
 

@@ -54,12 +54,15 @@ commandr_status commandr_placement_choose(commandr_model * model, const commandr
         }
     }
     n_gpus += commandr_device_gpus(gpus + n_gpus, MAX_GPUS - n_gpus);
-    if (params->n_gpu_layers < -1 || params->main_device < -1 || params->n_tensor_split < 0) {
-        return commandr_fail(
-            COMMANDR_ERROR_ARGUMENT,
-            "n_gpu_layers is %d, main_device %d and n_tensor_split %d; the first two are -1 or more, the "
-            "last 0 or more",
-            params->n_gpu_layers, params->main_device, params->n_tensor_split);
+    if (params->n_gpu_layers < -1 || params->main_device < -1) {
+        const bool is_layers = params->n_gpu_layers < -1;
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "%s must be -1 or more, not %d",
+                             is_layers ? "n_gpu_layers" : "main_device",
+                             is_layers ? params->n_gpu_layers : params->main_device);
+    }
+    if (params->n_tensor_split < 0) {
+        return commandr_fail(COMMANDR_ERROR_ARGUMENT, "n_tensor_split must be 0 or more, not %d",
+                             params->n_tensor_split);
     }
     if (params->n_gpu_layers == 0 || n_gpus == 0) {
         return COMMANDR_OK;

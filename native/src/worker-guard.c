@@ -24,6 +24,18 @@ void commandr_guard_take_turns(void) {
     atomic_store(&takes_turns, true);
 }
 
+static struct sigaction before_interrupts;
+
+/* The first Ctrl-C is only noted; the next one interrupts the call, which may be waiting for a worker that has stopped. */
+static void on_interrupt(int number) {
+    struct sigaction action;
+    before_interrupts.sa_handler(number);
+    if (sigaction(number, NULL, &action) == 0 && action.sa_handler == on_interrupt) {
+        action.sa_flags &= ~SA_RESTART;
+        sigaction(number, &action, NULL);
+    }
+}
+
 /* ggml takes a receive call that a signal interrupted for a lost connection, and Python's handlers interrupt (they only
  * note the signal, for a time when Python runs). So as long as somebody has the turn, calls go on behind handlers. */
 static void restart_calls(bool on) {
@@ -34,6 +46,14 @@ static void restart_calls(bool on) {
         if ((!on && !is_ours) || sigaction(number, NULL, &action) != 0 || action.sa_handler == SIG_DFL ||
             action.sa_handler == SIG_IGN || (on && (action.sa_flags & SA_RESTART))) {
             continue;
+        }
+        if (!on && action.sa_handler == on_interrupt) {
+            sigaction(number, &before_interrupts, NULL);
+            continue;
+        }
+        if (on && number == SIGINT && !(action.sa_flags & SA_SIGINFO)) {
+            before_interrupts = action;
+            action.sa_handler = on_interrupt;
         }
         action.sa_flags  = on ? action.sa_flags | SA_RESTART : action.sa_flags & ~SA_RESTART;
         restarts[number] = sigaction(number, &action, NULL) == 0 && on;

@@ -45,8 +45,12 @@ static bool resolve(const char * endpoint, struct sockaddr_in * address) {
 static int open_link(const char * endpoint, int milliseconds, commandr_link_state * state) {
     struct sockaddr_in   address;
     const struct timeval limit = { milliseconds / 1000, milliseconds % 1000 * 1000 };
-    const int            fd    = resolve(endpoint, &address) ? socket(AF_INET, SOCK_STREAM, 0) : -1;
-    *state                     = COMMANDR_LINK_REFUSED;
+    *state                     = COMMANDR_LINK_NO_HOST;
+    if (!resolve(endpoint, &address)) {
+        return -1;
+    }
+    *state       = COMMANDR_LINK_REFUSED;
+    const int fd = socket(AF_INET, SOCK_STREAM, 0);
     if (fd < 0) {
         return -1;
     }

@@ -5,7 +5,8 @@
 typedef enum commandr_link_state {
     COMMANDR_LINK_ANSWERS,
     COMMANDR_LINK_SILENT, /* something listens, or its host is down: nothing came in time */
-    COMMANDR_LINK_REFUSED /* nobody listens there, or there is no such host */
+    COMMANDR_LINK_REFUSED, /* nobody listens there */
+    COMMANDR_LINK_NO_HOST
 } commandr_link_state;
 
 /* Connects and hangs up. endpoint: "host:port". */

@@ -62,7 +62,7 @@ commandr_status commandr_endpoint_check(const char * endpoint) {
 
 /* Whether nobody listens there any more: one that is busy is not gone. */
 static bool is_gone(const char * endpoint) {
-    return commandr_link_connect(endpoint, 100) == COMMANDR_LINK_REFUSED;
+    return commandr_link_connect(endpoint, 100) >= COMMANDR_LINK_REFUSED;
 }
 
 /* Appends a text, cut to the size of to. */
@@ -110,12 +110,13 @@ static commandr_status connect_to(const char * endpoint, ggml_backend_reg_t * re
     if (!is_connected) { /* one that serves us answers to nobody else */
         const commandr_link_state state = commandr_link_greet(endpoint, GREET_SECONDS * 1000);
         if (state != COMMANDR_LINK_ANSWERS) {
-            return commandr_fail(COMMANDR_ERROR_BACKEND,
-                                 state == COMMANDR_LINK_REFUSED
-                                     ? "no worker answers at %s: is `commandr rpc-serve` running there?"
-                                     : "no worker answers at %s in time: it serves another program, and one at a time, "
-                                       "or its host is down",
-                                 endpoint);
+            static const char * const why[] = {
+                [COMMANDR_LINK_SILENT]  = "it serves another program, and one at a time, or is no worker, or its host "
+                                          "is down",
+                [COMMANDR_LINK_REFUSED] = "is `commandr rpc-serve` running there?",
+                [COMMANDR_LINK_NO_HOST] = "there is no host of that name",
+            };
+            return commandr_fail(COMMANDR_ERROR_BACKEND, "no worker answers at %s: %s", endpoint, why[state]);
         }
     }
     commandr_log_clear_error();

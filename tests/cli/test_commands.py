@@ -97,8 +97,8 @@ def test_an_absent_file_is_one_sentence_and_exit_code_2(command: str) -> None:
 def test_values_out_of_range_are_named(path: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", path, "--prompt", "0"]) == 2
     assert "--prompt must be 1 or more" in capsys.readouterr().err
-    assert main(["info", path, "--ctx", "0"]) == 2
-    assert "n_ctx must be 1 or more" in capsys.readouterr().err
+    assert main(["info", path, "--ctx", "-1"]) == 2
+    assert "--ctx must be 1 or more" in capsys.readouterr().err
 
 
 # ---- generate

@@ -43,7 +43,7 @@ def test_people_read_a_table_and_the_command(capsys: pytest.CaptureFixture[str])
     assert main(["plan", "--shape", "command-r-v01", *DESCRIBED]) == 0
     out = capsys.readouterr().out
     assert "KV cache" in out
-    assert "GPU0: reads 936 GB/s (given), computes 37440 GFLOP/s (assumed)" in out
+    assert "GPU0: reads 936 GB/s (given; decoding is taken to reach 65% of it), computes 37440 GFLOP/s (assumed)" in out
     assert out.splitlines()[-1].startswith("commandr chat command-r-v01-Q4_K_M.gguf --ctx ")
 
 
@@ -105,13 +105,43 @@ def test_nothing_may_fit(capsys: pytest.CaptureFixture[str]) -> None:
     captured = capsys.readouterr()
     assert captured.out == "Nothing that fits was found.\n"
     assert "command-a-Q4_K_M.gguf does not fit" in captured.err
+    assert "it fits" not in captured.err
+
+
+def test_a_smaller_type_that_fits_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    found = report(["--shape", "command-r-08-2024", "--ram", "17G"], capsys, 2)
+    assert found["type_that_fits"] == "Q3_K_M"
+    assert found["problem"].endswith("; as Q3_K_M it fits")
+
+
+def test_a_context_is_counted_in_k_or_the_models_own(capsys: pytest.CaptureFixture[str]) -> None:
+    for text, n_ctx in (("16K", 16384), ("0", 131072)):
+        assert report(["--shape", "command-r7b", "--ram", "64G", "--ctx", text], capsys)["plan"]["n_ctx"] == n_ctx
+    assert main(["plan", "--shape", "aya-8b", "--ram", "64G", "--ctx", "32K"]) == 0
+    assert "--ctx 32768 is beyond the 8192 tokens that the model was trained for" in capsys.readouterr().err
+
+
+def test_a_file_whose_name_begins_with_a_dash_is_no_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_hollow(Path("-m.gguf"), SHAPES["command-r7b"], "Q4_K_M")
+    found = report(["--ram", "64G", "--ctx", "4096", "./-m.gguf"], capsys)
+    assert found["command"].startswith("commandr chat ./-m.gguf ")
 
 
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
         ([], "give a GGUF file, or --shape"),
-        (["x.gguf", "--shape", "aya-8b"], "give a GGUF file, or --shape"),
+        (["x.gguf", "--shape", "aya-8b"], "or --shape and the name of a published model, not both"),
+        (["x.gguf", "--type", "Q8_0"], "--type goes with --shape: x.gguf has types of its own"),
+        (["--shape", "aya-8b", "--vram", "24"], "--vram 24 is 24 bytes: write 24G for gigabytes"),
+        (["--shape", "aya-8b", "--ctx", "32Q"], "'32Q' is not"),
+        (
+            ["--shape", "aya-8b", "--vram", "24G", "--type-k", "q8_0", "--type-v", "q4_0"],
+            "--type-k and --type-v must be equal where there are cards or workers",
+        ),
         (["--shape", "llama"], "there is no shape 'llama'"),
         (["--shape", "aya-8b", "--type", "Q9"], "there is no file type 'Q9'"),
         (["--shape", "aya-8b", "--vram", "big"], "--vram must be a size such as 24G, not 'big'"),
@@ -120,8 +150,8 @@ def test_nothing_may_fit(capsys: pytest.CaptureFixture[str]) -> None:
             ["--shape", "aya-8b", "--ram", "9G", "--bandwidth", "9G", "--bandwidth", "9G"],
             "--bandwidth is given 2 times",
         ),
-        (["--shape", "aya-8b", "--ram", "64G", "--type-k", "q5_0"], "type_k must be one of"),
-        (["--shape", "aya-8b", "--ctx", "0"], "--ctx must be 1 or more, not 0"),
+        (["--shape", "aya-8b", "--ram", "64G", "--type-k", "q5_0"], "--type-k must be one of"),
+        (["--shape", "aya-8b", "--ctx", "-1"], "--ctx must be 0 or more, not -1"),
         (["/absent.gguf"], "/absent.gguf: "),
     ],
 )
@@ -134,7 +164,7 @@ def test_loading_names_options_that_fit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "model.gguf"
-    shape = dataclasses.replace(SHAPES["aya-8b"], n_layer=8, n_embd=512, n_head=4, n_head_kv=2, n_ff=512, n_vocab=4000)
+    shape = dataclasses.replace(SHAPES["command-r-08-2024"], n_layer=8, n_embd=512, n_head=4, n_head_kv=2, n_ff=512, n_vocab=4000)
     write_hollow(path, shape, "Q8_0")
     monkeypatch.setattr(host, "available_memory", lambda: 100 << 20)
     assert main(["generate", str(path), "a", "--ctx", "65536"]) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
@@ -37,6 +38,17 @@ def test_a_long_prompt_is_followed_and_the_line_taken_away(
     clock.now = 99.0
     progress(1, 1)  # a token of the reply
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_time_that_is_left_grows_shorter_between_two_parts(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    progress = PromptProgress()
+    progress(0, 4000)
+    for clock.now, n_done in ((10.0, 1000), (14.0, 1000), (50.0, 1000)):
+        progress(n_done, 4000)
+    assert re.findall(r"(\d+) s left", capsys.readouterr().err) == ["30", "26", "0"]
 
 
 def test_a_stopped_prompt_leaves_no_line(

@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 
 import models
+from commandr_gguf.cli import repl
+from commandr_gguf.errors import BackendError
 
 PROMPT = "> "
 
@@ -115,6 +117,20 @@ def test_an_error_does_not_end_a_chat(terminal: Terminal) -> None:
     assert "Traceback" not in said
     terminal.say("Hello")
     assert "reply" in terminal.say("/stats")
+
+
+def test_what_computes_may_be_lost_and_the_conversation_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    def fail(_line: str) -> None:
+        raise BackendError("a worker was lost")
+
+    monkeypatch.setattr(repl, "_say", said.append)
+    chat = repl.Repl.__new__(repl.Repl)
+    chat._interactive = True
+    monkeypatch.setattr(chat, "_answer", fail)
+    chat._handle("Hello")
+    assert said == ["a worker was lost", "/save FILE keeps this conversation; /load FILE goes on with it in a new chat"]
 
 
 def test_ctrl_c_stops_the_reply_and_not_the_chat(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import itertools
 import logging
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import split_files
 from commandr_gguf import CommandR, GGUFFile, MemoryUse, Model, OutOfMemoryError
 from commandr_gguf.devices import Device
 from commandr_gguf.errors import ArgumentError
+from commandr_gguf.hparams import HParams
 from commandr_gguf.plan import fitting, host
 from commandr_gguf.plan.fitting import LEAST_CONTEXT, _smaller_sessions, check_fits, free_memory, lacks, nearest
 from commandr_gguf.plan.hollow import write_hollow
@@ -147,6 +149,17 @@ def test_nothing_may_fit(path: Path) -> None:
         least = nearest(file, {}, {"n_ctx": 1 << 20}, {"CPU": needed(path, {"n_ctx": LEAST_CONTEXT})})
         assert least is not None
         assert least["n_ctx"] >= LEAST_CONTEXT
+
+
+def test_a_context_beyond_all_memory_is_refused_without_laying_it_out(path: Path) -> None:
+    started = time.monotonic()
+    with GGUFFile(path) as file, pytest.raises(OutOfMemoryError, match=r"kv [0-9]+\.[0-9]+ GiB") as refused:
+        check_fits(file, {}, {"n_ctx": 2_000_000_000})
+    assert time.monotonic() - started < 5
+    fitting = refused.value.fitting
+    assert fitting is not None
+    with GGUFFile(path) as file:
+        assert fitting["n_ctx"] <= HParams.from_gguf(file).n_ctx_train
 
 
 def test_cards_are_looked_at_as_the_host_is() -> None:

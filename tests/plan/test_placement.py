@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -82,6 +83,26 @@ def test_two_cards_share_by_a_split_that_the_library_reads_as_meant(gqa: GGUFFil
 def test_the_cache_is_quantized_where_that_keeps_all_on_the_card(gqa: GGUFFile) -> None:
     found = best(gqa, card(24), n_ctx=[32768])
     assert (found.type_k, found.type_v, found.n_gpu_layers) == ("q8_0", "q8_0", 41)
+
+
+def test_a_larger_card_means_no_shorter_context_until_all_fits_on_it_and_more_speed(gqa: GGUFFile) -> None:
+    found = [best(gqa, card(gib)) for gib in range(6, 26)]
+    partly = [layout for layout in found if not layout.is_on_cards]
+    whole = [layout for layout in found if layout.is_on_cards]
+    assert found == [*partly, *whole]
+    assert min(layout.n_ctx for layout in partly) == 32768
+    assert [layout.n_ctx for layout in whole] == sorted(layout.n_ctx for layout in whole)
+    assert whole[0].n_ctx >= 4096
+    decode = [layout.decode for layout in found]
+    assert all(later > 0.9 * sooner for sooner, later in itertools.pairwise(decode))
+
+
+def test_keys_in_q4_0_are_for_where_nothing_else_fits(gqa: GGUFFile) -> None:
+    assert best(gqa, card(24), n_ctx=[131072]).type_k != "q4_0"
+    tight = described("cpu", 0, 24 * GIB, 50e9)
+    assert Planner(gqa, [tight], n_seq_max=1).best([131072], [("q8_0", "q8_0")]) is None
+    found = Planner(gqa, [tight], n_seq_max=1).best([131072], [("q8_0", "q8_0"), ("q4_0", "q4_0")])
+    assert found is None or found.type_k == "q4_0"
 
 
 def test_without_a_card_the_values_lose_precision_before_the_keys(gqa: GGUFFile) -> None:

@@ -307,17 +307,22 @@ def test_a_worker_lends_its_cpu_with_the_memory_that_is_free(workers: list[str])
 def test_what_is_no_worker_is_an_error() -> None:
     with pytest.raises(ArgumentError, match="given as host:port, not 'somewhere'"):
         worker_list("somewhere")
-    with pytest.raises(ArgumentError, match="given as host:port, not 'a:0'"):
-        worker_list(["b:1", "a:0"])
+    with pytest.raises(ArgumentError, match="given as host:port, not 'a:x'"):
+        worker_list(["b:1", "a:x"])
+    with pytest.raises(ArgumentError, match="a:65536: a port is 1 to 65535"):
+        worker_list("a:65536")
     assert worker_list(" b:050052, a:1") == "b:50052,a:1"
     port = free_port()
     with pytest.raises(BackendError, match=f"no worker answers at 127.0.0.1:{port}"):
         worker_devices(f"127.0.0.1:{port}")
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        with pytest.raises(BackendError, match="cannot be listened on"):
-            serve_worker(port=listener.getsockname()[1])
+    with pytest.raises(BackendError, match="nowhere.invalid:1: there is no host of that name"):
+        worker_devices("nowhere.invalid:1")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(ArgumentError, match=f"127.0.0.1:{port} cannot be listened on: Address already in use"):
+            serve_worker(port=port)
+        with pytest.raises(BackendError, match=f"answers at 127.0.0.1:{port}: it serves another program, and one at"):
+            worker_devices(f"127.0.0.1:{port}")
 
 
 def test_something_else_that_listens_there_is_no_worker() -> None:
@@ -344,7 +349,7 @@ def test_a_worker_that_serves_another_program_is_named_and_not_waited_for() -> N
             assert other.stdin is not None
             assert other.stdout.readline()
             started = time.monotonic()
-            with pytest.raises(BackendError, match=f"answers at {endpoint} in time: it serves another program"):
+            with pytest.raises(BackendError, match=f"answers at {endpoint}: it serves another program"):
                 Model(models.gguf("gqa"), n_gpu_layers=-1, rpc=endpoint)
             assert time.monotonic() - started < 20
             other.stdin.close()
@@ -367,6 +372,37 @@ def test_signals_do_not_break_the_connection_to_a_worker(workers: list[str]) -> 
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert len(seen) > 10
+
+
+def test_the_second_ctrl_c_leaves_a_worker_that_stands_still() -> None:
+    code = """if True:
+        import sys
+        from commandr_gguf.errors import BackendError
+        from commandr_gguf.model import Model
+        from commandr_gguf.session import Session
+        with Model(sys.argv[1], n_gpu_layers=-1, rpc=sys.argv[2]) as model, Session(model, n_ctx=256) as session:
+            print("ready", flush=True)
+            while True:
+                session.seq_rm(0)
+                session.eval([5, 100, 200])
+    """
+    with worker() as (endpoint, process):
+        command = [sys.executable, "-c", code, str(models.gguf("gqa")), endpoint]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+            assert program.stdout is not None
+            assert program.stdout.readline() == "ready\n"
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(1)
+            program.send_signal(signal.SIGINT)
+            time.sleep(1)
+            assert program.poll() is None  # the first one waits for the end of the evaluation
+            program.send_signal(signal.SIGINT)
+            try:
+                _, said = program.communicate(timeout=20)
+            finally:
+                program.kill()
+                process.send_signal(signal.SIGCONT)
+            assert "KeyboardInterrupt" in said
 
 
 def test_beyond_loopback_it_warns_of_the_missing_authentication() -> None:
