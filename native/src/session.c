@@ -136,14 +136,20 @@ static commandr_status choose_flash_attn(commandr_session * s) {
     return COMMANDR_OK;
 }
 
-/* BF16, which has the size of F16, in place of it where a worker would sum its values in half precision. */
+/* V in BF16, which has the size of F16, in place of it where a worker would sum its values in half precision. K, which
+ * gains nothing by it, goes with V where another device may need equal types. */
 static void avoid_half_sums(commandr_session * s) {
-    commandr_session_params * p = &s->params;
-    for (int32_t i = 0; i < s->model->n_devs && s->flash_attn && p->type_v == GGML_TYPE_F16; i++) {
-        if (commandr_is_worker(s->model->devs[i]) && !s->is_measured && commandr_sums_in_half(s->model->devs[i])) {
-            p->type_v = GGML_TYPE_BF16;
-            p->type_k = p->type_k == GGML_TYPE_F16 ? GGML_TYPE_BF16 : p->type_k;
-        }
+    commandr_session_params * p      = &s->params;
+    int32_t                   n_half = 0;
+    if (!s->flash_attn || p->type_v != GGML_TYPE_F16 || s->is_measured) {
+        return;
+    }
+    for (int32_t i = 0; i < s->model->n_devs; i++) {
+        n_half += commandr_is_worker(s->model->devs[i]) && commandr_sums_in_half(s->model->devs[i]);
+    }
+    if (n_half > 0) {
+        p->type_v = GGML_TYPE_BF16;
+        p->type_k = n_half < s->model->n_devs && p->type_k == GGML_TYPE_F16 ? GGML_TYPE_BF16 : p->type_k;
     }
 }
 

@@ -102,7 +102,7 @@ static void set_option(int fd, int level, int name, int value) {
 }
 
 /* A quarter of the time without a word, then three questions; and the same time for what was sent to be received. */
-static void watch(int fd) {
+static bool watch(int fd) {
     const int quarter = COMMANDR_LINK_SECONDS / 4;
     set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
 #if defined(TCP_KEEPIDLE)
@@ -117,22 +117,46 @@ static void watch(int fd) {
 #elif defined(TCP_RXT_CONNDROPTIME)
     set_option(fd, IPPROTO_TCP, TCP_RXT_CONNDROPTIME, COMMANDR_LINK_SECONDS);
 #endif
+    return true;
 }
 
-/* ggml does not tell its sockets: they are those whose other end is the endpoint. */
-void commandr_link_watch(const char * endpoint) {
+/* Calls a function with each of this process's sockets whose other end is the endpoint: ggml does not tell its own.
+ * Whether the function said true of one. */
+static bool for_each_link(const char * endpoint, bool (*each)(int fd)) {
     struct sockaddr_in address;
     const long         limit = sysconf(_SC_OPEN_MAX);
     const int          n     = limit > 0 && limit < MAX_FILES ? (int) limit : MAX_FILES;
+    bool               found = false;
     if (!resolve(endpoint, &address)) {
-        return;
+        return false;
     }
     for (int fd = 0; fd < n; fd++) {
         struct sockaddr_in peer;
         socklen_t          size = sizeof(peer);
         if (getpeername(fd, (struct sockaddr *) &peer, &size) == 0 && peer.sin_family == AF_INET &&
             peer.sin_port == address.sin_port && peer.sin_addr.s_addr == address.sin_addr.s_addr) {
-            watch(fd);
+            found = each(fd) || found;
         }
+    }
+    return found;
+}
+
+void commandr_link_watch(const char * endpoint) {
+    for_each_link(endpoint, watch);
+}
+
+static bool is_broken(int fd) {
+    uint8_t       byte;
+    const ssize_t n = recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    return n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK);
+}
+
+static bool shut(int fd) {
+    return shutdown(fd, SHUT_RDWR) == 0;
+}
+
+void commandr_link_break(const char * endpoint) {
+    if (!for_each_link(endpoint, is_broken)) {
+        for_each_link(endpoint, shut);
     }
 }

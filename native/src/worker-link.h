@@ -4,7 +4,7 @@
 
 typedef enum commandr_link_state {
     COMMANDR_LINK_ANSWERS,
-    COMMANDR_LINK_SILENT, /* something listens, or its host is down: nothing came in time */
+    COMMANDR_LINK_SILENT,  /* something listens, or its host is down: nothing came in time */
     COMMANDR_LINK_REFUSED, /* nobody listens there */
     COMMANDR_LINK_NO_HOST
 } commandr_link_state;
@@ -21,5 +21,9 @@ commandr_link_state commandr_link_greet(const char * endpoint, int milliseconds)
 void commandr_link_watch(const char * endpoint);
 
 #define COMMANDR_LINK_SECONDS 20
+
+/* Ends the connections to endpoint unless one of them is broken already: after a call that did not come to its end,
+ * answers would be taken for those of later calls, or waited for. */
+void commandr_link_break(const char * endpoint);
 
 #endif

@@ -242,6 +242,7 @@ static void give_up_some(const ggml_backend_dev_t * devs, int32_t n_devs, bool a
         pthread_mutex_unlock(&lock);
         if (w && (all || is_gone(w->endpoint))) {
             give_up(devs[i]);
+            commandr_link_break(w->endpoint);
             append(text, text_size, ", ", *text ? 2 : 0);
             append(text, text_size, w->endpoint, strlen(w->endpoint));
         }

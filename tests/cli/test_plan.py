@@ -164,7 +164,9 @@ def test_loading_names_options_that_fit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "model.gguf"
-    shape = dataclasses.replace(SHAPES["command-r-08-2024"], n_layer=8, n_embd=512, n_head=4, n_head_kv=2, n_ff=512, n_vocab=4000)
+    shape = dataclasses.replace(
+        SHAPES["command-r-08-2024"], n_layer=8, n_embd=512, n_head=4, n_head_kv=2, n_ff=512, n_vocab=4000
+    )
     write_hollow(path, shape, "Q8_0")
     monkeypatch.setattr(host, "available_memory", lambda: 100 << 20)
     assert main(["generate", str(path), "a", "--ctx", "65536"]) == 2
