@@ -2,7 +2,8 @@
 
 The rules, in this order:
 
-1. As many layers as fit go on the cards, from the last one on, each card filled in turn; the head behind them.
+1. As many layers as fit go on the cards, from the last one on, the head behind them: on one card, or shared out by the
+   memory of all.
 2. A model of which all fits on cards with 4096 tokens stays there. Else 32768 tokens are worth more than some layers on
    a card, and else 8192 are. The cache is Q4_0 only where nothing else fits.
 3. Of what is left, what decodes at nine tenths of the fastest choice or more is fast enough.
@@ -127,22 +128,38 @@ class Planner:
                 for used in itertools.combinations(range(1, len(self.places)), n_used):
                     yield from self._spread(used, sizes)
             return
+        for n_offload in range(self.hparams.n_layer, -1, -1):
+            filled = self._filled(n_offload, sizes)
+            if sum(n > 0 for n in filled[1:]) > 1:
+                yield self._balanced(n_offload, sizes)
+            if sum(filled) == self.hparams.n_layer:
+                yield filled
+
+    def _filled(self, n_offload: int, sizes: tuple[Parts, int, int]) -> list[int]:
+        """Each card filled in turn; fewer layers in all where there is no room for the last ones."""
         found, _, on_card = sizes
         n_layer = self.hparams.n_layer
         growth = max(found.kv(layer) for layer in range(n_layer))
-        for n_offload in range(n_layer, -1, -1):
-            counts = [n_layer - n_offload]
-            layer = n_layer - n_offload
-            for place in self.places[1:]:
-                room, n = place.memory - on_card - growth, 0
-                while layer < n_layer and (size := found.layers[layer] + found.kv(layer)) <= room:
-                    # Behind the last layer of all, the head has to fit as well.
-                    if layer == n_layer - 1 and n_offload == n_layer and found.head + size > room:
-                        break
-                    room, n, layer = room - size, n + 1, layer + 1
-                counts.append(n)
-            if layer == n_layer:
-                yield counts
+        counts = [n_layer - n_offload]
+        layer = n_layer - n_offload
+        for place in self.places[1:]:
+            room, n = place.memory - on_card - growth, 0
+            while layer < n_layer and (size := found.layers[layer] + found.kv(layer)) <= room:
+                # Behind the last layer of all, the head has to fit as well.
+                if layer == n_layer - 1 and n_offload == n_layer and found.head + size > room:
+                    break
+                room, n, layer = room - size, n + 1, layer + 1
+            counts.append(n)
+        return counts
+
+    def _balanced(self, n_offload: int, sizes: tuple[Parts, int, int]) -> list[int]:
+        """Layers shared out by the cards' memory, so that all keep some free. Whether they fit is not looked at."""
+        found, _, on_card = sizes
+        rooms = [max(0, place.memory - on_card) for place in self.places[1:]]
+        if n_offload == self.hparams.n_layer:
+            rooms[-1] = max(0, rooms[-1] - found.head)
+        ends = [round(n_offload * done / max(1, sum(rooms))) for done in itertools.accumulate(rooms, initial=0)]
+        return [self.hparams.n_layer - n_offload, *(end - begin for begin, end in itertools.pairwise(ends))]
 
     def _spread(self, used: Sequence[int], sizes: tuple[Parts, int, int]) -> Iterator[list[int]]:
         """Layers per place with these beside the host, fewest on them first, the faster ones filled before others."""

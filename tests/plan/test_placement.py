@@ -80,6 +80,16 @@ def test_two_cards_share_by_a_split_that_the_library_reads_as_meant(gqa: GGUFFil
     assert found.shares[2].head > 0
 
 
+def test_cards_that_are_needed_are_filled_alike_and_others_left_alone(gqa: GGUFFile) -> None:
+    found = best(gqa, card(16), card(16, 1), n_ctx=[8192])
+    first, second = (share.total for share in found.shares[1:])
+    assert abs(first - second) < 2 * GIB
+    unequal = best(gqa, card(24), card(8, 1), n_ctx=[32768], types=[("f16", "f16")])
+    assert unequal.shares[1].total > 2 * unequal.shares[2].total > 0
+    alone = best(gqa, card(32), card(32, 1), n_ctx=[8192])
+    assert [share.n_layers for share in alone.shares] == [0, 40, 0]
+
+
 def test_the_cache_is_quantized_where_that_keeps_all_on_the_card(gqa: GGUFFile) -> None:
     found = best(gqa, card(24), n_ctx=[32768])
     assert (found.type_k, found.type_v, found.n_gpu_layers) == ("q8_0", "q8_0", 41)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import embedded
+import loud
 import measure
 import models
 from commandr_gguf import CommandR, EvalItem, GGUFFile, Model, Session, devices, kv_cache_bytes
@@ -23,6 +24,7 @@ from commandr_gguf.demo import showcase
 from commandr_gguf.plan.needs import held
 from commandr_gguf.plan.needs import measure as measure_needs
 from elsewhere import LIMIT, check_logits
+from reference import Reference
 
 GPUS = [device.name for kind in ("gpu", "igpu") for device in devices() if device.type == kind]
 IS_LAVAPIPE = any("llvmpipe" in device.description for device in devices())
@@ -43,6 +45,24 @@ def test_logits_of_whole_and_of_partial_offload(shape: str, file_type: str, n_gp
 
 
 @pytest.mark.parametrize(("kv_type", "limit"), [("f32", LIMIT), ("f16", LIMIT), ("q8_0", 2e-3), ("q4_0", 3e-1)])
+@pytest.fixture(scope="module")
+def loud_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return loud.write(tmp_path_factory.mktemp("loud"))
+
+
+HALF_SUMS = pytest.mark.xfail("CUDA0" in GPUS, strict=False, reason="CUDA's flash attention adds up in half precision")
+
+
+@pytest.mark.parametrize("flash_attn", [pytest.param(None, marks=HALF_SUMS), False])
+def test_long_sums_of_large_values(loud_files: tuple[Path, Path], flash_attn: bool | None) -> None:
+    checkpoint, file = loud_files
+    expected = Reference(checkpoint).logits(loud.TOKENS)[-1:]
+    with Model(file, n_gpu_layers=-1) as model, Session(model, n_ctx=1024, flash_attn=flash_attn) as session:
+        session.eval(loud.TOKENS)
+        assert np.isfinite(session.logits()).all()
+        assert measure.kl_divergence(session.logits(), expected) < LIMIT
+
+
 @pytest.mark.parametrize("shape", ["gqa", "cohere2"])
 def test_types_of_the_cache(shape: str, kv_type: str, limit: float) -> None:
     golden = models.golden(shape)
