@@ -45,6 +45,18 @@ def test_logits_of_whole_and_of_partial_offload(shape: str, file_type: str, n_gp
 
 
 @pytest.mark.parametrize(("kv_type", "limit"), [("f32", LIMIT), ("f16", LIMIT), ("q8_0", 2e-3), ("q4_0", 3e-1)])
+@pytest.mark.parametrize("shape", ["gqa", "cohere2"])
+def test_types_of_the_cache(shape: str, kv_type: str, limit: float) -> None:
+    golden = models.golden(shape)
+    tokens = golden["tokens_a"]
+    with (
+        Model(models.gguf(shape), n_gpu_layers=-1) as model,
+        Session(model, n_ctx=256, type_k=kv_type, type_v=kv_type) as session,
+    ):
+        session.eval(tokens, n_outputs=len(tokens))
+        assert measure.kl_divergence(session.logits()[golden["positions_a"]], golden["logits_a"]) < limit
+
+
 @pytest.fixture(scope="module")
 def loud_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return loud.write(tmp_path_factory.mktemp("loud"))
@@ -61,18 +73,6 @@ def test_long_sums_of_large_values(loud_files: tuple[Path, Path], flash_attn: bo
         session.eval(loud.TOKENS)
         assert np.isfinite(session.logits()).all()
         assert measure.kl_divergence(session.logits(), expected) < LIMIT
-
-
-@pytest.mark.parametrize("shape", ["gqa", "cohere2"])
-def test_types_of_the_cache(shape: str, kv_type: str, limit: float) -> None:
-    golden = models.golden(shape)
-    tokens = golden["tokens_a"]
-    with (
-        Model(models.gguf(shape), n_gpu_layers=-1) as model,
-        Session(model, n_ctx=256, type_k=kv_type, type_v=kv_type) as session,
-    ):
-        session.eval(tokens, n_outputs=len(tokens))
-        assert measure.kl_divergence(session.logits()[golden["positions_a"]], golden["logits_a"]) < limit
 
 
 def test_without_flash_attention() -> None:
