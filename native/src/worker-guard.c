@@ -1,9 +1,9 @@
 #include "worker-guard.h"
 
 #include "ggml.h"
+#include "worker-signals.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -17,47 +17,8 @@ static ggml_abort_callback_t                  previous;
 static atomic_bool     takes_turns;
 static pthread_mutex_t turn;
 
-#define MAX_SIGNALS 32
-static bool restarts[MAX_SIGNALS]; /* signals whose handlers do not interrupt system calls because of us; with turn */
-
 void commandr_guard_take_turns(void) {
     atomic_store(&takes_turns, true);
-}
-
-static struct sigaction before_interrupts;
-
-/* The first Ctrl-C is only noted; the next one interrupts the call, which may be waiting for a worker that has stopped. */
-static void on_interrupt(int number) {
-    struct sigaction action;
-    before_interrupts.sa_handler(number);
-    if (sigaction(number, NULL, &action) == 0 && action.sa_handler == on_interrupt) {
-        action.sa_flags &= ~SA_RESTART;
-        sigaction(number, &action, NULL);
-    }
-}
-
-/* ggml takes a receive call that a signal interrupted for a lost connection, and Python's handlers interrupt (they only
- * note the signal, for a time when Python runs). So as long as somebody has the turn, calls go on behind handlers. */
-static void restart_calls(bool on) {
-    for (int number = 1; number < MAX_SIGNALS; number++) {
-        struct sigaction action;
-        const bool       is_ours = restarts[number];
-        restarts[number]         = false;
-        if ((!on && !is_ours) || sigaction(number, NULL, &action) != 0 || action.sa_handler == SIG_DFL ||
-            action.sa_handler == SIG_IGN || (on && (action.sa_flags & SA_RESTART))) {
-            continue;
-        }
-        if (!on && action.sa_handler == on_interrupt) {
-            sigaction(number, &before_interrupts, NULL);
-            continue;
-        }
-        if (on && number == SIGINT && !(action.sa_flags & SA_SIGINFO)) {
-            before_interrupts = action;
-            action.sa_handler = on_interrupt;
-        }
-        action.sa_flags  = on ? action.sa_flags | SA_RESTART : action.sa_flags & ~SA_RESTART;
-        restarts[number] = sigaction(number, &action, NULL) == 0 && on;
-    }
 }
 
 /* Whether this guard is the one that got the turn, and not one that lies inside it. */
@@ -70,7 +31,7 @@ void commandr_guard_enter(commandr_guard * guard) {
     guard->outer    = innermost;
     innermost       = guard;
     if (took_turn(guard)) {
-        restart_calls(true);
+        commandr_signals_let_calls_go_on(true);
     }
 }
 
@@ -78,7 +39,7 @@ void commandr_guard_end(commandr_guard * guard) {
     innermost = guard->outer;
     if (guard->has_turn) {
         if (took_turn(guard)) {
-            restart_calls(false);
+            commandr_signals_let_calls_go_on(false);
         }
         pthread_mutex_unlock(&turn);
     }
