@@ -39,7 +39,8 @@ class Session(SessionHandle):
         n_seq_max: sequences, 1 to 64.
         n_threads: CPU threads; 0 = the physical cores that this process may use.
         type_k: type of the K cache: f32, f16, bf16, q8_0 or q4_0.
-        type_v: type of the V cache; quantized ones need flash attention.
+        type_v: type of the V cache; quantized ones need flash attention. On workers whose CPU would sum values of F16
+            in half precision, "f16" is kept as bf16, in state files as well.
         flash_attn: None = where every device in use has it.
         imatrix: sum up the squared inputs of all weight matrices, see `imatrix_sums`; an evaluation with one that is
             not finite then fails with BackendError.

@@ -54,6 +54,7 @@ def worker_devices(rpc: str | Sequence[str]) -> list[Device]:
 
 def free_address(host: str, port: int) -> str:
     """The number of an address that can be listened on. Raises ArgumentError for any other."""
+    worker_list(f"{host}:{port}")
     try:
         address = socket.gethostbyname(host)  # ggml listens on numbers only, of IPv4
     except OSError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from rich.console import Console
@@ -39,7 +39,7 @@ def devices(as_json: AsJson = False) -> None:
     lacks = lacking(found)
     if as_json:
         listed = [
-            {**asdict(device), "available": _free(device, free)}
+            {**asdict(device), "available": free.get(device.name, device.memory_free)}
             | ({"read_bytes_per_second": read} if device.type == "cpu" else {})
             for device in found
         ]
@@ -50,7 +50,7 @@ def devices(as_json: AsJson = False) -> None:
         table.add_row(
             device.name,
             device.type,
-            size(_free(device, free)),
+            size(free.get(device.name, device.memory_free)),
             size(device.memory_total),
             f"{read / 1e9:.0f} GB/s" if device.type == "cpu" and read else "",
             device.description,
@@ -61,11 +61,6 @@ def devices(as_json: AsJson = False) -> None:
     console.print(f"{n_threads} CPU threads by default")
     for line in lacks:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _free(device: Device, free: Mapping[str, int]) -> int:
-    """Of a card all that its driver says; what a model may take is less, see `commandr plan`."""
-    return device.memory_free if device.type in ("gpu", "accel") else free.get(device.name, device.memory_free)
 
 
 def lacking(found: Sequence[Device]) -> list[str]:

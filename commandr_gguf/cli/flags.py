@@ -16,7 +16,7 @@ OPTIONS = {
     "type_v": "--type-v",
 }
 _IN_MESSAGES = OPTIONS | {"n_threads": "--threads", "n_keep": "--keep", "context_shift=True": "--context-shift"}
-_NAMES = re.compile(rf"(?<![\w./-])({'|'.join(_IN_MESSAGES)})(?![\w./-])")
+_NAMES = re.compile(rf"(?<![\w./'\"-])({'|'.join(_IN_MESSAGES)})(?![\w/:'\"-]|\.\w)")
 
 
 def in_options(message: str) -> str:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +42,10 @@ def imatrix(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="The importance matrix that is written.")
     ] = Path("imatrix.gguf"),
-    ctx: Annotated[int, typer.Option("--ctx", "-c", help="Tokens per chunk of the text.")] = DEFAULT_N_CTX,
+    ctx: Annotated[
+        Any,
+        typer.Option("--ctx", "-c", parser=options.tokens, metavar="TOKENS", help="Tokens per chunk of the text."),
+    ] = DEFAULT_N_CTX,
     n_chunks: Annotated[
         int | None, typer.Option("--chunks", help="Chunks that are read. Without it all.", show_default=False)
     ] = None,

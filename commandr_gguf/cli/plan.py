@@ -101,6 +101,7 @@ def plan(
         raise ArgumentError(f"--type goes with --shape: {model} has types of its own")
     if n_ctx is not None and n_ctx < 0:
         raise ArgumentError(f"--ctx must be 0 or more, not {n_ctx}")
+    type_k, type_v = (kind.lower() if kind else None for kind in (type_k, type_v))
     places = _places(vram or [], ram, bandwidth or [], hosts)
     if len(places) > 1 and (type_k or type_v) and (type_k or type_v) != (type_v or type_k):
         raise ArgumentError("--type-k and --type-v must be equal where there are cards or workers")
@@ -125,8 +126,8 @@ def plan(
             file=sys.stderr,
         )
     if smaller:
-        report["type_that_fits"] = smaller
-        report["problem"] += f"; as {smaller} it fits"
+        report["type_that_fits"], n_ctx = smaller
+        report["problem"] += f"; as {smaller[0]} it fits with {n_ctx} tokens"
     if ways:
         report["spreading"] = ways
     if as_json:
@@ -137,14 +138,15 @@ def plan(
         raise OutOfMemoryError(report["problem"])
 
 
-def _smaller_type(planner: Planner, shape: str) -> str | None:
-    """The largest usual type with which a published model fits; None when none does."""
+def _smaller_type(planner: Planner, shape: str) -> tuple[str, int] | None:
+    """The largest usual type with which a published model fits, and the context; None when none does."""
     n_bytes = sum(tensor.size for tensor in planner.file.tensors)
     for name in _USUAL_TYPES:
         with hollow_file(find_shape(shape), name) as file:
             other = Planner(file, planner.places)
-            if sum(tensor.size for tensor in file.tensors) < n_bytes and other.best([*_SHORT]):
-                return name
+            is_smaller = sum(tensor.size for tensor in file.tensors) < n_bytes
+            if is_smaller and (layout := other.best([*_SHORT])):
+                return name, layout.n_ctx
     return None
 
 
@@ -196,8 +198,9 @@ def _main_type(file: GGUFFile) -> str:
 
 def _nearest(planner: Planner, n_ctx: int | None, types: list[tuple[str, str]] | None) -> tuple[Layout | None, Layout]:
     """The best that fits when the wishes are given up one by one; and the wish, placed on the host as if it fitted."""
-    wanted = n_ctx or min(4096, planner.hparams.n_ctx_train)
-    shorter = [n for n in dict.fromkeys((*CONTEXTS, *_SHORT)) if n <= wanted]
+    trained = planner.hparams.n_ctx_train
+    wanted = n_ctx or min(4096, trained)
+    shorter = [n for n in dict.fromkeys((*CONTEXTS, *_SHORT)) if n <= min(wanted, trained)]
     wish = planner.smallest(wanted, types[0] if types else ("f16", "f16"))
     found = planner.best([wanted], None) or planner.best(shorter, types) or planner.best(shorter, None)
     return found, wish

@@ -43,7 +43,7 @@ def rpc_serve(
     # It has nothing to save, and waits where Python does not look at signals.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
-    free_address(host, port)
+    free_address(host, port)  # an error comes before the warning
     if not _is_loopback(host):
         print(
             f"commandr: WARNING: {host} is reachable from other machines, and ggml's RPC has no authentication and no "

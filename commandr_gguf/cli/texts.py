@@ -7,21 +7,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from commandr_gguf.cli import options
 from commandr_gguf.errors import ArgumentError, FileError, FormatError
 from commandr_gguf.quality.chunks import DEFAULT_N_CTX, Chunks, cut_text
 from commandr_gguf.tokenizer import Tokenizer
 
 TextPath = Annotated[Path, typer.Argument(metavar="TEXT", help="A text file in UTF-8.", show_default=False)]
-ChunkCtx = Annotated[int, typer.Option("--ctx", "-c", help="Tokens of a chunk; the second half of them is scored.")]
-OptionalChunkCtx = Annotated[
-    int | None,
+ChunkCtx = Annotated[
+    Any,
     typer.Option(
         "--ctx",
         "-c",
+        parser=options.tokens,
+        metavar="TOKENS",
+        help="Tokens of a chunk; the second half of them is scored.",
+    ),
+]
+OptionalChunkCtx = Annotated[
+    Any,
+    typer.Option(
+        "--ctx",
+        "-c",
+        parser=options.tokens,
+        metavar="TOKENS",
         help=f"Tokens of a chunk; the second half of them is scored. {DEFAULT_N_CTX} without it.",
         show_default=False,
     ),

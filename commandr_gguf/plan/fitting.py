@@ -24,8 +24,8 @@ from commandr_gguf.workers import worker_devices
 LEAST_CONTEXT = 1024
 FAR_TOO_LONG = 8
 CARD_RESERVE = 512 << 20
-"""Bytes of a card's or worker's memory left free: what drivers and products take beside ggml's buffers. An assumption,
-and one that CUDA needs: where it has no memory for a product it ends the process."""
+"""Bytes of a card's or worker's memory that a plan leaves free, for what drivers and products take beside ggml's
+buffers. An assumption, and one that CUDA needs: where it has no memory for a product it ends the process."""
 GIB = 1 << 30
 
 logger = logging.getLogger("commandr_gguf.plan")
@@ -54,7 +54,7 @@ def free_memory(rpc: str | Sequence[str] | None = None) -> dict[str, int]:
     free = {}
     for device in [*devices(), *(worker_devices(rpc) if rpc else [])]:
         if device.type == "gpu":
-            free[device.name] = max(0, device.memory_free - CARD_RESERVE)
+            free[device.name] = device.memory_free
         elif device.type != "accel":
             free[device.name] = on_host if device.type == "cpu" else min(on_host, device.memory_free)
     return free
@@ -185,8 +185,16 @@ def _fewer(n_gpu_layers: int) -> Iterator[int]:
 
 
 def _warn(path: str, uses: Iterable[MemoryUse], free: Mapping[str, int]) -> None:
-    """Mapped weights may be more than memory: the system reads their pages again and again."""
+    """Cards need some memory beside; and mapped weights may be more than memory, and are read again and again then."""
     uses = list(uses)
+    for card in devices():
+        if card.type == "gpu" and (used := held(uses, card.name)):
+            left = card.memory_free - used
+            if left < CARD_RESERVE:
+                logger.warning(
+                    "%s: %s are left on %s for what its driver and its products take, which may be too little",
+                    path, _gib(left), card.name,
+                )  # fmt: skip
     for device in dict.fromkeys(use.device for use in uses):
         mapped = sum(use.size for use in uses if use.device == device and use.what in MAPPED)
         left = free.get(device, 0) - held(uses, device)

@@ -65,8 +65,8 @@ class Layout:
 
     @property
     def is_on_cards(self) -> bool:
-        """Whether all layers and the head lie on cards of this machine."""
-        return all(s.place.kind == "gpu" for s in self.shares if s.n_layers or s.head)
+        """Whether all layers and the head lie in the memory of cards of this machine."""
+        return all(s.place.kind == "gpu" and not s.place.is_inside for s in self.shares if s.n_layers or s.head)
 
     @property
     def uses_workers(self) -> bool:

@@ -2,8 +2,8 @@
 
 The rules, in this order:
 
-1. As many layers as fit go on the cards, from the last one on, the head behind them: on one card, or shared out by the
-   memory of all.
+1. As many layers as fit go on the cards, from the last one on, the head behind them: on one card, or on as many
+   as it takes, shared out by their memory if they are equally fast, else each filled in turn.
 2. A model of which all fits on cards with 4096 tokens stays there. Else 32768 tokens are worth more than some layers on
    a card, and else 8192 are. The cache is Q4_0 only where nothing else fits.
 3. Of what is left, what decodes at nine tenths of the fastest choice or more is fast enough.
@@ -22,6 +22,7 @@ from typing import Any
 
 from commandr_gguf.gguf_file import GGUFFile
 from commandr_gguf.hparams import HParams
+from commandr_gguf.memory import kv_cache_bytes
 from commandr_gguf.params import CACHE_PAIRS
 from commandr_gguf.plan.layout import Layout, shares_of, speeds
 from commandr_gguf.plan.needs import Parts, measure, parts
@@ -30,6 +31,7 @@ from commandr_gguf.plan.places import Place
 N_PROMPTS = 4
 """How many prompts `CommandR` keeps of a model without a sliding window; with one each takes memory of its own."""
 FAST_ENOUGH = 0.9
+EQUALLY_FAST = 0.9
 ON_CARDS = 4096
 """Tokens with which a model on cards alone is of use."""
 WORTHWHILE = (32768, 8192)
@@ -42,6 +44,8 @@ STEPS = (
 """Least contexts, and the types of K and V that are looked at for them."""
 CONTEXTS = (131072, 65536, 32768, 16384, 8192, 4096)
 UBATCHES = (512, 128)
+LONGEST = 8
+"""In contexts of the model: what is longer is not laid out to be measured, which would take memory and time."""
 
 
 def n_prompts(hparams: HParams) -> int:
@@ -110,6 +114,8 @@ class Planner:
         return max(fitting, key=lambda x: x.decode, default=None)
 
     def _fit(self, n_ctx: int, types: tuple[str, str], n_ubatch: int | None) -> Layout | None:
+        if self._is_far_too_long(n_ctx, types):
+            return None
         for ubatch in [n_ubatch] if n_ubatch else UBATCHES:
             sizes = self._sizes(n_ctx, types, ubatch)
             every = (self._layout(counts, sizes, n_ctx, types, ubatch) for counts in self._counts(sizes))
@@ -121,6 +127,11 @@ class Planner:
                 return layout
         return None
 
+    def _is_far_too_long(self, n_ctx: int, types: tuple[str, str]) -> bool:
+        """Whether the cache alone is more than all memory: laying it out takes memory, too."""
+        size = kv_cache_bytes(self.hparams, n_ctx, n_seq_max=self.n_seq_max, type_k=types[0], type_v=types[1])
+        return size > sum(place.memory for place in self.places)
+
     def _counts(self, sizes: tuple[Parts, int, int]) -> Iterator[list[int]]:
         """Layers per place, most on the cards first; with workers for every set of places that take any."""
         if any(place.kind == "worker" for place in self.places):
@@ -130,8 +141,8 @@ class Planner:
             return
         for n_offload in range(self.hparams.n_layer, -1, -1):
             filled = self._filled(n_offload, sizes)
-            if sum(n > 0 for n in filled[1:]) > 1:
-                yield self._balanced(n_offload, sizes)
+            if balanced := self._balanced(filled, sizes):
+                yield balanced
             if sum(filled) == self.hparams.n_layer:
                 yield filled
 
@@ -152,14 +163,22 @@ class Planner:
             counts.append(n)
         return counts
 
-    def _balanced(self, n_offload: int, sizes: tuple[Parts, int, int]) -> list[int]:
-        """Layers shared out by the cards' memory, so that all keep some free. Whether they fit is not looked at."""
+    def _balanced(self, filled: Sequence[int], sizes: tuple[Parts, int, int]) -> list[int] | None:
+        """The layers of cards that are equally fast, shared out by their memory, so that all of them keep some free.
+
+        None where one card holds them all, or they differ. Whether the shares fit is not looked at.
+        """
         found, _, on_card = sizes
-        rooms = [max(0, place.memory - on_card) for place in self.places[1:]]
-        if n_offload == self.hparams.n_layer:
-            rooms[-1] = max(0, rooms[-1] - found.head)
-        ends = [round(n_offload * done / max(1, sum(rooms))) for done in itertools.accumulate(rooms, initial=0)]
-        return [self.hparams.n_layer - n_offload, *(end - begin for begin, end in itertools.pairwise(ends))]
+        used = [i for i, n in enumerate(filled) if n and i > 0]
+        rates = {self.places[i].decode_read for i in used}
+        if len(used) < 2 or min(rates) < EQUALLY_FAST * max(rates) or any(self.places[i].is_inside for i in used):
+            return None
+        rooms = [max(0, place.memory - on_card) if i in used else 0 for i, place in enumerate(self.places)]
+        if filled[0] == 0:
+            rooms[used[-1]] = max(0, rooms[used[-1]] - found.head)
+        n_offload = self.hparams.n_layer - filled[0]
+        ends = [round(n_offload * done / max(1, sum(rooms))) for done in itertools.accumulate(rooms[1:], initial=0)]
+        return [filled[0], *(end - begin for begin, end in itertools.pairwise(ends))]
 
     def _spread(self, used: Sequence[int], sizes: tuple[Parts, int, int]) -> Iterator[list[int]]:
         """Layers per place with these beside the host, fewest on them first, the faster ones filled before others."""
@@ -186,8 +205,9 @@ class Planner:
         sizes: dict[str, Any] = {"n_seq_max": self.n_seq_max, "n_ubatch": n_ubatch}
         sizes |= {"type_k": types[0], "type_v": types[1]}
         found = parts(self.file, self.hparams, n_ctx=n_ctx, **sizes)
+        laid_out = min(n_ctx, LONGEST * self.hparams.n_ctx_train)
         compute = [
-            sum(u.size for u in measure(self.file, loading, {"n_ctx": n_ctx, **sizes}) if u.what == "compute")
+            sum(u.size for u in measure(self.file, loading, {"n_ctx": laid_out, **sizes}) if u.what == "compute")
             for loading in ({}, {"repack": False})
         ]
         copies = 0 if types == ("f16", "f16") else 2 * 2 * n_ctx * self.hparams.n_head_kv * self.hparams.head_dim

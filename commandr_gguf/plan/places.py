@@ -83,7 +83,8 @@ def present(rpc: str | Sequence[str] | None = None) -> list[Place]:
     places: list[Place] = []
     for device in worker_devices(rpc) if rpc else []:
         compute = HOST_READ * FLOPS_PER_BYTE["worker"]
-        places.append(Place(device.name, "worker", free[device.name], HOST_READ, compute, link=LINK, latency=LATENCY))
+        memory = max(0, free[device.name] - CARD_RESERVE)
+        places.append(Place(device.name, "worker", memory, HOST_READ, compute, link=LINK, latency=LATENCY))
     for device in devices():
         if device.type == "cpu":
             memory = max(0, free[device.name] - HOST_RESERVE)
@@ -93,7 +94,8 @@ def present(rpc: str | Sequence[str] | None = None) -> list[Place]:
         for device in devices():
             if device.type == kind:
                 compute = read * FLOPS_PER_BYTE["gpu"]
-                places.append(Place(device.name, "gpu", free[device.name], read, compute, is_inside=kind == "igpu"))
+                memory = max(0, free[device.name] - CARD_RESERVE)
+                places.append(Place(device.name, "gpu", memory, read, compute, is_inside=kind == "igpu"))
     return places
 
 

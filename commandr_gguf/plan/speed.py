@@ -55,7 +55,9 @@ def measured(
                 compute = _prompt_rate(path, gpu, n_threads)
                 place = replace(place, compute=compute, compute_source="measured")  # noqa: PLW2901
             except (BackendError, OutOfMemoryError):
-                pass  # a card that is nearly full
+                if place.kind == "cpu":
+                    raise
+                # A card that is nearly full: what is assumed of it stays.
             rate = read_bandwidth(n_threads, _READ_BYTES) if place.kind == "cpu" else _card_reads(place)
             if rate:
                 place = replace(place, read=rate, read_source="measured")  # noqa: PLW2901

@@ -16,8 +16,12 @@ static void * proc(ggml_backend_dev_t dev, const char * name) {
 }
 
 static commandr_status add(commandr_backends * backends, ggml_backend_dev_t dev, int32_t n_threads) {
+    if (backends->n == COMMANDR_MAX_BACKENDS) {
+        return commandr_fail(COMMANDR_ERROR_UNSUPPORTED,
+                             "more than %d devices, the CPU among them, cannot be used at once", COMMANDR_MAX_BACKENDS);
+    }
     commandr_log_clear_error();
-    ggml_backend_t backend = backends->n < COMMANDR_MAX_BACKENDS ? ggml_backend_dev_init(dev, NULL) : NULL;
+    ggml_backend_t backend = ggml_backend_dev_init(dev, NULL);
     if (!backend) {
         return commandr_fail(COMMANDR_ERROR_BACKEND, "the device %s cannot be started: %s", ggml_backend_dev_name(dev),
                              commandr_log_first_error());

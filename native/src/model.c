@@ -52,6 +52,11 @@ commandr_status commandr_model_load(const char * path, commandr_model_params par
         commandr_guard guard;
         if (COMMANDR_GUARD_BEGIN(guard)) {
             status = commandr_weights_load(model, &params);
+            if (status ==
+                COMMANDR_OK) { /* before another thread may ask the workers, which answer to nobody else now */
+                commandr_workers_use(model->devs, model->n_devs, 1);
+                model->uses_workers = true;
+            }
             commandr_guard_end(&guard);
         } else {
             status = commandr_model_lost(model);
@@ -61,9 +66,7 @@ commandr_status commandr_model_load(const char * path, commandr_model_params par
         commandr_model_free(model);
         return status;
     }
-    commandr_workers_use(model->devs, model->n_devs, 1);
-    model->uses_workers = true;
-    *out                = model;
+    *out = model;
     return COMMANDR_OK;
 }
 

@@ -4,6 +4,7 @@
 #include "log.h"
 #include "session.h"
 #include "threads.h"
+#include "workers.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -91,6 +92,17 @@ static void fill_mask(const commandr_session * s, const commandr_kv_cache * cach
     }
 }
 
+/* A worker is sent what it is to compute, and nobody waits for it unless something is read. What comes next would pile
+ * up before it, and look as if its host were gone. */
+static void wait_for_worker(const commandr_session * s) {
+    const int64_t             last  = s->model->hparams.n_layer - 1;
+    const commandr_kv_cache * cache = &s->caches[s->model->layers[last].has_window ? COMMANDR_CACHE_WINDOW : 0];
+    if (s->n_rows == 0 && commandr_is_worker(s->model->layers[last].dev)) {
+        uint8_t first[4];
+        ggml_backend_tensor_get(cache->memory.layers[last].k, first, 0, sizeof(first));
+    }
+}
+
 commandr_status commandr_ubatch_compute(commandr_session * s, int32_t outputs) {
     commandr_graph_shape shape;
     memset(&shape, 0, sizeof(shape)); /* padding too: shapes are compared as bytes */
@@ -112,7 +124,11 @@ commandr_status commandr_ubatch_compute(commandr_session * s, int32_t outputs) {
         set_input(s->graph.cells[which], s->batch_cells[which]);
         fill_mask(s, &s->caches[which], s->graph.mask[which]);
     }
-    switch (ggml_backend_sched_graph_compute(s->backends.sched, s->graph.cgraph)) {
+    const enum ggml_status computed = ggml_backend_sched_graph_compute(s->backends.sched, s->graph.cgraph);
+    if (computed == GGML_STATUS_SUCCESS) {
+        wait_for_worker(s);
+    }
+    switch (computed) {
         case GGML_STATUS_SUCCESS: return s->imatrix ? commandr_imatrix_add(s->imatrix, s->n_batch) : COMMANDR_OK;
         case GGML_STATUS_ABORTED: return commandr_fail(COMMANDR_ERROR_CANCELLED, "the evaluation was cancelled");
         case GGML_STATUS_ALLOC_FAILED:

@@ -1,15 +1,17 @@
 #include "worker-link.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/time.h>
+#include <time.h>
 #include <unistd.h>
 
 #define MAX_HOST  256
@@ -41,11 +43,31 @@ static bool resolve(const char * endpoint, struct sockaddr_in * address) {
     return true;
 }
 
-/* A socket whose calls end after a time; -1 when there is none, and *state why. */
-static int open_link(const char * endpoint, int milliseconds, commandr_link_state * state) {
-    struct sockaddr_in   address;
-    const struct timeval limit = { milliseconds / 1000, milliseconds % 1000 * 1000 };
-    *state                     = COMMANDR_LINK_NO_HOST;
+static int64_t now_ms(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t) t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* Waits for what a socket is to be ready for; false when the time has come. Signals do not end it. */
+static bool wait_for(int fd, short events, int64_t end) {
+    for (;;) {
+        const int64_t left = end - now_ms();
+        struct pollfd p    = { .fd = fd, .events = events };
+        const int     n    = poll(&p, 1, left > 0 ? (int) left : 0);
+        if (n > 0) {
+            return true;
+        }
+        if (n == 0 || errno != EINTR) {
+            return false;
+        }
+    }
+}
+
+/* A connected socket that does not block; -1 when there is none, and *state why. */
+static int open_link(const char * endpoint, int64_t end, commandr_link_state * state) {
+    struct sockaddr_in address;
+    *state = COMMANDR_LINK_NO_HOST;
     if (!resolve(endpoint, &address)) {
         return -1;
     }
@@ -54,11 +76,15 @@ static int open_link(const char * endpoint, int milliseconds, commandr_link_stat
     if (fd < 0) {
         return -1;
     }
-    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
-    if (connect(fd, (const struct sockaddr *) &address, sizeof(address)) != 0) {
-        const bool is_late = errno == EINPROGRESS || errno == EAGAIN || errno == ETIMEDOUT || errno == EINTR;
-        *state             = is_late ? COMMANDR_LINK_SILENT : COMMANDR_LINK_REFUSED;
+    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+    int       error = connect(fd, (const struct sockaddr *) &address, sizeof(address)) == 0 ? 0 : errno;
+    socklen_t size  = sizeof(error);
+    if (error == EINPROGRESS || error == EINTR) {
+        const bool is_ready = wait_for(fd, POLLOUT, end);
+        error               = is_ready && getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) == 0 ? error : ETIMEDOUT;
+    }
+    if (error) {
+        *state = error == ETIMEDOUT ? COMMANDR_LINK_SILENT : COMMANDR_LINK_REFUSED;
         close(fd);
         return -1;
     }
@@ -68,7 +94,7 @@ static int open_link(const char * endpoint, int milliseconds, commandr_link_stat
 
 commandr_link_state commandr_link_connect(const char * endpoint, int milliseconds) {
     commandr_link_state state;
-    const int           fd = open_link(endpoint, milliseconds, &state);
+    const int           fd = open_link(endpoint, now_ms() + milliseconds, &state);
     if (fd >= 0) {
         close(fd);
     }
@@ -76,23 +102,18 @@ commandr_link_state commandr_link_connect(const char * endpoint, int millisecond
 }
 
 commandr_link_state commandr_link_greet(const char * endpoint, int milliseconds) {
+    const int64_t       end = now_ms() + milliseconds;
     commandr_link_state state;
-    const int           fd = open_link(endpoint, milliseconds, &state);
+    const int           fd = open_link(endpoint, end, &state);
     if (fd < 0) {
         return state;
     }
     uint8_t        hello[1 + sizeof(uint64_t) + HELLO_SIZE] = { HELLO };
     const uint64_t size                                     = HELLO_SIZE;
     memcpy(hello + 1, &size, sizeof(size)); /* ggml sends numbers as they lie in memory */
-    uint8_t answer;
-    ssize_t n = send(fd, hello, sizeof(hello), MSG_NOSIGNAL);
-    if (n == (ssize_t) sizeof(hello)) {
-        do {
-            n = recv(fd, &answer, 1, 0);
-        } while (n < 0 && errno == EINTR);
-    }
+    const bool is_sent = send(fd, hello, sizeof(hello), MSG_NOSIGNAL) == (ssize_t) sizeof(hello);
     /* One that hangs up is there, and ggml will find out what is wrong with it. */
-    state = n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK) ? COMMANDR_LINK_SILENT : COMMANDR_LINK_ANSWERS;
+    state = !is_sent || wait_for(fd, POLLIN, end) ? COMMANDR_LINK_ANSWERS : COMMANDR_LINK_SILENT;
     close(fd);
     return state;
 }
@@ -102,7 +123,7 @@ static void set_option(int fd, int level, int name, int value) {
 }
 
 /* A quarter of the time without a word, then three questions; and the same time for what was sent to be received. */
-static bool watch(int fd) {
+static void watch(int fd) {
     const int quarter = COMMANDR_LINK_SECONDS / 4;
     set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
 #if defined(TCP_KEEPIDLE)
@@ -117,46 +138,34 @@ static bool watch(int fd) {
 #elif defined(TCP_RXT_CONNDROPTIME)
     set_option(fd, IPPROTO_TCP, TCP_RXT_CONNDROPTIME, COMMANDR_LINK_SECONDS);
 #endif
-    return true;
 }
 
-/* Calls a function with each of this process's sockets whose other end is the endpoint: ggml does not tell its own.
- * Whether the function said true of one. */
-static bool for_each_link(const char * endpoint, bool (*each)(int fd)) {
+/* Calls a function with each of this process's sockets whose other end is the endpoint: ggml does not tell its own. */
+static void for_each_link(const char * endpoint, void (*each)(int fd)) {
     struct sockaddr_in address;
     const long         limit = sysconf(_SC_OPEN_MAX);
     const int          n     = limit > 0 && limit < MAX_FILES ? (int) limit : MAX_FILES;
-    bool               found = false;
     if (!resolve(endpoint, &address)) {
-        return false;
+        return;
     }
     for (int fd = 0; fd < n; fd++) {
         struct sockaddr_in peer;
         socklen_t          size = sizeof(peer);
         if (getpeername(fd, (struct sockaddr *) &peer, &size) == 0 && peer.sin_family == AF_INET &&
             peer.sin_port == address.sin_port && peer.sin_addr.s_addr == address.sin_addr.s_addr) {
-            found = each(fd) || found;
+            each(fd);
         }
     }
-    return found;
 }
 
 void commandr_link_watch(const char * endpoint) {
     for_each_link(endpoint, watch);
 }
 
-static bool is_broken(int fd) {
-    uint8_t       byte;
-    const ssize_t n = recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    return n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK);
-}
-
-static bool shut(int fd) {
-    return shutdown(fd, SHUT_RDWR) == 0;
+static void shut(int fd) {
+    shutdown(fd, SHUT_RDWR);
 }
 
 void commandr_link_break(const char * endpoint) {
-    if (!for_each_link(endpoint, is_broken)) {
-        for_each_link(endpoint, shut);
-    }
+    for_each_link(endpoint, shut);
 }

@@ -17,13 +17,14 @@ commandr_link_state commandr_link_connect(const char * endpoint, int millisecond
 commandr_link_state commandr_link_greet(const char * endpoint, int milliseconds);
 
 /* Lets this process's connections to endpoint break when the other host says nothing for COMMANDR_LINK_SECONDS, not
- * even what its system says of itself; a worker that computes for long is no such case. */
+ * even what its system says of itself; a worker that computes for long is no such case, as long as nothing is sent to it
+ * meanwhile that its system has no room for. */
 void commandr_link_watch(const char * endpoint);
 
 #define COMMANDR_LINK_SECONDS 20
 
-/* Ends the connections to endpoint unless one of them is broken already: after a call that did not come to its end,
- * answers would be taken for those of later calls, or waited for. */
+/* Ends the connections to endpoint: after a call that did not come to its end, its answer would be taken for that of a
+ * later one, or be waited for. */
 void commandr_link_break(const char * endpoint);
 
 #endif

@@ -1,16 +1,21 @@
 /* Lending this machine's devices to others, through ggml's RPC server. */
 #include "devices.h"
 #include "error.h"
+#include "ggml.h"
 #include "host-memory.h"
 #include "threads.h"
 #include "workers.h"
+
+#include <string.h>
 
 typedef void (*start_server_fn)(const char * endpoint, const char * cache_dir, size_t n_threads, size_t n_devices,
                                 ggml_backend_dev_t * devices);
 
 #define MAX_LENT 16
 
-/* What a device of ggml's begins with (ggml-backend-impl.h of 0.20.2). */
+/* What a device of ggml's begins with, as in ggml-backend-impl.h of this version. */
+#define GGML_LAYOUT "0.20.2"
+
 typedef struct device_head {
     const char * (*get_name)(ggml_backend_dev_t dev);
     const char * (*get_description)(ggml_backend_dev_t dev);
@@ -29,7 +34,7 @@ static void get_memory(ggml_backend_dev_t dev, size_t * free, size_t * total) {
 /* Of the CPU, ggml calls all memory free. Layers would be sent here for which there is no room. */
 static void tell_free_memory(ggml_backend_dev_t cpu) {
     device_head * head = (device_head *) cpu;
-    if (ggmls_get_memory || head->get_name(cpu) != ggml_backend_dev_name(cpu)) { /* or it begins with something else */
+    if (ggmls_get_memory || strcmp(ggml_version(), GGML_LAYOUT) != 0) {
         return;
     }
     ggmls_get_memory = head->get_memory;

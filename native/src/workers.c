@@ -25,7 +25,7 @@ typedef ggml_backend_reg_t (*add_server_fn)(const char * endpoint);
 typedef struct worker {
     char    endpoint[MAX_ENDPOINT];
     int32_t n_lost;
-    int32_t n_models; /* that lie there: ggml keeps its connection as long */
+    int32_t n_models; /* that lie there by this connection: ggml keeps it as long */
 } worker;
 
 static const char ZEROS[MAX_LOST] =
@@ -179,15 +179,20 @@ static worker * worker_of(ggml_backend_dev_t dev, int32_t * n_zeros) {
     return find_known(endpoint);
 }
 
-/* The next connection to the device's worker is a new one. */
+/* Ends the connection to the device's worker; the next one is new. */
 static void give_up(ggml_backend_dev_t dev) {
     int32_t n_zeros = 0;
     pthread_mutex_lock(&lock);
-    worker * w = worker_of(dev, &n_zeros);
-    if (w && w->n_lost == n_zeros && w->n_lost < MAX_LOST - 1) { /* once for each connection */
-        w->n_lost++;
+    worker *   w      = worker_of(dev, &n_zeros);
+    const bool is_now = w && w->n_lost == n_zeros; /* else it was given up before, and there may be a new one */
+    if (is_now) {
+        w->n_lost   = w->n_lost < MAX_LOST - 1 ? w->n_lost + 1 : w->n_lost;
+        w->n_models = 0;
     }
     pthread_mutex_unlock(&lock);
+    if (is_now) {
+        commandr_link_break(w->endpoint);
+    }
 }
 
 void commandr_workers_use(const ggml_backend_dev_t * devs, int32_t n_devs, int32_t n_models) {
@@ -195,7 +200,7 @@ void commandr_workers_use(const ggml_backend_dev_t * devs, int32_t n_devs, int32
         int32_t n_zeros = 0;
         pthread_mutex_lock(&lock);
         worker * w = worker_of(devs[i], &n_zeros);
-        if (w) {
+        if (w && w->n_lost == n_zeros && w->n_models + n_models >= 0) { /* those of a lost connection do not count */
             w->n_models += n_models;
         }
         pthread_mutex_unlock(&lock);
@@ -242,9 +247,10 @@ static void give_up_some(const ggml_backend_dev_t * devs, int32_t n_devs, bool a
         pthread_mutex_unlock(&lock);
         if (w && (all || is_gone(w->endpoint))) {
             give_up(devs[i]);
-            commandr_link_break(w->endpoint);
-            append(text, text_size, ", ", *text ? 2 : 0);
-            append(text, text_size, w->endpoint, strlen(w->endpoint));
+            if (!strstr(text, w->endpoint)) { /* it may lend several devices */
+                append(text, text_size, ", ", *text ? 2 : 0);
+                append(text, text_size, w->endpoint, strlen(w->endpoint));
+            }
         }
     }
 }

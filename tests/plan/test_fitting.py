@@ -170,7 +170,7 @@ def test_cards_are_looked_at_as_the_host_is() -> None:
 
 
 def test_the_host_holds_what_its_igpu_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    kinds = {"CPU": ("cpu", 10**6), "Vulkan0": ("igpu", 60), "CUDA0": ("gpu", 100 + fitting.CARD_RESERVE)}
+    kinds = {"CPU": ("cpu", 10**6), "Vulkan0": ("igpu", 60), "CUDA0": ("gpu", 100)}
     there = [Device(name, "", "", kind, free, free) for name, (kind, free) in kinds.items()]
     monkeypatch.setattr(fitting, "devices", lambda: there)
     monkeypatch.setattr(host, "available_memory", lambda: 80)

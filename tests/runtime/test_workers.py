@@ -300,7 +300,7 @@ def test_a_worker_lends_its_cpu_with_the_memory_that_is_free(workers: list[str])
     [here] = [device for device in devices() if device.type == "cpu"]
     for device in found:
         assert device.memory_total == here.memory_total
-        assert device.memory_free == pytest.approx(here.memory_free, rel=0.1)
+        assert device.memory_free == pytest.approx(here.memory_free, rel=0.3)
         assert device.memory_free < device.memory_total
 
 
@@ -374,17 +374,29 @@ def test_signals_do_not_break_the_connection_to_a_worker(workers: list[str]) -> 
     assert len(seen) > 10
 
 
-def test_the_second_ctrl_c_leaves_a_worker_that_stands_still() -> None:
-    code = """if True:
-        import sys
-        from commandr_gguf.errors import BackendError
+@contextmanager
+def stuck_program(*, in_thread: bool = False) -> Iterator[subprocess.Popen[str]]:
+    """A program that evaluates on a worker, in its main thread or beside it; the worker has just been stopped."""
+    code = f"""if True:
+        import signal, sys, threading
         from commandr_gguf.model import Model
         from commandr_gguf.session import Session
-        with Model(sys.argv[1], n_gpu_layers=-1, rpc=sys.argv[2]) as model, Session(model, n_ctx=256) as session:
-            print("ready", flush=True)
-            while True:
-                session.seq_rm(0)
-                session.eval([5, 100, 200])
+
+        def evaluate():
+            with Model(sys.argv[1], n_gpu_layers=-1, rpc=sys.argv[2]) as model, Session(model, n_ctx=256) as session:
+                print("ready", flush=True)
+                while True:
+                    session.seq_rm(0)
+                    session.eval([5, 100, 200])
+
+        if {in_thread}:
+            signal.signal(signal.SIGINT, lambda *_: None)  # as a server, which ends in its own time
+            thread = threading.Thread(target=evaluate)
+            thread.start()
+            while thread.is_alive():
+                thread.join(0.1)
+        else:
+            evaluate()
     """
     with worker() as (endpoint, process):
         command = [sys.executable, "-c", code, str(models.gguf("gqa")), endpoint]
@@ -393,16 +405,71 @@ def test_the_second_ctrl_c_leaves_a_worker_that_stands_still() -> None:
             assert program.stdout.readline() == "ready\n"
             process.send_signal(signal.SIGSTOP)
             time.sleep(1)
-            program.send_signal(signal.SIGINT)
-            time.sleep(1)
-            assert program.poll() is None  # the first one waits for the end of the evaluation
-            program.send_signal(signal.SIGINT)
             try:
-                _, said = program.communicate(timeout=20)
+                yield program
             finally:
                 program.kill()
                 process.send_signal(signal.SIGCONT)
-            assert "KeyboardInterrupt" in said
+
+
+@pytest.mark.parametrize("in_thread", [False, True])
+def test_the_second_ctrl_c_leaves_a_worker_that_stands_still(in_thread: bool) -> None:
+    with stuck_program(in_thread=in_thread) as program:
+        program.send_signal(signal.SIGINT)
+        time.sleep(1)
+        assert program.poll() is None  # the first one waits for the end of the evaluation
+        program.send_signal(signal.SIGINT)
+        _, said = program.communicate(timeout=20)
+        assert ("a worker was lost" if in_thread else "KeyboardInterrupt") in said
+
+
+def test_sigterm_ends_a_program_whose_worker_stands_still() -> None:
+    with stuck_program() as program:
+        program.terminate()
+        program.communicate(timeout=20)
+        assert program.returncode == -signal.SIGTERM
+
+
+def test_a_worker_is_asked_anew_while_a_model_that_lost_it_is_open() -> None:
+    path = models.gguf("gqa")
+    with (
+        worker() as (endpoint, process),
+        Model(path, n_gpu_layers=-1, rpc=endpoint) as lost,
+        Session(lost, n_ctx=256) as session,
+    ):
+        process.kill()
+        process.wait()
+        with pytest.raises(BackendError, match="a worker was lost"):
+            session.eval([1, 2, 3])
+        with worker(endpoint) as (_, second):
+            second.send_signal(signal.SIGSTOP)
+            started = time.monotonic()
+            with pytest.raises(BackendError, match=f"no worker answers at {endpoint}: it serves another program"):
+                Model(path, n_gpu_layers=-1, rpc=endpoint)
+            assert time.monotonic() - started < 20
+            second.send_signal(signal.SIGCONT)
+
+
+def test_a_model_that_finds_its_worker_restarted_leaves_the_new_connection_of_another_alone() -> None:
+    path = models.gguf("gqa")
+    with worker() as (endpoint, process):
+        first, other = (Model(path, n_gpu_layers=-1, rpc=endpoint) for _ in range(2))
+        sessions = [Session(model, n_ctx=256) for model in (first, other)]
+        process.kill()
+        process.wait()
+        with worker(endpoint):
+            with pytest.raises(BackendError, match="a worker was lost"):
+                sessions[0].eval([1, 2, 3])
+            with Model(path, n_gpu_layers=-1, rpc=endpoint) as again, Session(again, n_ctx=256) as session:
+                session.eval([1, 2, 3])
+                with pytest.raises(BackendError, match="a worker was lost"):
+                    sessions[1].eval([1, 2, 3])
+                session.eval([1, 2, 3, 4])
+                assert np.isfinite(session.logits()).all()
+            for old in sessions:
+                old.close()
+        first.close()
+        other.close()
 
 
 def test_beyond_loopback_it_warns_of_the_missing_authentication() -> None:
