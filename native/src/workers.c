@@ -13,7 +13,6 @@
 #include <time.h>
 
 #define MAX_ENDPOINT  256
-#define MAX_WORKERS   16 /* ggml's */
 #define GREET_SECONDS 5
 #define LOST_TRIES    10
 #define MAX_LOST      100 /* zeros before a port */
@@ -23,6 +22,8 @@ typedef ggml_backend_reg_t (*add_server_fn)(const char * endpoint);
 /* What we know of a worker. ggml keeps the connection to an endpoint for good once a buffer there could not be freed,
  * also when it is broken. Another spelling of the same endpoint, with one more zero before the port, is a new one. */
 typedef struct worker {
+    struct worker * next;
+
     char    endpoint[MAX_ENDPOINT];
     int32_t n_lost;
     int32_t n_models; /* that lie there by this connection: ggml keeps it as long */
@@ -32,8 +33,7 @@ static const char ZEROS[MAX_LOST] =
     "000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000";
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static worker          known[MAX_WORKERS];
-static int32_t         n_known;
+static worker *        known; /* for good: pointers to them are used without the lock */
 
 void * commandr_rpc_proc(const char * name) {
     ggml_backend_reg_t reg = ggml_backend_reg_by_name("RPC");
@@ -73,18 +73,19 @@ static void append(char * to, size_t size, const char * text, size_t length) {
     to[used + n] = '\0';
 }
 
-/* NULL when there are too many. The caller has the lock. */
+/* NULL without memory. The caller has the lock. */
 static worker * find_known(const char * endpoint) {
-    for (int32_t i = 0; i < n_known; i++) {
-        if (strcmp(known[i].endpoint, endpoint) == 0) {
-            return &known[i];
+    for (worker * w = known; w; w = w->next) {
+        if (strcmp(w->endpoint, endpoint) == 0) {
+            return w;
         }
     }
-    if (n_known == MAX_WORKERS) {
-        return NULL;
+    worker * w = calloc(1, sizeof(*w));
+    if (w) {
+        append(w->endpoint, sizeof(w->endpoint), endpoint, strlen(endpoint));
+        w->next = known;
+        known   = w;
     }
-    worker * w = &known[n_known++];
-    append(w->endpoint, sizeof(w->endpoint), endpoint, strlen(endpoint));
     return w;
 }
 
@@ -105,7 +106,7 @@ static commandr_status connect_to(const char * endpoint, ggml_backend_reg_t * re
     }
     pthread_mutex_unlock(&lock);
     if (!w) {
-        return commandr_fail(COMMANDR_ERROR_UNSUPPORTED, "more than %d workers", MAX_WORKERS);
+        return commandr_fail(COMMANDR_ERROR_MEMORY, "out of memory for the worker %s", endpoint);
     }
     if (!is_connected) { /* one that serves us answers to nobody else */
         const commandr_link_state state = commandr_link_greet(endpoint, GREET_SECONDS * 1000);

@@ -317,6 +317,9 @@ def test_what_is_no_worker_is_an_error() -> None:
         worker_devices(f"127.0.0.1:{port}")
     with pytest.raises(BackendError, match="nowhere.invalid:1: there is no host of that name"):
         worker_devices("nowhere.invalid:1")
+    for number in range(2, 22):  # any number of them
+        with pytest.raises(BackendError, match=f"no worker answers at nowhere.invalid:{number}"):
+            worker_devices(f"nowhere.invalid:{number}")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         with pytest.raises(ArgumentError, match=f"127.0.0.1:{port} cannot be listened on: Address already in use"):
