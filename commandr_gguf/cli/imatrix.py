@@ -42,10 +42,7 @@ def imatrix(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="The importance matrix that is written.")
     ] = Path("imatrix.gguf"),
-    ctx: Annotated[
-        Any,
-        typer.Option("--ctx", "-c", parser=options.tokens, metavar="TOKENS", help="Tokens per chunk of the text."),
-    ] = DEFAULT_N_CTX,
+    ctx: Annotated[Any, options.ctx_option("Tokens per chunk of the text.", show_default=True)] = DEFAULT_N_CTX,
     n_chunks: Annotated[
         int | None, typer.Option("--chunks", help="Chunks that are read. Without it all.", show_default=False)
     ] = None,

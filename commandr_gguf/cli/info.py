@@ -7,7 +7,6 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -26,14 +25,7 @@ def info(
     model: options.ModelPath,
     n_ctx: Annotated[
         Any,
-        typer.Option(
-            "--ctx",
-            "-c",
-            parser=options.tokens,
-            metavar="TOKENS",
-            help="Context whose memory to state; the model's without it.",
-            show_default=False,
-        ),
+        options.ctx_option("Context whose memory to state; the model's without it."),
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:

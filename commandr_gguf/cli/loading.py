@@ -40,13 +40,17 @@ def load(path: Path, **options: Any) -> CommandR:
     _check(options)
     model = _with_bar(CommandR, path, options)
     _warn_without_cache(model.model, options)
-    trained = model.model.hparams.n_ctx_train
-    if model.n_ctx > trained:
+    warn_beyond_training(path, model.n_ctx, model.model.hparams.n_ctx_train)
+    return model
+
+
+def warn_beyond_training(name: object, n_ctx: int, trained: int) -> None:
+    """Say that a context is longer than the model was trained for, where it is."""
+    if n_ctx > trained:
         print(
-            f"commandr: {path}: --ctx {model.n_ctx} is beyond the {trained} tokens that the model was trained for",
+            f"commandr: {name}: --ctx {n_ctx} is beyond the {trained} tokens that the model was trained for",
             file=sys.stderr,
         )
-    return model
 
 
 def warn_without_gpu(n_gpu_layers: int | str, split: Sequence[float] | None = None) -> None:

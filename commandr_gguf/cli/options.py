@@ -42,21 +42,24 @@ def tokens(value: str | int) -> int:
 
 _MODEL, _SAMPLING = "Model", "Sampling"
 
+
+def ctx_option(text: str, *, show_default: bool = False, panel: str | None = None) -> Any:
+    """`--ctx`, a number of tokens, with this help."""
+    return typer.Option(
+        "--ctx", "-c", parser=tokens, metavar="TOKENS", help=text, show_default=show_default, rich_help_panel=panel
+    )
+
+
 ModelPath = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A GGUF file; of a split model, the first.", show_default=False)
 ]
 
 Ctx = Annotated[
     Any,
-    typer.Option(
-        "--ctx",
-        "-c",
-        parser=tokens,
-        metavar="TOKENS",
-        rich_help_panel=_MODEL,
-        help="Tokens that prompt and replies may have, such as 32K; 0 = as many as the model was trained for. "
+    ctx_option(
+        "Tokens that prompt and replies may have, such as 32K; 0 = as many as the model was trained for. "
         "Without it as many of those as fit in memory. Memory for them is taken as they come.",
-        show_default=False,
+        panel=_MODEL,
     ),
 ]
 Shift = Annotated[

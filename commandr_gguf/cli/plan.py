@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,6 +16,7 @@ from rich.table import Table
 from commandr_gguf.cli import options
 from commandr_gguf.cli.flags import flags
 from commandr_gguf.cli.format import size
+from commandr_gguf.cli.loading import warn_beyond_training
 from commandr_gguf.errors import ArgumentError, OutOfMemoryError
 from commandr_gguf.gguf_file import GGUFFile
 from commandr_gguf.plan.hollow import hollow_file
@@ -68,14 +68,9 @@ def plan(
     ] = None,
     n_ctx: Annotated[
         Any,
-        typer.Option(
-            "--ctx",
-            "-c",
-            parser=options.tokens,
-            metavar="TOKENS",
-            help="Context that is wanted, such as 32K; 0 = what the model was trained for. Without it the longest "
-            "that is fast.",
-            show_default=False,
+        options.ctx_option(
+            "Context that is wanted, such as 32K; 0 = what the model was trained for. Without it the longest that is "
+            "fast."
         ),
     ] = None,
     type_k: Annotated[str | None, typer.Option("--type-k", help="Type of the K cache; chosen without it.")] = None,
@@ -120,14 +115,11 @@ def plan(
         smaller = _smaller_type(planner, shape) if shape and not (layout or nearest) else None
         ways = _ways(planner, layout, types) if hosts and layout else None
     report = _report(name, layout or nearest, shortest, planner.places, hosts)
-    if n_ctx is not None and n_ctx > trained:
-        print(
-            f"commandr: {name}: --ctx {n_ctx} is beyond the {trained} tokens that the model was trained for",
-            file=sys.stderr,
-        )
+    if n_ctx is not None:
+        warn_beyond_training(name, n_ctx, trained)
     if smaller:
-        report["type_that_fits"], n_ctx = smaller
-        report["problem"] += f"; as {smaller[0]} it fits with {n_ctx} tokens"
+        report["type_that_fits"], fitting = smaller
+        report["problem"] += f"; as {smaller[0]} it fits with {fitting} tokens"
     if ways:
         report["spreading"] = ways
     if as_json:

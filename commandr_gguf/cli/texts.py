@@ -17,27 +17,9 @@ from commandr_gguf.quality.chunks import DEFAULT_N_CTX, Chunks, cut_text
 from commandr_gguf.tokenizer import Tokenizer
 
 TextPath = Annotated[Path, typer.Argument(metavar="TEXT", help="A text file in UTF-8.", show_default=False)]
-ChunkCtx = Annotated[
-    Any,
-    typer.Option(
-        "--ctx",
-        "-c",
-        parser=options.tokens,
-        metavar="TOKENS",
-        help="Tokens of a chunk; the second half of them is scored.",
-    ),
-]
-OptionalChunkCtx = Annotated[
-    Any,
-    typer.Option(
-        "--ctx",
-        "-c",
-        parser=options.tokens,
-        metavar="TOKENS",
-        help=f"Tokens of a chunk; the second half of them is scored. {DEFAULT_N_CTX} without it.",
-        show_default=False,
-    ),
-]
+_CHUNK = "Tokens of a chunk; the second half of them is scored."
+ChunkCtx = Annotated[Any, options.ctx_option(_CHUNK, show_default=True)]
+OptionalChunkCtx = Annotated[Any, options.ctx_option(f"{_CHUNK} {DEFAULT_N_CTX} without it.")]
 NChunks = Annotated[
     int | None, typer.Option("--chunks", help="Chunks to evaluate; without it all of the text.", show_default=False)
 ]

@@ -63,8 +63,9 @@ def free_memory(rpc: str | Sequence[str] | None = None) -> dict[str, int]:
 def lacks(uses: Iterable[MemoryUse], free: Mapping[str, int]) -> list[Lack]:
     """The devices on which these uses are more than what is free; the host has to hold those of its igpus as well."""
     uses = list(uses)
-    on_host = {device.type: device.name for device in devices()}.get("cpu")
-    inside = {device.name for device in devices() if device.type == "igpu"}
+    present = devices()
+    on_host = next((device.name for device in present if device.type == "cpu"), None)
+    inside = {device.name for device in present if device.type == "igpu"}
     if on_host and any(use.device in inside for use in uses):
         uses += [replace(use, device=on_host) for use in uses if use.device in inside]
     found = []

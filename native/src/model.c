@@ -52,8 +52,8 @@ commandr_status commandr_model_load(const char * path, commandr_model_params par
         commandr_guard guard;
         if (COMMANDR_GUARD_BEGIN(guard)) {
             status = commandr_weights_load(model, &params);
-            if (status ==
-                COMMANDR_OK) { /* before another thread may ask the workers, which answer to nobody else now */
+            /* Before another thread may ask the workers, which answer to nobody else now. */
+            if (status == COMMANDR_OK) {
                 commandr_workers_use(model->devs, model->n_devs, 1);
                 model->uses_workers = true;
             }

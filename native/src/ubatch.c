@@ -185,8 +185,8 @@ static commandr_status reserve_shape(commandr_session * s, const int64_t n_kv[2]
     return COMMANDR_OK;
 }
 
-/* The graphs of n tokens that take most: each of the forms that outputs and head
- * have. What is reserved last is the whole head with as many outputs as there may be. */
+/* The graphs of n tokens that take most: each of the forms that outputs and head have. What is reserved last is the whole
+ * head with as many outputs as there may be. */
 static commandr_status reserve_tokens(commandr_session * s, const int64_t n_kv[2], int64_t n) {
     const int32_t   both      = COMMANDR_OUTPUT_LOGITS | COMMANDR_OUTPUT_HIDDEN;
     const int64_t   n_head    = commandr_head_most(s->model);

@@ -426,6 +426,27 @@ def test_the_second_ctrl_c_leaves_a_worker_that_stands_still(in_thread: bool) ->
         assert ("a worker was lost" if in_thread else "KeyboardInterrupt") in said
 
 
+def test_an_evaluation_without_outputs_ends_when_its_worker_has_computed_it() -> None:
+    tokens = [int(token) for token in models.golden("gqa")["tokens_a"]]
+    with (
+        worker() as (endpoint, process),
+        Model(models.gguf("gqa"), n_gpu_layers=-1, rpc=endpoint) as model,
+        Session(model, n_ctx=256) as session,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        for _ in range(2):  # of the same shape: nothing is asked of the worker before it computes
+            session.seq_rm(0)
+            session.eval(tokens, n_outputs=0, logits=False)
+        session.seq_rm(0)
+        process.send_signal(signal.SIGSTOP)
+        running = threads.submit(session.eval, tokens, n_outputs=0, logits=False)
+        time.sleep(1)
+        is_done = running.done()
+        process.send_signal(signal.SIGCONT)
+        running.result(timeout=SECONDS)
+        assert not is_done
+
+
 def test_sigterm_ends_a_program_whose_worker_stands_still() -> None:
     with stuck_program() as program:
         program.terminate()
